@@ -1,0 +1,125 @@
+"""The two detectors of the Ariel Data Challenge as a table of facts; a new detector is one entry.
+
+Frames are (spatial, wavelength) = (rows, columns); a Parquet column is the pixel ``row * columns + column``. The figures
+are those of the organisers' data description and calibration notebook of 14 August 2024.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["DETECTORS", "Detector"]
+
+
+@dataclass(frozen=True)
+class Detector:
+    """What distinguishes one detector from another.
+
+    Parameters
+    ----------
+    name : str
+        Its name in file names and in the ADC table's columns.
+    shape : tuple of int
+        Frame shape (spatial, wavelength) as stored.
+    crop : tuple of int
+        First and one-past-last wavelength column that are calibrated.
+    bin_pairs : int
+        CDS pairs summed in a time bin by default.
+    frames : int
+        Frames of a full-size observation.
+    time_column : str
+        Column of ``axis_info.parquet`` with the time of each frame, hours.
+    wavelength_column : str or None
+        Column of ``axis_info.parquet`` with the wavelength of each stored column, µm.
+    integration_column : str or None
+        Column of ``axis_info.parquet`` with the integration time of each frame, s.
+    integration_s : float
+        Integration time of every frame where there is no such column, s (the notebook's constant).
+    true_integration_s : tuple of float
+        Integration times of start and end reads as the raw frames show them, s: the end/start ratio of bright
+        pixels is 46.05 for AIRS-CH0 and 2.001 for FGS1.
+    photometer : bool
+        Whether the frame is an image to be summed to one light curve, rather than a spectrum.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    crop: tuple[int, int]
+    bin_pairs: int
+    frames: int
+    time_column: str
+    wavelength_column: str | None
+    integration_column: str | None
+    integration_s: float
+    true_integration_s: tuple[float, float]
+    photometer: bool
+
+    @property
+    def width(self) -> int:
+        """Wavelength columns inside the crop."""
+        return self.crop[1] - self.crop[0]
+
+    @property
+    def n_pixels(self) -> int:
+        """Pixels inside the crop."""
+        return self.shape[0] * self.width
+
+    @property
+    def n_columns(self) -> int:
+        """Parquet columns of a signal file: one a stored pixel."""
+        return self.shape[0] * self.shape[1]
+
+    def columns(self) -> NDArray[np.intp]:
+        """Parquet column positions of the pixels inside the crop, row by row.
+
+        Returns
+        -------
+        ndarray of intp, shape (pixel,)
+            ``row * shape[1] + column``, ascending.
+        """
+        import numpy as np
+
+        rows = np.arange(self.shape[0], dtype=np.intp)[:, None] * self.shape[1]
+        return (rows + np.arange(*self.crop, dtype=np.intp)).ravel()
+
+
+DETECTORS: Mapping[str, Detector] = MappingProxyType(
+    {
+        detector.name: detector
+        for detector in (
+            Detector(
+                name="AIRS-CH0",
+                shape=(32, 356),
+                crop=(39, 321),
+                bin_pairs=30,
+                frames=11_250,
+                time_column="AIRS-CH0-axis0-h",
+                wavelength_column="AIRS-CH0-axis2-um",
+                integration_column="AIRS-CH0-integration_time",
+                integration_s=0.1,
+                true_integration_s=(0.1, 4.6),
+                photometer=False,
+            ),
+            Detector(
+                name="FGS1",
+                shape=(32, 32),
+                crop=(0, 32),
+                bin_pairs=360,
+                frames=135_000,
+                time_column="FGS1-axis0-h",
+                wavelength_column=None,
+                integration_column=None,
+                integration_s=0.1,
+                true_integration_s=(0.1, 0.2),
+                photometer=True,
+            ),
+        )
+    }
+)

@@ -1,0 +1,357 @@
+"""Calibration frames, ADC values and axes: read, validated, cropped, and named by their content."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from gpucal.detectors import Detector
+from gpucal.errors import InputError
+
+__all__ = ["DEGREE", "Adc", "Axis", "CalibrationFrames", "digest_of", "find_adc", "read_adc_table", "read_axis", "read_frames", "read_raw_frames"]
+
+DEGREE = 5
+"""Degree of the linearity polynomials: six frames, ascending powers."""
+
+_AGAIN = "copy it again from the competition data"
+
+
+@dataclass(frozen=True)
+class CalibrationFrames:
+    """Calibration frames of one detector, cropped as the signal is; read-only arrays (spatial, wavelength).
+
+    Parameters
+    ----------
+    dark : ndarray of float64, shape (spatial, wavelength)
+        Dark current, electrons a second; finite.
+    dead : ndarray of bool, shape (spatial, wavelength)
+        Pixels that do not respond.
+    flat : ndarray of float64, shape (spatial, wavelength)
+        Relative response; zero, negative and non-finite values are let through and flagged by `gpucal.plan`.
+    linear_corr : ndarray of float64, shape (6, spatial, wavelength)
+        Linearity coefficients, ascending powers; non-finite ones are let through and flagged.
+    read : ndarray of float64, shape (spatial, wavelength)
+        Read noise of one read, electrons; finite and not negative.
+    digest : str
+        SHA-256 of the five files' bytes.
+    """
+
+    dark: NDArray[np.float64]
+    dead: NDArray[np.bool_]
+    flat: NDArray[np.float64]
+    linear_corr: NDArray[np.float64]
+    read: NDArray[np.float64]
+    digest: str
+
+
+@dataclass(frozen=True)
+class Adc:
+    """Analogue-to-digital conversion: electrons = counts / gain + offset.
+
+    Parameters
+    ----------
+    gain : float
+        Counts an electron, above 0.
+    offset : float
+        Electrons.
+    """
+
+    gain: float
+    offset: float
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What ``axis_info.parquet`` says of one detector.
+
+    Parameters
+    ----------
+    time_h : ndarray of float64, shape (frame,)
+        Time of each frame, hours.
+    wavelength_um : ndarray of float64, shape (wavelength,), or None
+        Wavelength of each cropped column, µm, descending; None for a photometer.
+    integration_s : ndarray of float64, shape (frame,), or None
+        Integration time of each frame, s, where the file has it.
+    """
+
+    time_h: NDArray[np.float64]
+    wavelength_um: NDArray[np.float64] | None
+    integration_s: NDArray[np.float64] | None
+
+
+def _finite(values: NDArray[np.float64]) -> bool:
+    return bool(np.isfinite(values).all())
+
+
+def _finite_not_negative(values: NDArray[np.float64]) -> bool:
+    return bool((np.isfinite(values) & (values >= 0)).all())
+
+
+@dataclass(frozen=True)
+class _Frame:
+    planes: int
+    boolean: bool
+    valid: Callable[[NDArray[np.float64]], bool] | None
+    must_be: str
+
+
+_FRAMES: Mapping[str, _Frame] = MappingProxyType(
+    {
+        "dark": _Frame(1, False, _finite, "finite"),
+        "dead": _Frame(1, True, None, ""),
+        "flat": _Frame(1, False, None, ""),
+        "linear_corr": _Frame(DEGREE + 1, False, None, ""),
+        "read": _Frame(1, False, _finite_not_negative, "finite and not negative"),
+    }
+)
+
+
+def read_raw_frames(folder: Path) -> dict[str, bytes]:
+    """Read the five calibration files of one observation without parsing them.
+
+    Parameters
+    ----------
+    folder : Path
+        The calibration folder.
+
+    Returns
+    -------
+    dict of str to bytes
+        File content by frame name.
+
+    Raises
+    ------
+    InputError
+        If a file is missing or cannot be read.
+    """
+    raw = {}
+    for name in _FRAMES:
+        path = folder / f"{name}.parquet"
+        try:
+            raw[name] = path.read_bytes()
+        except FileNotFoundError as error:
+            raise InputError("calibration file is missing", _AGAIN, path) from error
+        except OSError as error:
+            raise InputError(f"cannot be read ({error.strerror or error})", _AGAIN, path) from error
+    return raw
+
+
+def digest_of(raw: Mapping[str, bytes]) -> str:
+    """Name calibration files by their content.
+
+    Parameters
+    ----------
+    raw : mapping of str to bytes
+        File content by frame name.
+
+    Returns
+    -------
+    str
+        SHA-256, hexadecimal.
+    """
+    content = hashlib.sha256()
+    for name, data in raw.items():
+        content.update(f"{name} {len(data)} ".encode())
+        content.update(data)
+    return content.hexdigest()
+
+
+def read_frames(raw: Mapping[str, bytes], folder: Path, detector: Detector) -> CalibrationFrames:
+    """Parse, validate and crop calibration frames.
+
+    Parameters
+    ----------
+    raw : mapping of str to bytes
+        What `read_raw_frames` returned.
+    folder : Path
+        Where they came from, for messages.
+    detector : Detector
+        The detector.
+
+    Returns
+    -------
+    CalibrationFrames
+        The frames.
+
+    Raises
+    ------
+    InputError
+        If a file is not Parquet, or its shape, type or values are not possible.
+    """
+    frames = {name: _parse(raw[name], folder / f"{name}.parquet", frame, detector) for name, frame in _FRAMES.items()}
+    return CalibrationFrames(
+        dark=frames["dark"][0],
+        dead=frames["dead"][0].astype(bool),
+        flat=frames["flat"][0],
+        linear_corr=frames["linear_corr"],
+        read=frames["read"][0],
+        digest=digest_of(raw),
+    )
+
+
+def _parse(data: bytes, path: Path, frame: _Frame, detector: Detector) -> NDArray[np.float64]:
+    try:
+        table = pq.read_table(pa.BufferReader(data))
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"not a readable Parquet file ({_first_line(error)})", _AGAIN, path) from error
+    rows, width = detector.shape
+    shape = (frame.planes * rows, width)
+    if (table.num_rows, table.num_columns) != shape:
+        raise InputError(f"has shape {(table.num_rows, table.num_columns)}, expected {shape}", _AGAIN, path)
+    for kind in set(table.schema.types):
+        numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+        if not (pa.types.is_boolean(kind) if frame.boolean else numeric):
+            wanted = "bool" if frame.boolean else "a number"
+            raise InputError(f"holds {kind}, expected {wanted}", _AGAIN, path)
+    if any(column.null_count for column in table.columns):
+        raise InputError("holds nulls", _AGAIN, path)
+    values = np.empty(shape, np.float64)
+    for index, column in enumerate(table.columns):
+        values[:, index] = column.to_numpy()
+    cropped = np.ascontiguousarray(values.reshape(frame.planes, rows, width)[:, :, slice(*detector.crop)])
+    if frame.valid is not None and not frame.valid(cropped):
+        raise InputError(f"has values that are not {frame.must_be}", _AGAIN, path)
+    cropped.flags.writeable = False
+    return cropped
+
+
+def read_adc_table(path: Path) -> list[dict[str, str]]:
+    """Read an ADC table as it is.
+
+    Parameters
+    ----------
+    path : Path
+        The CSV file.
+
+    Returns
+    -------
+    list of dict
+        One a row, column name to text.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as lines:
+            return list(csv.DictReader(lines))
+    except FileNotFoundError as error:
+        raise InputError("ADC table is missing", _AGAIN, path) from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"ADC table cannot be read ({_first_line(error)})", _AGAIN, path) from error
+
+
+def find_adc(rows: list[dict[str, str]], path: Path, planet: int, detector: Detector) -> Adc:
+    """Find a planet's gain and offset in an ADC table; a table without planets holds one row for all.
+
+    Parameters
+    ----------
+    rows : list of dict
+        What `read_adc_table` returned.
+    path : Path
+        Where it came from, for messages.
+    planet : int
+        Planet id.
+    detector : Detector
+        The detector.
+
+    Returns
+    -------
+    Adc
+        Gain and offset.
+
+    Raises
+    ------
+    InputError
+        If the planet or a column is missing, or a value is not usable.
+    """
+    mend = f"correct its line in {path.name}"
+    mine = [row for row in rows if row.get("planet_id", str(planet)) == str(planet)]
+    if not mine:
+        raise InputError("planet is not in the ADC table", f"add it to {path.name}", path)
+    values = {}
+    for name in ("gain", "offset"):
+        column = f"{detector.name}_adc_{name}"
+        text = mine[0].get(column)
+        if text is None:
+            raise InputError(f"ADC table has no column {column}", _AGAIN, path)
+        try:
+            values[name] = float(text)
+        except ValueError as error:
+            raise InputError(f"{column} is {text!r}, not a number", mend, path) from error
+    adc = Adc(**values)
+    if not (math.isfinite(adc.gain) and adc.gain > 0):
+        raise InputError(f"ADC gain is {adc.gain}, must be a finite number above 0", mend, path)
+    if not math.isfinite(adc.offset):
+        raise InputError(f"ADC offset is {adc.offset}, must be finite", mend, path)
+    return adc
+
+
+def read_axis(path: Path, detector: Detector) -> Axis:
+    """Read one detector's axes; the shorter columns of the file are padded with NaN at the end.
+
+    Parameters
+    ----------
+    path : Path
+        ``axis_info.parquet``.
+    detector : Detector
+        The detector.
+
+    Returns
+    -------
+    Axis
+        The axes.
+
+    Raises
+    ------
+    InputError
+        If the file or a column is missing or unusable.
+    """
+    try:
+        file = pq.ParquetFile(path)
+        wanted = [detector.time_column, detector.wavelength_column, detector.integration_column]
+        present = [name for name in wanted if name is not None]
+        for name in present:
+            if name not in file.schema_arrow.names:
+                raise InputError(f"has no column {name!r}", _AGAIN, path)
+        table = file.read(columns=present)
+    except FileNotFoundError as error:
+        raise InputError("axis table is missing", _AGAIN, path) from error
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"not a readable Parquet file ({_first_line(error)})", _AGAIN, path) from error
+    axes = {name: _axis_column(table, name, path) for name in present}
+    wavelength = axes.get(detector.wavelength_column or "")
+    if wavelength is not None:
+        if wavelength.size != detector.shape[1]:
+            problem = f"{detector.wavelength_column} has {wavelength.size} values, expected {detector.shape[1]}"
+            raise InputError(problem, _AGAIN, path)
+        wavelength = wavelength[slice(*detector.crop)]
+    return Axis(axes[detector.time_column], wavelength, axes.get(detector.integration_column or ""))
+
+
+def _axis_column(table: pa.Table, name: str, path: Path) -> NDArray[np.float64]:
+    try:
+        values = np.array(table.column(name).to_numpy(), dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"column {name!r} does not hold numbers", _AGAIN, path) from error
+    length = int(np.flatnonzero(np.isfinite(values))[-1]) + 1 if np.isfinite(values).any() else 0
+    if length == 0 or not np.isfinite(values[:length]).all():
+        raise InputError(f"column {name!r} has gaps or no values at all", _AGAIN, path)
+    values = values[:length]
+    values.flags.writeable = False
+    return values
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__

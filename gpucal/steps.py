@@ -1,0 +1,194 @@
+"""The seven steps as pure functions: the readable specification, for any array namespace (NumPy, CuPy, array API).
+
+Raw detector reads come as ``(frame, spatial, wavelength)``; each step takes what the one before it returned:
+
+    electrons = adc(raw, gain, offset)
+    masked    = mask(electrons, dead | hot)            # only where masked samples are to become NaN
+    electrons = linearity(electrons, coefficients)
+    electrons = dark(electrons, dark_map, integration_s, dead)
+    pairs     = cds(electrons)
+    bins      = bin(pairs, 30)
+    signal    = flat(bins, flat_map, dead)
+
+Everything is float64, nothing is changed in place, and no function leaves the device its arrays live on. The source of
+each formula is the organisers' calibration notebook of 14 August 2024.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, TypeAlias
+
+import numpy as np
+
+__all__ = ["adc", "bin", "cds", "dark", "flat", "linearity", "mask"]
+
+Array: TypeAlias = Any
+"""An array of any namespace that follows the array API standard."""
+
+
+def adc(raw: Array, gain: float, offset: float, *, clip_negatives: bool = False) -> Array:
+    """Turn raw counts into electrons: ``raw / gain + offset``.
+
+    Parameters
+    ----------
+    raw : array of unsigned integer, shape (frame, spatial, wavelength)
+        Raw counts.
+    gain : float
+        Counts an electron. The 2024 documentation says multiply; every official notebook divides.
+    offset : float
+        Electrons.
+    clip_negatives : bool
+        Raise negative results to zero.
+
+    Returns
+    -------
+    array of float64, shape (frame, spatial, wavelength)
+        Electrons.
+    """
+    xp = _namespace(raw)
+    electrons = xp.asarray(raw, dtype=xp.float64) / gain + offset
+    return xp.where(electrons < 0.0, xp.zeros_like(electrons), electrons) if clip_negatives else electrons
+
+
+def mask(electrons: Array, bad: Array) -> Array:
+    """Set the samples of bad pixels to NaN, so that no later step can lose the mask.
+
+    The notebook builds a masked array here and loses the mask in the next assignment; `gpucal` keeps values and mask
+    apart (the data-quality map), and this step is for those who want them in one array.
+
+    Parameters
+    ----------
+    electrons : array of float64, shape (frame, spatial, wavelength)
+        Electrons.
+    bad : array of bool, shape (spatial, wavelength)
+        Pixels to mask.
+
+    Returns
+    -------
+    array of float64, shape (frame, spatial, wavelength)
+        Electrons, NaN at bad pixels.
+    """
+    xp = _namespace(electrons)
+    return xp.where(bad[None, :, :], xp.full_like(electrons, xp.nan), electrons)
+
+
+def linearity(electrons: Array, coefficients: Array) -> Array:
+    """Undo the detector's non-linearity: ``Σ_k coefficients[k] · electrons**k``, by Horner's rule over all pixels at once.
+
+    Parameters
+    ----------
+    electrons : array of float64, shape (frame, spatial, wavelength)
+        Electrons.
+    coefficients : array of float64, shape (degree + 1, spatial, wavelength)
+        Ascending powers.
+
+    Returns
+    -------
+    array of float64, shape (frame, spatial, wavelength)
+        Linearised electrons.
+    """
+    result = _namespace(electrons).zeros_like(electrons) + coefficients[-1, ...]
+    for power in range(coefficients.shape[0] - 2, -1, -1):
+        result = result * electrons + coefficients[power, ...]
+    return result
+
+
+def dark(electrons: Array, dark_map: Array, integration_s: Array, dead: Array) -> Array:
+    """Subtract the dark current of each frame: ``electrons − dark_map · integration_s``.
+
+    Parameters
+    ----------
+    electrons : array of float64, shape (frame, spatial, wavelength)
+        Electrons.
+    dark_map : array of float64, shape (spatial, wavelength)
+        Dark current, electrons a second.
+    integration_s : array of float64, shape (frame,)
+        Integration time of each frame, s.
+    dead : array of bool, shape (spatial, wavelength)
+        Dead pixels, which are left alone. (The notebook subtracts their dark without the time; that cancels in CDS.)
+
+    Returns
+    -------
+    array of float64, shape (frame, spatial, wavelength)
+        Electrons without dark current.
+    """
+    xp = _namespace(electrons)
+    used = xp.where(dead, xp.zeros_like(dark_map), dark_map)
+    return electrons - used[None, :, :] * integration_s[:, None, None]
+
+
+def cds(electrons: Array) -> Array:
+    """Correlated double sampling: end read minus start read, ``electrons[1::2] − electrons[0::2]``.
+
+    Parameters
+    ----------
+    electrons : array of float64, shape (frame, spatial, wavelength)
+        An even number of frames.
+
+    Returns
+    -------
+    array of float64, shape (pair, spatial, wavelength)
+        Electrons gathered between the two reads.
+
+    Raises
+    ------
+    ValueError
+        If the number of frames is odd.
+    """
+    if electrons.shape[0] % 2:
+        raise ValueError(f"cds needs an even number of frames, got {electrons.shape[0]}")
+    return electrons[1::2, ...] - electrons[0::2, ...]
+
+
+def bin(pairs: Array, pairs_per_bin: int, *, reduce: str = "sum") -> Array:
+    """Sum (or average) whole bins of consecutive CDS pairs; pairs past the last whole bin are dropped.
+
+    Parameters
+    ----------
+    pairs : array of float64, shape (pair, spatial, wavelength)
+        CDS pairs, electrons.
+    pairs_per_bin : int
+        Pairs in a bin.
+    reduce : {'sum', 'mean'}
+        What a bin holds.
+
+    Returns
+    -------
+    array of float64, shape (bin, spatial, wavelength)
+        Electrons.
+    """
+    xp = _namespace(pairs)
+    n_bins = pairs.shape[0] // pairs_per_bin
+    grouped = xp.reshape(pairs[: n_bins * pairs_per_bin, ...], (n_bins, pairs_per_bin, *pairs.shape[1:]))
+    total = xp.sum(grouped, axis=1)
+    return total / pairs_per_bin if reduce == "mean" else total
+
+
+def flat(bins: Array, flat_map: Array, dead: Array) -> Array:
+    """Divide by the flat field: ``bins / flat_map``; dead pixels are left alone, as in the notebook.
+
+    Parameters
+    ----------
+    bins : array of float64, shape (bin, spatial, wavelength)
+        Electrons.
+    flat_map : array of float64, shape (spatial, wavelength)
+        Relative response. Where it is zero the result is infinite or NaN: such pixels are flagged BAD_FLAT.
+    dead : array of bool, shape (spatial, wavelength)
+        Dead pixels.
+
+    Returns
+    -------
+    array of float64, shape (bin, spatial, wavelength)
+        Flat-fielded electrons.
+    """
+    xp = _namespace(bins)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return bins / xp.where(dead, xp.ones_like(flat_map), flat_map)[None, :, :]
+
+
+def _namespace(array: Array) -> Array:
+    """Return the array's own namespace; the arrays of NumPy 1.26 do not say which, but their type does."""
+    if hasattr(array, "__array_namespace__"):
+        return array.__array_namespace__()
+    return sys.modules[type(array).__module__.partition(".")[0]]

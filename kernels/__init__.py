@@ -1,0 +1,1 @@
+"""CUDA sources of gpucal, shipped as package data (importable as ``gpucal.kernels``)."""

@@ -1,0 +1,290 @@
+"""The organisers' calibration notebook as slow, literal loops: the oracle of the tests.
+
+One function a step, in the notebook's order: adc, mask, linearity, dark, cds, bin, flat. It shares no code with the
+package and is meant to be read as a specification, quirks included:
+
+- the masks are built and then lost, because a masked array is assigned into a plain one;
+- at dead pixels the dark is subtracted without the time, which cancels in the CDS difference, and the flat is not
+  divided; this holds whether masking is on or off;
+- pairs past the last whole bin are dropped.
+
+Everywhere ``rows`` is the spatial axis (y) and ``width`` the wavelength axis (x) of the detector.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from astropy.stats import sigma_clip
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the notebook makes of one observation.
+
+    Attributes
+    ----------
+    signal : numpy.ndarray
+        (bin, wavelength, spatial) float64 electrons; (bin, spatial, wavelength) without the transposition.
+    scale : numpy.ndarray
+        Same shape: the sum of |P(n)| / |flat| over the frames of the bin (divided by the pairs for ``reduce="mean"``),
+        with P(n) the values that enter the dark step, and flat 1 at dead pixels, where it is 0 or not finite, and
+        where the flat step is off. It is NaN or infinite only where P(n) itself is.
+    dead, hot : numpy.ndarray
+        (rows, cropped width) bool. ``hot`` is the clipped dark's mask, whether masking is on or off.
+    """
+
+    signal: np.ndarray
+    scale: np.ndarray
+    dead: np.ndarray
+    hot: np.ndarray
+
+
+def adc(raw: np.ndarray, gain: float, offset: float, clip_negatives: bool = False) -> np.ndarray:
+    """Convert counts to electrons: n / gain + offset, frame by frame, with a floor at 0 if asked for."""
+    signal = np.zeros(raw.shape, dtype=np.float64)
+    for i in range(raw.shape[0]):
+        signal[i] = raw[i].astype(np.float64)
+        signal[i] /= gain
+        signal[i] += offset
+        if clip_negatives:
+            signal[i][signal[i] < 0.0] = 0.0
+    return signal
+
+
+def hot_pixels(dark: np.ndarray, sigma: float = 5.0, iterations: int = 5) -> np.ndarray:
+    """Pixels that the iterated sigma clip takes out of the (cropped) dark; values that are not finite count as hot."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # astropy warns of values that are not finite
+        return np.ma.getmaskarray(sigma_clip(dark, sigma=sigma, maxiters=iterations)).copy()
+
+
+def mask_hot_dead(signal: np.ndarray, dead: np.ndarray, hot: np.ndarray) -> np.ma.MaskedArray:
+    """Mask hot and dead pixels in every frame."""
+    masked = np.ma.masked_where(np.tile(dead, (signal.shape[0], 1, 1)), signal)
+    return np.ma.masked_where(np.tile(hot, (signal.shape[0], 1, 1)), masked)
+
+
+def lose_mask(masked: np.ma.MaskedArray) -> np.ndarray:
+    """Assign a masked array into a plain array of zeros, which keeps the data under the mask and drops the mask."""
+    out = np.zeros(masked.shape, dtype=np.float64)
+    out[...] = masked.data
+    return out
+
+
+def correct_linearity(signal: np.ndarray, linear_corr: np.ndarray) -> np.ndarray:
+    """Apply each pixel's polynomial, ascending coefficients (power, rows, width), to its time series."""
+    descending = np.flip(linear_corr, axis=0)
+    out = np.zeros_like(signal)
+    with np.errstate(all="ignore"):
+        for y in range(signal.shape[1]):
+            for x in range(signal.shape[2]):
+                polynomial = np.poly1d(descending[:, y, x])
+                out[:, y, x] = polynomial(signal[:, y, x])
+    return out
+
+
+def subtract_dark(signal: np.ndarray, dark: np.ndarray, dead: np.ndarray, dt: np.ndarray) -> np.ndarray:
+    """Subtract dark * dt from every frame; at dead pixels dark alone, without the time.
+
+    The product of a masked dark and a time keeps, under the mask, the dark unmultiplied; subtracted in place from a
+    plain array it takes the dark off there. The same number leaves both frames of a pair, so CDS cancels it.
+    """
+    masked_dark = np.ma.masked_where(dead, dark)
+    out = signal.copy()
+    with np.errstate(all="ignore"):
+        for i in range(signal.shape[0]):
+            product = np.ma.getdata(masked_dark * dt[i])
+            product = np.where(dead, dark, product)  # what is under the mask, said aloud
+            out[i] -= product
+    return out
+
+
+def cds(signal: np.ndarray) -> np.ndarray:
+    """Correlated double sampling: each odd frame minus the even frame before it."""
+    pairs = signal.shape[0] // 2
+    out = np.zeros((pairs, *signal.shape[1:]), dtype=np.float64)
+    with np.errstate(all="ignore"):
+        for i in range(pairs):
+            out[i] = signal[2 * i + 1] - signal[2 * i]
+    return out
+
+
+def bin_pairs_of(pairs: np.ndarray, bin_pairs: int, reduce: str = "sum") -> np.ndarray:
+    """Sum, or average, every ``bin_pairs`` pairs; the pairs past the last whole bin are dropped."""
+    bins = pairs.shape[0] // bin_pairs
+    out = np.zeros((bins, *pairs.shape[1:]), dtype=np.float64)
+    with np.errstate(all="ignore"):
+        for i in range(bins):
+            out[i] = np.sum(pairs[i * bin_pairs : (i + 1) * bin_pairs], axis=0)
+            if reduce == "mean":
+                out[i] /= bin_pairs
+    return out
+
+
+def divide_flat(signal: np.ndarray, flat: np.ndarray, dead: np.ndarray) -> np.ndarray:
+    """Divide every bin by the flat, except at dead pixels; a flat of 0 or below is divided by like any other.
+
+    Said with the flat masked and its data divided by, not with ``numpy.ma``'s own division, which would leave the
+    numerator wherever the quotient is not finite.
+    """
+    masked_flat = np.ma.masked_where(dead, flat)
+    divisor = masked_flat.filled(1.0)
+    out = np.zeros_like(signal)
+    with np.errstate(all="ignore"):
+        for i in range(signal.shape[0]):
+            out[i] = signal[i] / divisor
+    return out
+
+
+def magnitude(signal: np.ndarray, flat: np.ndarray, bin_pairs: int, reduce: str) -> np.ndarray:
+    """Sum |signal| / |flat| over the frames of each bin, or take that sum over the pairs for ``reduce="mean"``."""
+    usable = np.isfinite(flat) & (flat != 0.0)
+    divisor = np.where(usable, np.abs(flat), 1.0)
+    bins = signal.shape[0] // 2 // bin_pairs
+    out = np.zeros((bins, *signal.shape[1:]), dtype=np.float64)
+    with np.errstate(all="ignore"):
+        for i in range(bins):
+            frames = signal[2 * i * bin_pairs : 2 * (i + 1) * bin_pairs]
+            out[i] = np.sum(np.abs(frames), axis=0) / divisor
+            if reduce == "mean":
+                out[i] /= bin_pairs
+    return out
+
+
+def calibrate(
+    raw: np.ndarray,
+    *,
+    dark: np.ndarray,
+    dead: np.ndarray,
+    flat: np.ndarray,
+    linear_corr: np.ndarray,
+    gain: float,
+    offset: float,
+    dt: np.ndarray,
+    bin_pairs: int,
+    crop: tuple[int, int],
+    transpose: bool = True,
+    mask: bool = True,
+    linearity: bool = True,
+    dark_on: bool = True,
+    flat_on: bool = True,
+    binning: bool = True,
+    reduce: str = "sum",
+    clip_negatives: bool = False,
+    hot_sigma: float = 5.0,
+    hot_iterations: int = 5,
+) -> Reference:
+    """Calibrate one observation of one detector as the notebook does.
+
+    Parameters
+    ----------
+    raw : numpy.ndarray
+        (frame, rows, width) uint16 counts, even frames the start and odd frames the end of each exposure.
+    dark, dead, flat : numpy.ndarray
+        (rows, width): electrons per second, bool, and relative response.
+    linear_corr : numpy.ndarray
+        (6, rows, width), ascending powers.
+    gain, offset : float
+        Electrons = counts / gain + offset.
+    dt : numpy.ndarray
+        (frame,) seconds that each frame integrates.
+    bin_pairs : int
+        CDS pairs in a bin; one if ``binning`` is off.
+    crop : tuple of int
+        First and past-the-last wavelength column, cut out of everything before anything else.
+    transpose : bool
+        Give (bin, wavelength, spatial), as the notebook does, rather than (bin, spatial, wavelength).
+    mask, linearity, dark_on, flat_on, binning : bool
+        Take or leave out that step. The dead map acts on dark and flat in either case.
+    reduce : {"sum", "mean"}
+        What becomes of the pairs of a bin.
+    clip_negatives : bool
+        Floor the electrons at 0 after the adc step.
+    hot_sigma, hot_iterations : float, int
+        The clip that finds hot pixels in the cropped dark.
+
+    Returns
+    -------
+    Reference
+        Signal, scale and the two pixel maps.
+    """
+    if reduce not in ("sum", "mean"):
+        raise ValueError(f"reduce must be 'sum' or 'mean', got {reduce!r}")
+    if raw.shape[0] % 2:
+        raise ValueError(f"an odd number of frames, {raw.shape[0]}, has no CDS pairs")
+    first, last = crop
+    raw = np.asarray(raw)[:, :, first:last]
+    dark = np.asarray(dark, dtype=np.float64)[:, first:last]
+    dead = np.asarray(dead, dtype=bool)[:, first:last]
+    flat = np.asarray(flat, dtype=np.float64)[:, first:last]
+    linear_corr = np.asarray(linear_corr, dtype=np.float64)[:, :, first:last]
+    dt = np.asarray(dt, dtype=np.float64)
+    if not binning:
+        bin_pairs = 1
+
+    signal = adc(raw, gain, offset, clip_negatives)
+    hot = hot_pixels(dark, hot_sigma, hot_iterations)
+    if mask:
+        signal = lose_mask(mask_hot_dead(signal, dead, hot))
+    if linearity:
+        signal = correct_linearity(signal, linear_corr)
+    applied_flat = np.where(dead, 1.0, flat) if flat_on else np.ones_like(flat)
+    scale = magnitude(signal, applied_flat, bin_pairs, reduce)
+    if dark_on:
+        signal = subtract_dark(signal, dark, dead, dt)
+    signal = cds(signal)
+    signal = bin_pairs_of(signal, bin_pairs, reduce)
+    if flat_on:
+        signal = divide_flat(signal, flat, dead)
+    if transpose:
+        signal, scale = signal.transpose(0, 2, 1), scale.transpose(0, 2, 1)
+    return Reference(np.ascontiguousarray(signal), np.ascontiguousarray(scale), dead.copy(), hot)
+
+
+def assert_close(actual: np.ndarray, reference: Reference, rtol: float = 1e-9) -> None:
+    """Assert |a - b| <= rtol * max(|b|, 1) + 1e-13 * scale for every element.
+
+    NaN equals NaN and an infinity the same infinity. Where the coefficients took P(n) beyond the floating-point range
+    (``scale`` not finite, or past the largest number of ``actual``'s type), the kind of non-finite value depends on
+    the order of the arithmetic: there, where the reference is not finite, any non-finite value will do.
+
+    Parameters
+    ----------
+    actual : numpy.ndarray
+        What is tested, of the reference's shape.
+    reference : Reference
+        What :func:`calibrate` gave.
+    rtol : float
+        1e-9 for float64, 1e-6 for float32.
+
+    Raises
+    ------
+    AssertionError
+        With the position, the two values and the excess of the worst element.
+    """
+    given = np.asarray(actual)
+    a, b, scale = given.astype(np.float64), reference.signal, reference.scale
+    if a.shape != b.shape:
+        raise AssertionError(f"shape {a.shape}, expected {b.shape}")
+    largest = float(np.finfo(given.dtype).max) if np.issubdtype(given.dtype, np.floating) else np.finfo(np.float64).max
+    with np.errstate(all="ignore"):
+        overflow = ~(scale <= largest)
+        representable = np.abs(b) <= largest  # False for NaN and infinities
+        difference = np.abs(a - b)
+        tolerance = rtol * np.maximum(np.abs(b), 1.0) + 1e-13 * scale
+        excess = difference - tolerance
+        near = difference <= tolerance
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    close = np.where(representable, near, same | (overflow & ~np.isfinite(a)))
+    if np.all(close):
+        return
+    rank = np.where(close, -np.inf, np.where(np.isnan(excess), np.inf, excess))
+    worst = tuple(int(k) for k in np.unravel_index(np.argmax(rank), rank.shape))
+    raise AssertionError(
+        f"{np.count_nonzero(~close)} of {close.size} elements differ; worst at {worst}: {float(a[worst])!r}, expected "
+        f"{float(b[worst])!r}, off by {difference[worst]:.6g} where {tolerance[worst]:.6g} is allowed "
+        f"(excess {excess[worst]:.6g}, scale {scale[worst]:.6g}, rtol {rtol:g})"
+    )
