@@ -17,28 +17,19 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from gpucal import scene
 from gpucal.detectors import DETECTORS, Detector
 from gpucal.errors import ConfigError, DatasetError, OutputError
-from gpucal.scene import (
-    FGS1_WAVELENGTH_UM,
-    Frames,
-    Target,
-    draw_frames,
-    draw_target,
-    hot_pixels,
-    invert_linearity,
-    star_rate,
-    wavelengths,
-)
+from gpucal.scene import Frames, Pixels, Target
 
 __all__ = ["Truth", "synthesize"]
 
@@ -47,19 +38,11 @@ Float = NDArray[np.float64]
 _LOG = logging.getLogger(__name__)
 _KINDS = ("dark", "dead", "flat", "linear_corr", "read")
 _AIRS, _FGS1 = DETECTORS["AIRS-CH0"], DETECTORS["FGS1"]
-# Above this mean a Poisson draw is a rounded Gaussian. The skewness left out is λ / (λ + read²)^1.5 of the read, whose
-# noise is 13 e⁻: at most 0.03 (λ ≈ 340), a distribution wrong by at most 0.002 anywhere.
-_GAUSS_ABOVE = 25.0
-# Below this mean it is cheaper to scatter the few events than to draw one number a read.
-_SCATTER_BELOW = 0.5
+# Reads of one parity that are drawn together: a few arrays of them fit the cache.
 _TILE = 49_152
-# Brightest pixel outside transit, e⁻, from the published maxima of 26871 and 23892 counts; and the ADC ceiling aimed at.
-_FULL_WELL = {"AIRS-CH0": 62_500.0, "FGS1": 54_500.0}
+# Brightest pixel outside transit, e⁻, from the published maxima of 26871 and 23892 counts; and the ceiling aimed at.
+_FULL_WELL = MappingProxyType({"AIRS-CH0": 62_500.0, "FGS1": 54_500.0})
 _COUNTS = 58_000.0
-# Gain and offset ranges: of the two stars of 2024, and the constants of 2025.
-_OFFSETS = {"AIRS-CH0": (-1174.0, -697.0), "FGS1": (-493.0, -313.0)}
-_GAINS = {"AIRS-CH0": ((1.496, 1.526), (0.923, 0.940)), "FGS1": ((1.014, 1.059), (0.833, 0.869))}
-_ADC_2025 = (-1000.0, 0.4369)
 
 
 @dataclass(frozen=True)
@@ -97,30 +80,13 @@ class Truth:
     offset: float
 
     def save(self, path: Path) -> None:
-        """Write every field into one ``.npz``, making its folder.
-
-        Parameters
-        ----------
-        path : Path
-            The file.
-        """
+        """Write every field into one ``.npz`` (gain and offset 0-d), making its folder."""
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez(path, allow_pickle=False, **{field.name: getattr(self, field.name) for field in fields(self)})
 
     @classmethod
     def load(cls, path: Path) -> Truth:
-        """Read what :meth:`save` wrote.
-
-        Parameters
-        ----------
-        path : Path
-            ``truth/<planet>/<visit>/<detector>.npz``.
-
-        Returns
-        -------
-        Truth
-            The truth.
-        """
+        """Read what :meth:`save` wrote: ``truth/<planet>/<visit>/<detector>.npz``."""
         with np.load(path) as stored:
             values = {field.name: stored[field.name] for field in fields(cls)}
         values["gain"], values["offset"] = float(values["gain"]), float(values["offset"])
@@ -176,8 +142,8 @@ def synthesize(
 ) -> list[int]:
     """Write a competition folder of synthetic raw reads, and what they were made from under ``truth/``.
 
-    In 2024 the planets of a split share their calibration files; in 2025 each visit has its own, so that a mix-up shows.
-    The result depends on the seed, never on the number of threads.
+    In 2024 the planets of a split share their calibration files; in 2025 each visit has its own, so that a mix-up
+    shows. The result depends on the seed, never on the number of threads.
 
     Parameters
     ----------
@@ -185,18 +151,16 @@ def synthesize(
         The folder; must be empty or not exist.
     layout : {"2024", "2025"}
         Whose competition folder to write.
-    planets : int
-        Planets in each split.
+    planets, visits : int
+        Planets in each split; observations of each, more than one only in layout 2025.
     frames : int, optional
         AIRS-CH0 frames, even; 11250 by default. FGS1 has 12 times as many.
     seed : int
         Seed of every draw.
     calibration : Path, optional
         Competition folder or planet folder whose calibration files are copied instead of drawn.
-    visits : int
-        Observations of each planet; more than one only in layout 2025.
     splits : tuple of str
-        Of ``train`` and ``test``.
+        Of ``train`` and ``test``; only train has labels.
     workers : int, optional
         Threads that draw; one a core by default.
     progress : callable, optional
@@ -209,41 +173,33 @@ def synthesize(
 
     Raises
     ------
-    ConfigError
-        If a setting is not possible.
-    OutputError
-        If the folder is in use or cannot be written.
-    DatasetError
-        If `calibration` holds no calibration files.
+    ConfigError, OutputError, DatasetError
+        For a setting that is not possible, a folder in use or not writable, and missing calibration files.
     """
     count = _AIRS.frames if frames is None else frames
-    _check(layout, planets, count, seed, visits, splits, workers)
+    threads = (os.cpu_count() or 1) if workers is None else workers
+    _check(layout, planets, count, seed, visits, splits, threads)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"{out} is not an empty folder; name another or remove it")
     source = None if calibration is None else _find_calibration(calibration)
-    ids = _random(seed, 0).choice(np.arange(100_000_000, 1_000_000_000, 7), planets * len(splits), replace=False).tolist()
-    threads = workers or os.cpu_count() or 1
+    ids = [100_000_000 + int(k) for k in _random(seed, 0).choice(900_000_000, planets * len(splits), replace=False)]
     try:
-        with ExitStack() as stack:
-            pool = stack.enter_context(ThreadPoolExecutor(threads))
-            writer = stack.enter_context(ThreadPoolExecutor(1))
+        with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(1) as writer:
             job = _Job(out, layout, count, seed, source, visits, pool, writer, progress or _LOG.info)
             for at, split in enumerate(splits):
                 job.write_split(split, ids[at * planets : (at + 1) * planets])
     except OSError as error:
-        raise error if isinstance(error, OutputError) else OutputError(f"{out}: {error}; free space or choose another") from error
-    return [int(planet) for planet in ids]
+        raise OutputError(f"{out}: {error}; free space or name another folder") from error
+    return ids
 
 
-def _check(
-    layout: str, planets: int, frames: int, seed: int, visits: int, splits: Sequence[str], workers: int | None
-) -> None:
+def _check(layout: str, planets: int, frames: int, seed: int, visits: int, splits: Sequence[str], workers: int) -> None:
     """Refuse settings that are not possible."""
     if layout not in ("2024", "2025"):
         raise ConfigError(f"layout {layout!r} is unknown; use 2024 or 2025")
     if frames < 2 or frames % 2:
         raise ConfigError(f"frames={frames}: reads come in pairs; use an even number of at least 2")
-    if min(planets, visits) < 1 or seed < 0 or (workers is not None and workers < 1):
+    if min(planets, visits) < 1 or seed < 0 or workers < 1:
         raise ConfigError("planets, visits and workers must be at least 1 and seed at least 0")
     if visits > 1 and layout != "2025":
         raise ConfigError(f"visits={visits}: layout 2024 has one visit a planet; use layout 2025")
@@ -264,7 +220,8 @@ def _find_calibration(folder: Path) -> dict[str, Path]:
         first = next((path for pattern in patterns for path in sorted(folder.glob(pattern))), None)
         missing = _KINDS if first is None else [kind for kind in _KINDS if not (first / f"{kind}.parquet").is_file()]
         if first is None or missing:
-            raise DatasetError(f"{first or folder}: no {name} calibration ({', '.join(missing)}); name a planet's folder")
+            lacks = ", ".join(missing)
+            raise DatasetError(f"{first or folder}: no {name} calibration ({lacks}); name a planet's folder")
         found[name] = first
     return found
 
@@ -281,7 +238,7 @@ def _load_frames(folder: Path, detector: Detector) -> Frames:
             raise DatasetError(f"{path}: not a Parquet file; download it again") from error
         rows = 6 * height if kind == "linear_corr" else height
         if (table.num_rows, table.num_columns) != (rows, width):
-            raise DatasetError(f"{path}: {table.num_rows} × {table.num_columns}, not {rows} × {width}; download it again")
+            raise DatasetError(f"{path}: {table.num_rows} × {table.num_columns}, not {rows} × {width}; get it again")
         arrays[kind] = np.column_stack([column.to_numpy() for column in table.columns])
     linear = arrays["linear_corr"].reshape(6, height, width)
     return Frames(arrays["dark"], arrays["dead"].astype(np.bool_), arrays["flat"], arrays["read"], linear)
@@ -308,3 +265,130 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object
         table = csv.writer(stream, lineterminator="\n")
         table.writerow(header)
         table.writerows(rows)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One call of :func:`synthesize`: where to, what, and the threads; at most two detectors are in memory at once."""
+
+    out: Path
+    layout: str
+    frames: int
+    seed: int
+    source: dict[str, Path] | None
+    visits: int
+    pool: ThreadPoolExecutor
+    writer: ThreadPoolExecutor
+    progress: Callable[[str], None]
+
+    def write_split(self, split: str, ids: Sequence[int]) -> None:
+        """Write the planets and the tables of one split."""
+        targets = {planet: scene.draw_target(_random(self.seed, 1, planet)) for planet in ids}
+        header = [f"{name}_adc_{what}" for name in ("FGS1", "AIRS-CH0") for what in ("offset", "gain")]
+        adc = {planet: scene.draw_adc(_random(self.seed, 2, planet), self.layout) for planet in ids}
+        um = np.concatenate([[scene.FGS1_WAVELENGTH_UM], scene.wavelengths()[slice(*_AIRS.crop)]])
+        names = [f"wl_{k}" for k in range(1, um.size + 1)]
+        folder = self.out / split
+        folder.mkdir(parents=True)
+        self._write_axes()
+        _write_csv(self.out / "wavelengths.csv", names, [um.tolist()])
+        if self.layout == "2024":
+            rows = [[planet, *adc[planet][0]["FGS1"], *adc[planet][0]["AIRS-CH0"], adc[planet][1]] for planet in ids]
+            _write_csv(self.out / f"{split}_adc_info.csv", ["planet_id", *header, "star"], rows)
+        else:
+            _write_csv(self.out / "adc_info.csv", header, [[*scene.ADC_2025, *scene.ADC_2025]])
+            stars = [[planet, *targets[planet].row(_random(self.seed, 3, planet))] for planet in ids]
+            _write_csv(
+                self.out / f"{split}_star_info.csv", ["planet_id", "Rs", "Ms", "Ts", "Mp", "e", "P", "sma", "i"], stars
+            )
+        if split == "train":
+            labels = [[planet, *targets[planet].depth(um).tolist()] for planet in ids]
+            name = "train_labels.csv" if self.layout == "2024" else "train.csv"
+            _write_csv(self.out / name, ["planet_id", *names], labels)
+        pending: Future[None] | None = None
+        for planet in ids:
+            for visit in range(self.visits):
+                for index, detector in enumerate(DETECTORS.values()):
+                    suffix = "" if self.layout == "2024" else f"_{visit}"
+                    frames = self._frames(detector, folder / str(planet), split, (planet, visit, index))
+                    truth = self._truth(detector, frames, targets[planet], *adc[planet][0][detector.name])
+                    truth.save(self.out / "truth" / str(planet) / str(visit) / f"{detector.name}.npz")
+                    raw = self._expose(detector, truth, frames.linear, (planet, visit, index))
+                    if pending is not None:
+                        pending.result()
+                    path = folder / str(planet) / f"{detector.name}_signal{suffix}.parquet"
+                    pending = self.writer.submit(self._write_signal, path, raw)
+                    del raw
+        if pending is not None:
+            pending.result()
+
+    def _write_signal(self, path: Path, raw: NDArray[np.uint16]) -> None:
+        _write_columns(path, raw)
+        self.progress(f"{path}: {raw.shape[1]} frames")
+
+    def _write_axes(self) -> None:
+        """Write axis_info.parquet, the shorter columns padded with NaN at the end."""
+        airs, fgs1 = (scene.read_times(detector, self.frames) for detector in (_AIRS, _FGS1))
+        columns = {
+            "AIRS-CH0-axis0-h": airs / 3600,
+            "AIRS-CH0-axis2-um": scene.wavelengths(),
+            "AIRS-CH0-integration_time": np.resize([0.1, 4.5], airs.size),
+            "FGS1-axis0-h": fgs1 / 3600,
+        }
+        rows = max(column.size for column in columns.values())
+        padded = {name: np.pad(c, (0, rows - c.size), constant_values=np.nan) for name, c in columns.items()}
+        pq.write_table(pa.table(padded), self.out / "axis_info.parquet", compression="zstd")
+
+    def _frames(self, detector: Detector, planet: Path, split: str, key: tuple[int, int, int]) -> Frames:
+        """Write one detector's calibration folder and return what it holds."""
+        suffix = "" if self.layout == "2024" else f"_{key[1]}"
+        folder = planet / f"{detector.name}_calibration{suffix}"
+        if self.source is not None:
+            folder.mkdir(parents=True)
+            for name in (f"{kind}.parquet" for kind in _KINDS):
+                (folder / name).write_bytes((self.source[detector.name] / name).read_bytes())
+            return _load_frames(folder, detector)
+        if self.layout == "2024":
+            rng, series = _random(self.seed, 4, int(split == "test"), key[2]), f"2024-{split}"
+        else:
+            rng, series = _random(self.seed, 5, *key), "2025"
+        frames = scene.draw_frames(rng, detector, series)
+        _write_frames(folder, frames)
+        return frames
+
+    def _truth(self, detector: Detector, frames: Frames, target: Target, offset: float, gain: float) -> Truth:
+        """Fix everything but the noise."""
+        flat = np.where(frames.dead, 0.0, frames.flat)
+        # A large gain leaves room for a fainter star only.
+        full = min(_FULL_WELL[detector.name], _COUNTS / gain + offset)
+        um = np.full(detector.shape[1], scene.FGS1_WAVELENGTH_UM) if detector.photometer else scene.wavelengths()
+        middle = scene.read_times(detector, self.frames).reshape(-1, 2).mean(axis=1)
+        span = detector.true_integration_s[1] + 2 * detector.true_integration_s[0]
+        rate = np.where(frames.dead, 0.0, scene.star_rate(detector, target, flat, full))
+        shape, exposure = target.shape(middle / (middle.size * span)), np.array(detector.true_integration_s)
+        maps = (frames.dark, frames.flat, frames.dead, frames.read, scene.hot_pixels(frames.dark, detector))
+        return Truth(rate, target.depth(um), shape, exposure, *maps, gain, offset)
+
+    def _expose(self, detector: Detector, truth: Truth, linear: Float, key: tuple[int, int, int]) -> NDArray[np.uint16]:
+        """Draw all reads of one detector, block by block of pixels: uint16, (pixel, frame)."""
+        light = (truth.rate * np.maximum(truth.flat, 0)).ravel()
+        dark, read = np.where(truth.dead, 0.0, truth.dark).ravel(), truth.read.ravel()
+        start_s, end_s = detector.true_integration_s
+        most = (light + np.maximum(dark, 0)) * end_s
+        low = np.minimum(dark, 0) * end_s - 7 * read
+        high = most + 7 * np.sqrt(most + read**2) + 10
+        lost = light * np.broadcast_to(truth.depth, truth.rate.shape).ravel()
+        inverse = scene.invert_linearity(linear.reshape(6, -1), low, high)
+        middle, half = (low + high) / 2, (high - low) / 2
+        times, adc = (start_s, end_s), (truth.offset, truth.gain)
+        pixels = Pixels(light, lost, dark, read, middle, half, inverse, truth.shape, times, adc)
+        raw = np.empty((detector.n_columns, 2 * truth.shape.size), dtype=np.uint16)
+        step = max(1, _TILE // truth.shape.size)
+
+        def draw(first: int) -> None:
+            block = slice(first, first + step)
+            pixels.draw(_random(self.seed, 6, *key, first), block, raw[block])
+
+        for _ in self.pool.map(draw, range(0, detector.n_columns, step)):
+            pass
+        return raw
