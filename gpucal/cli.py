@@ -80,7 +80,9 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("out", metavar="OUT", type=Path)
     verb.add_argument("--layout", choices=["2024", "2025"], default="2024")
     verb.add_argument("--planets", type=int, default=1, metavar="N")
-    verb.add_argument("--frames", type=int, metavar="N", help="AIRS-CH0 frames, 11250 by default; FGS1 has 12 times as many")
+    verb.add_argument(
+        "--frames", type=int, metavar="N", help="AIRS-CH0 frames, 11250 by default; FGS1 has 12 times as many"
+    )
     verb.add_argument("--seed", type=int, default=0)
     verb.add_argument("--calibration", type=Path, metavar="DIR", help="real calibration frames to use")
 
@@ -210,7 +212,9 @@ def _info(arguments: argparse.Namespace) -> int:
         from gpucal.dataset import open_dataset
 
         dataset = open_dataset(arguments.dataset)
-        _say(f"{dataset.path}: {dataset.layout.name} layout, {len(dataset.planets)} planets, {len(dataset)} observations")
+        _say(
+            f"{dataset.path}: {dataset.layout.name} layout, {len(dataset.planets)} planets, {len(dataset)} observations"
+        )
         for obs in dataset:
             _say(f"  {obs.split} {obs.planet} visit {obs.visit}")
     return DONE

@@ -15,8 +15,17 @@ from typing import TypeAlias
 
 from gpucal.detectors import DETECTORS, Detector
 from gpucal.errors import DatasetError
-from gpucal.frames import Adc, Axis, CalibrationFrames, digest_of, find_adc, read_adc_table, read_axis
-from gpucal.frames import read_frames, read_raw_frames
+from gpucal.frames import (
+    Adc,
+    Axis,
+    CalibrationFrames,
+    digest_of,
+    find_adc,
+    read_adc_table,
+    read_axis,
+    read_frames,
+    read_raw_frames,
+)
 
 __all__ = ["Dataset", "Observation", "open_dataset"]
 
@@ -246,7 +255,9 @@ class Dataset:
         planet, visit = key if isinstance(key, tuple) else (key, min(self.visits(key), default=0))
         if (planet, visit) not in self._observations:
             what = f"planet {planet}" + (f" visit {visit}" if isinstance(key, tuple) else "")
-            raise DatasetError(f"{self.path}: no {what} among its {len(self)} observations; see `gpucal info {self.path}`")
+            raise DatasetError(
+                f"{self.path}: no {what} among its {len(self)} observations; see `gpucal info {self.path}`"
+            )
         return self._observations[planet, visit]
 
     def __len__(self) -> int:

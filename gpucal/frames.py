@@ -18,7 +18,18 @@ from numpy.typing import NDArray
 from gpucal.detectors import Detector
 from gpucal.errors import InputError
 
-__all__ = ["DEGREE", "Adc", "Axis", "CalibrationFrames", "digest_of", "find_adc", "read_adc_table", "read_axis", "read_frames", "read_raw_frames"]
+__all__ = [
+    "DEGREE",
+    "Adc",
+    "Axis",
+    "CalibrationFrames",
+    "digest_of",
+    "find_adc",
+    "read_adc_table",
+    "read_axis",
+    "read_frames",
+    "read_raw_frames",
+]
 
 DEGREE = 5
 """Degree of the linearity polynomials: six frames, ascending powers."""

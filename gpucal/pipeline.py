@@ -111,7 +111,9 @@ def calibrate(
     settings = config or Calibration.preset(obs.dataset.layout.preset)
     facts = DETECTORS[detector]
     try:
-        return _calibrate(obs, facts, settings, chosen, _checked_dtype(dtype), _threads(workers), _Inputs.open(obs, facts))
+        return _calibrate(
+            obs, facts, settings, chosen, _checked_dtype(dtype), _threads(workers), _Inputs.open(obs, facts)
+        )
     except InputError as error:
         raise error.at(obs.where(facts)) from error
 
@@ -207,7 +209,11 @@ def run(
     """
     from tqdm import tqdm
 
-    wanted = list(dataset) if planets is None else [dataset[p, v] for p in planets for v in dataset.visits(dataset[p].planet)]
+    wanted = (
+        list(dataset)
+        if planets is None
+        else [dataset[p, v] for p in planets for v in dataset.visits(dataset[p].planet)]
+    )
     chosen, kind, threads = choose(backend), _checked_dtype(dtype), _threads(workers)
     settings = config or Calibration.preset(dataset.layout.preset)
     store = Store(Path(out))
@@ -280,7 +286,7 @@ def _calibrate(
     signal, saturated = _all_blocks(plan, inputs.signal, backend, dtype, threads)
     inputs.signal.check_unchanged()
     dq = plan.dq.copy()
-    dq[saturated] |= DQ.SATURATED
+    dq[saturated] |= np.uint8(DQ.SATURATED)
     dq = np.ascontiguousarray(dq.reshape(detector.shape[0], detector.width).T)
     if config.bad_pixels == "nan":
         signal[:, dq != 0] = np.nan

@@ -181,12 +181,12 @@ def _integration_steps_s(detector: Detector, config: Calibration, axis: Axis, us
 def _data_quality(config: Calibration, frames: CalibrationFrames) -> NDArray[np.uint8]:
     dq = np.zeros(frames.dead.shape, np.uint8)
     if config.mask:
-        dq[frames.dead] |= DQ.DEAD
-        dq[hot_pixels(frames.dark, config.hot_sigma, config.hot_iterations)] |= DQ.HOT
+        dq[frames.dead] |= np.uint8(DQ.DEAD)
+        dq[hot_pixels(frames.dark, config.hot_sigma, config.hot_iterations)] |= np.uint8(DQ.HOT)
     if config.flat:
-        dq[~(np.isfinite(frames.flat) & (frames.flat > 0))] |= DQ.BAD_FLAT
+        dq[~(np.isfinite(frames.flat) & (frames.flat > 0))] |= np.uint8(DQ.BAD_FLAT)
     if config.linearity:
-        dq[_bad_linearity(config, frames.linear_corr)] |= DQ.BAD_LINEARITY
+        dq[_bad_linearity(config, frames.linear_corr)] |= np.uint8(DQ.BAD_LINEARITY)
     return dq
 
 

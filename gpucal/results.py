@@ -237,7 +237,18 @@ class Store:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        names = ("planet", "visit", "detector", "status", "error", "seconds", "backend", "version", "settings", "inputs")
+        names = (
+            "planet",
+            "visit",
+            "detector",
+            "status",
+            "error",
+            "seconds",
+            "backend",
+            "version",
+            "settings",
+            "inputs",
+        )
         kinds = (pa.int64(), pa.int64(), *[pa.string()] * 3, pa.float64(), *[pa.string()] * 4)
         rows = [{name: record.get(name) for name in names} for record in _records(self.path)]
         table = pa.Table.from_pylist(rows, schema=pa.schema(list(zip(names, kinds, strict=True))))
@@ -311,9 +322,7 @@ class Results:
         done = {(r["planet"], r["visit"], r["detector"]) for r in records if r["status"] == "done"}
         keys = sorted({(r["planet"], r["visit"]) for r in records})
         self.ids = [key for key in keys if all((*key, name) in done for name in DETECTORS)]
-        self.failed = {
-            (r["planet"], r["visit"], r["detector"]): r["error"] for r in records if r["status"] != "done"
-        }
+        self.failed = {(r["planet"], r["visit"], r["detector"]): r["error"] for r in records if r["status"] != "done"}
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -378,7 +387,9 @@ class Results:
             for name in ("FGS1", "AIRS-CH0")
         ]
         if len({len(curve) for curve in curves}) > 1:
-            raise OutputError(f"{self.path}: FGS1 and AIRS-CH0 have {[len(c) for c in curves]} bins; give them equal ones")
+            raise OutputError(
+                f"{self.path}: FGS1 and AIRS-CH0 have {[len(c) for c in curves]} bins; give them equal ones"
+            )
         return np.concatenate(curves, axis=1)
 
     def _file(self, key: tuple[int, int], detector: str, kind: str) -> Path:

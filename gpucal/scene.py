@@ -118,7 +118,7 @@ def _blocked(z: Float, p: float) -> Float:
     c = 0.5 * np.sqrt(np.maximum((1 + p - edge) * (edge + p - 1) * (edge - p + 1) * (edge + p + 1), 0))
     reach = np.minimum(z, (edge - p + 1) / 2)
     dim = 1 - np.sqrt(np.maximum(1 - reach**2, 0))
-    return np.asarray((a + b - c) * (1 - _LIMB[0] * dim - _LIMB[1] * dim**2), dtype=np.float64)
+    return np.where(z < 1 + p, (a + b - c) * (1 - _LIMB[0] * dim - _LIMB[1] * dim**2), 0.0)
 
 
 def draw_target(rng: np.random.Generator) -> Target:

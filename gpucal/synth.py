@@ -36,6 +36,7 @@ __all__ = ["Truth", "synthesize"]
 Float = NDArray[np.float64]
 
 _LOG = logging.getLogger(__name__)
+_STAR_COLUMNS = ("planet_id", "Rs", "Ms", "Ts", "Mp", "e", "P", "sma", "i")
 _KINDS = ("dark", "dead", "flat", "linear_corr", "read")
 _AIRS, _FGS1 = DETECTORS["AIRS-CH0"], DETECTORS["FGS1"]
 # Reads of one parity that are drawn together: a few arrays of them fit the cache.
@@ -298,14 +299,13 @@ class _Job:
         else:
             _write_csv(self.out / "adc_info.csv", header, [[*scene.ADC_2025, *scene.ADC_2025]])
             stars = [[planet, *targets[planet].row(_random(self.seed, 3, planet))] for planet in ids]
-            _write_csv(
-                self.out / f"{split}_star_info.csv", ["planet_id", "Rs", "Ms", "Ts", "Mp", "e", "P", "sma", "i"], stars
-            )
+            _write_csv(self.out / f"{split}_star_info.csv", _STAR_COLUMNS, stars)
         if split == "train":
             labels = [[planet, *targets[planet].depth(um).tolist()] for planet in ids]
             name = "train_labels.csv" if self.layout == "2024" else "train.csv"
             _write_csv(self.out / name, ["planet_id", *names], labels)
-        pending: Future[None] | None = None
+        pending: Future[None] = Future()
+        pending.set_result(None)
         for planet in ids:
             for visit in range(self.visits):
                 for index, detector in enumerate(DETECTORS.values()):
@@ -314,13 +314,11 @@ class _Job:
                     truth = self._truth(detector, frames, targets[planet], *adc[planet][0][detector.name])
                     truth.save(self.out / "truth" / str(planet) / str(visit) / f"{detector.name}.npz")
                     raw = self._expose(detector, truth, frames.linear, (planet, visit, index))
-                    if pending is not None:
-                        pending.result()
+                    pending.result()
                     path = folder / str(planet) / f"{detector.name}_signal{suffix}.parquet"
                     pending = self.writer.submit(self._write_signal, path, raw)
                     del raw
-        if pending is not None:
-            pending.result()
+        pending.result()
 
     def _write_signal(self, path: Path, raw: NDArray[np.uint16]) -> None:
         _write_columns(path, raw)
@@ -358,13 +356,12 @@ class _Job:
 
     def _truth(self, detector: Detector, frames: Frames, target: Target, offset: float, gain: float) -> Truth:
         """Fix everything but the noise."""
-        flat = np.where(frames.dead, 0.0, frames.flat)
         # A large gain leaves room for a fainter star only.
         full = min(_FULL_WELL[detector.name], _COUNTS / gain + offset)
         um = np.full(detector.shape[1], scene.FGS1_WAVELENGTH_UM) if detector.photometer else scene.wavelengths()
         middle = scene.read_times(detector, self.frames).reshape(-1, 2).mean(axis=1)
         span = detector.true_integration_s[1] + 2 * detector.true_integration_s[0]
-        rate = np.where(frames.dead, 0.0, scene.star_rate(detector, target, flat, full))
+        rate = np.where(frames.dead, 0.0, scene.star_rate(detector, target, frames.flat * ~frames.dead, full))
         shape, exposure = target.shape(middle / (middle.size * span)), np.array(detector.true_integration_s)
         maps = (frames.dark, frames.flat, frames.dead, frames.read, scene.hot_pixels(frames.dark, detector))
         return Truth(rate, target.depth(um), shape, exposure, *maps, gain, offset)
@@ -389,6 +386,5 @@ class _Job:
             block = slice(first, first + step)
             pixels.draw(_random(self.seed, 6, *key, first), block, raw[block])
 
-        for _ in self.pool.map(draw, range(0, detector.n_columns, step)):
-            pass
+        list(self.pool.map(draw, range(0, detector.n_columns, step)))
         return raw

@@ -77,7 +77,9 @@ def load(name: str) -> Backend:
         If it cannot run here; the line says why, and the mend.
     """
     if name in NOT_YET:
-        raise BackendUnavailable(f"backend {name!r} is not part of this version of gpucal; use backend 'numpy' or 'auto'")
+        raise BackendUnavailable(
+            f"backend {name!r} is not part of this version of gpucal; use backend 'numpy' or 'auto'"
+        )
     module = importlib.import_module(f"gpucal.backends.{name}_")
     return Backend(name, module.probe(), cast("BinBlock", module.bin_block))
 

@@ -66,9 +66,7 @@ def bin_block(plan: Plan, pixels: slice, counts: NDArray[np.uint16], out: NDArra
     return saturated
 
 
-def _cds_pairs(
-    counts: NDArray[np.uint16], coefficients: NDArray[np.float64], floor: float
-) -> NDArray[np.float64]:
+def _cds_pairs(counts: NDArray[np.uint16], coefficients: NDArray[np.float64], floor: float) -> NDArray[np.float64]:
     """Return P(end) − P(start) without P's constant, shape (pixel, pair)."""
     n = counts.astype(np.float64)
     if floor > 0.0:
