@@ -1,4 +1,4 @@
-"""The command line. Exit 0: all done; 1: some observations failed, the rest are done; 2: the request itself was wrong."""
+"""The command line. Exit 0: all done; 1: some observations failed, the rest are done; 2: the request was wrong."""
 
 from __future__ import annotations
 

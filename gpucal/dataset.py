@@ -210,7 +210,7 @@ class Observation:
 
 
 class Dataset:
-    """A competition folder. Iterates over its observations; ``ds[planet]`` is the first visit, ``ds[planet, visit]`` any.
+    """A competition folder, iterable: ``ds[planet]`` is a planet's first visit, ``ds[planet, visit]`` any.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """The two detectors of the Ariel Data Challenge as a table of facts; a new detector is one entry.
 
-Frames are (spatial, wavelength) = (rows, columns); a Parquet column is the pixel ``row * columns + column``. The figures
-are those of the organisers' data description and calibration notebook of 14 August 2024.
+Frames are (spatial, wavelength) = (rows, columns); a Parquet column is the pixel ``row * columns + column``. The
+figures are those of the organisers' data description and calibration notebook of 14 August 2024.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ __all__ = ["variance"]
 def variance(signal: NDArray[Any], plan: Plan) -> NDArray[np.float64]:
     """Return the variance of every output, ``(max(S, 0) + 2·N·read²) / divisor²``.
 
-    S is the binned sum before dark subtraction, recovered as ``signal·divisor + dark·τ``. Both reads of a pair belong to
-    one accumulating exposure, so only the charge gathered between them is counted. Pointing jitter is not in it.
+    S is the binned sum before dark subtraction, recovered as ``signal·divisor + dark·τ``. Both reads of a pair belong
+    to one accumulating exposure, so only the charge gathered between them is counted. Pointing jitter is not in it.
 
     Parameters
     ----------

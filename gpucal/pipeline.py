@@ -170,7 +170,7 @@ def run(
     overwrite: bool = False,
     progress: bool = False,
 ) -> Summary:
-    """Calibrate a dataset into a results folder; items that are there already, with these settings and inputs, are kept.
+    """Calibrate a dataset into a results folder; items already there, of these settings and inputs, are kept.
 
     Parameters
     ----------

@@ -2,10 +2,10 @@
 
     out[bin, pixel] = ( Σ over the bin's CDS pairs of [ P(n_end) − P(n_start) ]  −  dark · τ[bin] ) / divisor
 
-P is the pixel's linearity polynomial composed with the ADC's n / gain + offset: still of degree 5, in raw counts n. Every
-switch is data here and no code path anywhere else: linearity off, P is the ADC line; dark off, dark is 0; flat off, the
-divisor is 1; no binning, bins of one pair; a dead pixel, which the notebook leaves alone, dark 0 and divisor 1; a mean
-instead of a sum, the divisor times the pairs; clipping negatives, a real-valued floor on the count.
+P is the pixel's linearity polynomial composed with the ADC's n / gain + offset: still of degree 5, in raw counts n.
+Every switch is data here and no code path anywhere else: linearity off, P is the ADC line; dark off, dark is 0; flat
+off, the divisor is 1; no binning, bins of one pair; a dead pixel, which the notebook leaves alone, dark 0, divisor 1;
+a mean instead of a sum, the divisor times the pairs; clipping negatives, a real-valued floor on the count.
 """
 
 from __future__ import annotations
@@ -211,7 +211,8 @@ def hot_pixels(dark: NDArray[np.float64], sigma: float, iterations: int) -> NDAr
     """
     from astropy.stats import sigma_clip
 
-    return np.ma.getmaskarray(sigma_clip(dark, sigma=sigma, maxiters=iterations))
+    hot: NDArray[np.bool_] = np.ma.getmaskarray(sigma_clip(dark, sigma=sigma, maxiters=iterations))
+    return hot
 
 
 def _bad_linearity(config: Calibration, linear_corr: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -227,4 +228,5 @@ def _bad_linearity(config: Calibration, linear_corr: NDArray[np.float64]) -> NDA
         for electrons in np.linspace(0.0, config.linearity_range, 61):
             ratio = np.polynomial.polynomial.polyval(electrons, linear_corr[1:])
             far |= ~(np.abs(ratio - 1.0) <= config.linearity_tolerance)
-    return ~finite | off | far
+    bad: NDArray[np.bool_] = ~finite | off | far
+    return bad

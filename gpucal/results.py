@@ -69,7 +69,8 @@ class Calibrated:
     @property
     def mask(self) -> NDArray[np.bool_]:
         """True where any flag is set, shape (wavelength, spatial)."""
-        return self.dq != 0
+        flagged: NDArray[np.bool_] = self.dq != 0
+        return flagged
 
     @cached_property
     def variance(self) -> NDArray[np.float64]:
@@ -163,7 +164,7 @@ class Store:
                     np.save(file, array, allow_pickle=False)
                     file.flush()
                     os.fsync(file.fileno())
-                digest = hashlib.sha256(memoryview(np.ascontiguousarray(array)).cast("B")).hexdigest()
+                digest = hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
                 files[kind] = {"file": target.name, "shape": array.shape, "dtype": str(array.dtype), "sha256": digest}
             # From here the old item, if any, is gone; without a record a half-renamed one does not exist either.
             (folder / f"{name}.json").unlink(missing_ok=True)

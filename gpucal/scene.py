@@ -21,7 +21,6 @@ __all__ = [
     "Target",
     "draw_frames",
     "draw_target",
-    "hot_pixels",
     "invert_linearity",
     "star_rate",
     "wavelengths",
@@ -253,17 +252,6 @@ def draw_frames(rng: np.random.Generator, detector: Detector, series: str) -> Fr
     return Frames(
         dark.reshape(shape), dead.reshape(shape), flat.reshape(shape), read.reshape(shape), linear.reshape(6, *shape)
     )
-
-
-def hot_pixels(dark: Float, detector: Detector) -> Bool:
-    """Hot pixels by the notebook's rule: five rounds of median ± 5σ over the cropped dark; False outside the crop."""
-    cut = dark[:, slice(*detector.crop)]
-    kept = np.ones(cut.shape, dtype=np.bool_)
-    for _ in range(5):
-        kept &= np.abs(cut - np.median(cut[kept])) <= 5 * cut[kept].std()
-    hot = np.zeros(dark.shape, dtype=np.bool_)
-    hot[:, slice(*detector.crop)] = ~kept
-    return hot
 
 
 def invert_linearity(linear: Float, low: Float, high: Float) -> Float:

@@ -74,7 +74,7 @@ def mask(electrons: Array, bad: Array) -> Array:
 
 
 def linearity(electrons: Array, coefficients: Array) -> Array:
-    """Undo the detector's non-linearity: ``Σ_k coefficients[k] · electrons**k``, by Horner's rule over all pixels at once.
+    """Undo the non-linearity: ``Σ_k coefficients[k] · electrons**k``, by Horner's rule over all pixels at once.
 
     Parameters
     ----------

@@ -17,7 +17,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -27,8 +27,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from gpucal import scene
+from gpucal.config import Calibration
 from gpucal.detectors import DETECTORS, Detector
 from gpucal.errors import ConfigError, DatasetError, OutputError
+from gpucal.frames import read_frames, read_raw_frames
+from gpucal.plan import hot_pixels
 from gpucal.scene import Frames, Pixels, Target
 
 __all__ = ["Truth", "synthesize"]
@@ -63,7 +66,7 @@ class Truth:
     dark, flat, read : ndarray of float64, shape (spatial, wavelength)
         Dark current (e⁻/s), relative response and read noise (e⁻), as in the calibration files.
     dead, hot : ndarray of bool, shape (spatial, wavelength)
-        Dead pixels, and hot ones by :func:`gpucal.scene.hot_pixels`.
+        Dead pixels, and hot ones by :func:`gpucal.plan.hot_pixels`.
     gain, offset : float
         ADC: n = (x − offset) · gain, counts per e⁻ and e⁻.
     """
@@ -228,21 +231,17 @@ def _find_calibration(folder: Path) -> dict[str, Path]:
 
 
 def _load_frames(folder: Path, detector: Detector) -> Frames:
-    """Read the five calibration files."""
-    height, width = detector.shape
-    arrays = {}
-    for kind in _KINDS:
-        path = folder / f"{kind}.parquet"
-        try:
-            table = pq.read_table(path)
-        except pa.ArrowInvalid as error:
-            raise DatasetError(f"{path}: not a Parquet file; download it again") from error
-        rows = 6 * height if kind == "linear_corr" else height
-        if (table.num_rows, table.num_columns) != (rows, width):
-            raise DatasetError(f"{path}: {table.num_rows} × {table.num_columns}, not {rows} × {width}; get it again")
-        arrays[kind] = np.column_stack([column.to_numpy() for column in table.columns])
-    linear = arrays["linear_corr"].reshape(6, height, width)
-    return Frames(arrays["dark"], arrays["dead"].astype(np.bool_), arrays["flat"], arrays["read"], linear)
+    """Read the five calibration files, whole."""
+    stored = read_frames(read_raw_frames(folder), folder, replace(detector, crop=(0, detector.shape[1])))
+    return Frames(stored.dark, stored.dead, stored.flat, stored.read, stored.linear_corr)
+
+
+def _hot(dark: Float, detector: Detector, config: Calibration) -> NDArray[np.bool_]:
+    """Hot pixels of the cropped dark; False outside the crop."""
+    hot = np.zeros(dark.shape, dtype=np.bool_)
+    cut = slice(*detector.crop)
+    hot[:, cut] = hot_pixels(dark[:, cut], config.hot_sigma, config.hot_iterations)
+    return hot
 
 
 def _write_frames(folder: Path, frames: Frames) -> None:
@@ -363,7 +362,7 @@ class _Job:
         span = detector.true_integration_s[1] + 2 * detector.true_integration_s[0]
         rate = np.where(frames.dead, 0.0, scene.star_rate(detector, target, frames.flat * ~frames.dead, full))
         shape, exposure = target.shape(middle / (middle.size * span)), np.array(detector.true_integration_s)
-        maps = (frames.dark, frames.flat, frames.dead, frames.read, scene.hot_pixels(frames.dark, detector))
+        maps = (frames.dark, frames.flat, frames.dead, frames.read, _hot(frames.dark, detector, Calibration()))
         return Truth(rate, target.depth(um), shape, exposure, *maps, gain, offset)
 
     def _expose(self, detector: Detector, truth: Truth, linear: Float, key: tuple[int, int, int]) -> NDArray[np.uint16]:

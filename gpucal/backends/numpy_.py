@@ -9,7 +9,7 @@ from gpucal.plan import Plan
 
 __all__ = ["bin_block", "probe"]
 
-# Counts in a tile: its float64 values and Horner's running result, 2 x 128 KiB, fit a core's L2 cache (256 KiB to 2 MiB).
+# Counts in a tile: their float64 values and Horner's running result, 2 x 128 KiB, fit a core's L2 cache.
 _TILE = 16_384
 
 
@@ -27,7 +27,7 @@ def probe() -> str:
 def bin_block(plan: Plan, pixels: slice, counts: NDArray[np.uint16], out: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Evaluate the formula over one pixel block.
 
-    ``out[p, b] = (Σ_pairs [P(n_end) − P(n_start)] − dark·τ[b]) / divisor``; the constant of P cancels and is not computed.
+    ``out[p, b] = (Σ_pairs [P(n_end) − P(n_start)] − dark·τ[b]) / divisor``; P's constant cancels and is left out.
 
     Parameters
     ----------
@@ -75,4 +75,5 @@ def _cds_pairs(counts: NDArray[np.uint16], coefficients: NDArray[np.float64], fl
     for coefficient in coefficients[-2:0:-1]:
         value += coefficient
         value *= n
-    return value[:, 1::2] - value[:, 0::2]
+    difference: NDArray[np.float64] = value[:, 1::2] - value[:, 0::2]
+    return difference
