@@ -1,4 +1,4 @@
-"""Observations made to break a calibration, in memory or as a competition folder, and what the reference makes of them."""
+"""Observations made to break a calibration, in memory or as a folder, and what the reference makes of them."""
 
 from __future__ import annotations
 
