@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 DONE, FAILED, WRONG = 0, 1, 2
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,7 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code.
     """
     arguments = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.WARNING, format="gpucal: %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("gpucal: %(message)s"))
+    log = logging.getLogger("gpucal")
+    log.addHandler(handler)
     try:
         code: int = arguments.verb(arguments)
     except GpucalError as error:
@@ -44,6 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         _say(f"gpucal: {error}", sys.stderr)
         return WRONG
+    except KeyboardInterrupt:
+        _say("gpucal: interrupted; what is finished is kept, run it again to go on", sys.stderr)
+        return INTERRUPTED
+    finally:
+        log.removeHandler(handler)
     return code
 
 
@@ -199,7 +208,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _info(arguments: argparse.Namespace) -> int:
-    from gpucal.backends import PREFERENCE, load
+    from gpucal.backends import PREFERENCE, choose, load
     from gpucal.errors import BackendUnavailable
 
     _say(f"gpucal {__version__}, Python {sys.version.split()[0]}")
@@ -208,6 +217,7 @@ def _info(arguments: argparse.Namespace) -> int:
             _say(f"{name}: available, {load(name).runs_on}")
         except BackendUnavailable as error:
             _say(f"{name}: not available: {error}")
+    _say(f"auto: {choose().name}")
     if arguments.dataset:
         from gpucal.dataset import open_dataset
 

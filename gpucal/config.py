@@ -189,8 +189,8 @@ class Calibration:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
                 raise ConfigError(f"unknown setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-        if "bins" in changes:
-            changes["bins"] = {**self.bins, **_checked_bins(changes["bins"])}
+        if isinstance(bins := changes.get("bins"), Mapping):
+            changes["bins"] = {**self.bins, **bins}
         return Calibration(**{**self.to_dict(), **changes})
 
     @classmethod

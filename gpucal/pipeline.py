@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -208,12 +209,10 @@ def run(
         If the folder cannot be written.
     """
     from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
 
-    wanted = (
-        list(dataset)
-        if planets is None
-        else [dataset[p, v] for p in planets for v in dataset.visits(dataset[p].planet)]
-    )
+    chosen_planets = dataset.planets if planets is None else dict.fromkeys(planets)
+    wanted = [dataset[p, visit] for p in chosen_planets for visit in dataset.visits(dataset[p].planet)]
     chosen, kind, threads = choose(backend), _checked_dtype(dtype), _threads(workers)
     settings = config or Calibration.preset(dataset.layout.preset)
     store = Store(Path(out))
@@ -224,7 +223,10 @@ def run(
     failed: dict[str, str] = {}
     began = time.perf_counter()
     form = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}, {remaining} left{postfix}]"
-    with tqdm(wanted, disable=not progress, unit="planet", bar_format=form) as bar:
+    with (
+        tqdm(wanted, disable=not progress, unit="planet", bar_format=form) as bar,
+        logging_redirect_tqdm([logging.getLogger("gpucal")]) if progress else nullcontext(),
+    ):
         for count, obs in enumerate(bar, 1):
             for detector in DETECTORS.values():
                 start = time.perf_counter()

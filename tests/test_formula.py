@@ -14,7 +14,7 @@ from reference import assert_close
 from gpucal.backends import PREFERENCE, load, numpy_
 from gpucal.config import Calibration
 from gpucal.detectors import DETECTORS, Detector
-from gpucal.errors import BackendUnavailable
+from gpucal.errors import BackendUnavailable, InputError
 from gpucal.plan import DQ
 
 
@@ -155,6 +155,15 @@ def test_bad_flat_and_linearity_bits() -> None:
     )
     assert np.flatnonzero(dq & DQ.BAD_FLAT).tolist() == [1, 2, 3, 4, 5]
     assert np.flatnonzero(dq & DQ.BAD_LINEARITY).tolist() == [1, 2, 4, 6, 7, 8, 9, 10]
+
+
+def test_an_odd_frame_is_an_error_or_dropped() -> None:
+    odd = observe(SMALL["AIRS-CH0"], 45, ADCS["2024"])
+    even = replace(odd, raw=odd.raw[:-1])
+    with pytest.raises(InputError, match="has 45 frames, an odd number; set odd_frames"):
+        odd.plan(Calibration(bins=BINS))
+    config = Calibration(bins=BINS, odd_frames="drop")
+    assert_close(run(odd, config), even.reference(config))
 
 
 def test_times_are_means_over_used_frames() -> None:

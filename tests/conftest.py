@@ -1,0 +1,34 @@
+"""Competition folders of full-width hostile frames, a few dozen reads long, made once for the tests that read them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hostile import ADCS, AIRS, FGS1, Observation, observe, write
+
+BINS = {"AIRS-CH0": 7, "FGS1": 16}
+"""Four bins of AIRS-CH0 and of FGS1 in these folders, with pairs left over."""
+
+Made = tuple[Path, dict[tuple[int, int], dict[str, Observation]]]
+
+
+def _make(folder: Path, layout: str, keys: list[tuple[int, int]]) -> Made:
+    made = {}
+    for seed, (planet, visit) in enumerate(keys):
+        pair = [observe(AIRS, 60, ADCS[layout], seed), observe(FGS1, 140, ADCS[layout], seed + 50)]
+        write(pair, folder, planet, layout, visit)
+        made[planet, visit] = {obs.detector.name: obs for obs in pair}
+    return folder, made
+
+
+@pytest.fixture(scope="session")
+def old(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """2024 layout: planets 17 and 23. Not to be written to."""
+    return _make(tmp_path_factory.mktemp("competition") / "y2024", "2024", [(17, 0), (23, 0)])
+
+
+@pytest.fixture(scope="session")
+def new(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """2025 layout: planet 5 with visits 0 and 1. Not to be written to."""
+    return _make(tmp_path_factory.mktemp("competition") / "y2025", "2025", [(5, 0), (5, 1)])
