@@ -25,7 +25,7 @@ from gpucal.detectors import DETECTORS, Detector
 from gpucal.errors import BackendUnavailable, ConfigError, InputError
 from gpucal.frames import CalibrationFrames
 from gpucal.plan import DQ, Plan, make_plan
-from gpucal.reader import Signal, open_signal
+from gpucal.reader import Loaded, Signal, open_signal
 from gpucal.results import Calibrated, Store
 
 __all__ = ["Summary", "calibrate", "run", "stream"]
@@ -285,8 +285,7 @@ def _calibrate(
         plan = make_plan(detector, config, inputs.frames, obs.adc(detector), axis, inputs.signal.n_frames)
     except InputError as error:
         raise InputError(error.problem, error.mend, error.path or inputs.signal.path) from error
-    signal, saturated = _all_blocks(plan, inputs.signal, backend, dtype, threads)
-    inputs.signal.check_unchanged()
+    signal, saturated = _all_blocks(plan, inputs.signal.load(), backend, dtype, threads)
     dq = plan.dq.copy()
     dq[saturated] |= np.uint8(DQ.SATURATED)
     dq = np.ascontiguousarray(dq.reshape(detector.shape[0], detector.width).T)
@@ -304,24 +303,26 @@ def _calibrate(
 
 
 def _all_blocks(
-    plan: Plan, signal: Signal, backend: Backend, dtype: np.dtype[Any], threads: int
+    plan: Plan, loaded: Loaded, backend: Backend, dtype: np.dtype[Any], threads: int
 ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """Decode and bin every pixel block, each worker with its own handle; memory is the output and a block a worker."""
-    width = plan.detector.width
-    out = np.empty((plan.n_bins, width, plan.detector.shape[0]), dtype)
+    """Decode and bin every pixel block; memory is the file, the output and what each thread decodes at once."""
+    height, width = plan.detector.shape[0], plan.detector.width
+    out = np.empty((plan.n_bins, width, height), dtype)
     saturated = np.zeros(plan.n_pixels, bool)
-    step = min(width, max(1, _BLOCK // max(1, 2 * signal.n_frames)))
+    step = min(width, max(1, _BLOCK // (2 * loaded.signal.n_frames)))
     # A block stays inside one spatial row, so that its result is a plain slice of the output.
-    blocks = iter([(y, x, min(x + step, width)) for y in range(plan.detector.shape[0]) for x in range(0, width, step)])
+    blocks = (
+        slice(y * width + x, y * width + min(x + step, width)) for y in range(height) for x in range(0, width, step)
+    )
+    units = iter(list(loaded.units(blocks)))  # a list's iterator may be advanced by several threads
 
     def work() -> None:
-        with signal.reader() as reader:
-            for y, first, last in blocks:  # advancing a list iterator is atomic
-                pixels = slice(y * width + first, y * width + last)
-                binned = np.empty((last - first, plan.n_bins))
-                saturated[pixels] = backend.bin_block(plan, pixels, reader.read(pixels), binned)
-                with np.errstate(over="ignore", invalid="ignore"):  # float64 outliers beyond float32's range
-                    out[:, first:last, y] = binned.T
+        for pixels, counts in loaded.decode(units):
+            binned = np.empty((len(counts), plan.n_bins))
+            saturated[pixels] = backend.bin_block(plan, pixels, counts, binned)
+            y, first = divmod(pixels.start, width)
+            with np.errstate(over="ignore", invalid="ignore"):  # float64 outliers beyond float32's range
+                out[:, first : first + len(counts), y] = binned.T
 
     with ThreadPoolExecutor(threads) as pool:
         for worker in [pool.submit(work) for _ in range(threads)]:

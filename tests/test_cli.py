@@ -122,14 +122,14 @@ BAD_INPUTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("case", BAD_INPUTS)
 def test_bad_input_costs_its_item_and_says_why_in_one_line(
-    case: str, old: Made, partly_done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    case: str, old: Made, partly_done: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     file, damage, words = BAD_INPUTS[case]
     raw = shutil.copytree(old[0], tmp_path / "raw")
     out = shutil.copytree(partly_done, tmp_path / "out")
     damage(raw / file)
     assert main(["calibrate", str(raw), str(out), *FLAGS]) == 1
-    captured = capsys.readouterr()
+    captured = capfd.readouterr()
     (line,) = lines_of(captured.err)
     detector = "FGS1" if "FGS1" in file else "AIRS-CH0"
     assert line.startswith(f"gpucal: planet 17 visit 0 {detector}: {raw / file}: ")
@@ -144,13 +144,13 @@ def test_bad_input_costs_its_item_and_says_why_in_one_line(
 
 
 def test_a_planet_absent_from_the_adc_table_costs_both_detectors(
-    old: Made, partly_done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    old: Made, partly_done: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     raw = shutil.copytree(old[0], tmp_path / "raw")
     out = shutil.copytree(partly_done, tmp_path / "out")
     edit(raw / ADC, "\n17,", "\n18,")
     assert main(["calibrate", str(raw), str(out), *FLAGS]) == 1
-    lines = lines_of(capsys.readouterr().err)
+    lines = lines_of(capfd.readouterr().err)
     assert [line.split(":")[1] for line in lines] == [f" planet 17 visit 0 {name}" for name in BINS]
     assert all(line.endswith("planet is not in the ADC table; add it to train_adc_info.csv") for line in lines)
     assert gpucal.open_results(out).ids == [(23, 0)]
@@ -158,12 +158,12 @@ def test_a_planet_absent_from_the_adc_table_costs_both_detectors(
 
 @pytest.mark.parametrize("column", ["AIRS-CH0-axis0-h", "AIRS-CH0-axis2-um", "AIRS-CH0-integration_time"])
 def test_axis_info_without_a_column_costs_that_detector(
-    column: str, old: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    column: str, old: Made, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     raw = shutil.copytree(old[0], tmp_path / "raw")
     rewrite(raw / "axis_info.parquet", lambda table: table.drop_columns([column]))
     assert main(["calibrate", str(raw), str(tmp_path / "out"), *FLAGS]) == 1
-    captured = capsys.readouterr()
+    captured = capfd.readouterr()
     lines = lines_of(captured.err)
     assert len(lines) == 2
     assert all(f"axis_info.parquet: has no column '{column}'; " in line for line in lines)
@@ -191,13 +191,13 @@ WRONG_REQUESTS: dict[str, tuple[list[str], str]] = {
 
 @pytest.mark.parametrize("case", WRONG_REQUESTS)
 def test_a_wrong_request_is_one_line_and_exit_2(
-    case: str, old: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    case: str, old: Made, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     arguments, words = WRONG_REQUESTS[case]
     places = {"RAW": str(old[0]), "OUT": str(tmp_path / "out")}
     filled = [re.sub("^(RAW|OUT)", lambda match: places[match[1]], argument) for argument in arguments]
     assert main(["calibrate", *filled]) == 2
-    captured = capsys.readouterr()
+    captured = capfd.readouterr()
     (line,) = lines_of(captured.err)
     assert line.startswith("gpucal: ")
     assert words in line
@@ -205,12 +205,12 @@ def test_a_wrong_request_is_one_line_and_exit_2(
     assert not (tmp_path / "out").exists()
 
 
-def test_unknown_arguments_are_exit_2(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_arguments_are_exit_2(capfd: pytest.CaptureFixture[str]) -> None:
     for arguments in ([], ["calibrate"], ["calibrate", "a", "b", "--no-such"], ["calibrat", "a", "b"]):
         with pytest.raises(SystemExit) as caught:
             main(arguments)
         assert caught.value.code == 2
-    assert "usage: gpucal" in capsys.readouterr().err
+    assert "usage: gpucal" in capfd.readouterr().err
 
 
 def test_debug_shows_the_traceback(old: Made, tmp_path: Path) -> None:
@@ -218,20 +218,20 @@ def test_debug_shows_the_traceback(old: Made, tmp_path: Path) -> None:
         main(["calibrate", str(old[0]), str(tmp_path), "--planet", "99", "--debug"])
 
 
-def test_flags_beat_toml_beats_preset(new: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_flags_beat_toml_beats_preset(new: Made, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     toml = tmp_path / "settings.toml"
     toml.write_text('preset = "ariel2024"\nreduce = "mean"\ndark = false\n[bins]\nFGS1 = 16\n"AIRS-CH0" = 3\n')
     flags = ["--no-flat", "--reduce", "sum", "--bin", "AIRS-CH0=7", "--bad-pixels", "nan", "--dtype", "float64"]
     arguments = ["calibrate", str(new[0]), str(tmp_path / "out"), "--config", str(toml), *flags, "--json"]
     assert main(arguments) == 0
-    summary = json.loads(capsys.readouterr().out)
+    summary = json.loads(capfd.readouterr().out)
     assert (summary["done"], summary["skipped"], summary["failed"]) == (4, 0, {})
     expected = Calibration(dark=False, flat=False, bins={"FGS1": 16, "AIRS-CH0": 7}, bad_pixels="nan")
     assert Calibration.from_toml(tmp_path / "out" / "config.toml") == expected
     assert np.load(tmp_path / "out" / "5" / "1" / "AIRS-CH0.signal.npy").dtype == np.float64
     assert main([*arguments, "--preset", "ariel2024-update"]) == 0
     assert Calibration.from_toml(tmp_path / "out" / "config.toml") == expected.replace(integration="updated")
-    capsys.readouterr()
+    capfd.readouterr()
 
 
 @pytest.mark.parametrize("step", ["mask", "linearity", "dark", "flat", "binning"])
@@ -250,17 +250,17 @@ def test_layouts_choose_their_preset(new: Made, tmp_path: Path) -> None:
     assert Calibration.from_toml(tmp_path / "out" / "config.toml") == expected
 
 
-def test_info(new: Made, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info(new: Made, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["info", str(new[0])]) == 0
-    text = capsys.readouterr().out
+    text = capfd.readouterr().out
     for words in (f"gpucal {gpucal.__version__}", "numpy: available, NumPy ", "cupy: not available: ", "2025 layout"):
         assert words in text
     assert "  train 5 visit 1\n" in text
 
 
-def test_demo_closes_with_the_truth_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_demo_closes_with_the_truth_and_draws(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", str(tmp_path / "demo"), "--frames", "600"]) == 0
-    text = capsys.readouterr().out
+    text = capfd.readouterr().out
     closures = re.findall(r"bias ([+-]\d\.\d+) σ, scatter (\d\.\d+) σ over (\d+) good pixels", text)
     assert len(closures) == 2
     for bias, scatter, pixels in closures:
@@ -270,20 +270,20 @@ def test_demo_closes_with_the_truth_and_draws(tmp_path: Path, capsys: pytest.Cap
     assert (tmp_path / "demo" / "light-curve.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_synth_calibrate_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_synth_calibrate_plot(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     raw, out = str(tmp_path / "raw"), str(tmp_path / "out")
     assert main(["synth", raw, "--layout", "2025", "--frames", "120", "--seed", "7"]) == 0
     (planet,) = gpucal.open_dataset(raw).planets
-    assert f"planets {planet} in {raw}" in capsys.readouterr().out
+    assert f"planets {planet} in {raw}" in capfd.readouterr().out
     assert main(["synth", raw]) == 2
-    assert "is not an empty folder" in capsys.readouterr().err
+    assert "is not an empty folder" in capfd.readouterr().err
     assert main(["plot", out, str(planet)]) == 2
-    assert "holds no results" in capsys.readouterr().err
+    assert "holds no results" in capfd.readouterr().err
     assert main(["calibrate", raw, out]) == 0
     assert main(["plot", out, str(planet)]) == 0
     assert (tmp_path / "out" / f"{planet}-0.png").read_bytes().startswith(b"\x89PNG")
     assert main(["plot", out, "1"]) == 2
-    assert "no complete planet 1 visit 0" in capsys.readouterr().err
+    assert "no complete planet 1 visit 0" in capfd.readouterr().err
 
 
 def python(code: str) -> str:

@@ -33,7 +33,7 @@ def made(frames: int = FRAMES, most: int = 65_535) -> Raw:
     return raw
 
 
-RAW, SAFE = made(), made(most=32_767)
+RAW = made()
 INTEGERS = [pa.int8(), pa.uint8(), pa.int16(), pa.uint16(), pa.int32(), pa.uint32(), pa.int64(), pa.uint64()]
 
 
@@ -125,22 +125,18 @@ def test_arrow_dictionaries(path: Path, width: pa.DataType, kind: pa.DataType, r
 
 
 def test_columns_of_different_types(path: Path) -> None:
-    kinds = [pa.int16(), pa.uint16(), pa.int64(), pa.dictionary(pa.int8(), pa.int32()), pa.uint32()]
-    arrays = [column(values, kinds[k % len(kinds)]) for k, values in enumerate(SAFE)]
-    pq.write_table(pa.Table.from_arrays(arrays, [f"column_{k}" for k in range(len(SAFE))]), path)
-    np.testing.assert_array_equal(read(path), cropped(SAFE))
+    kinds = [pa.int32(), pa.uint16(), pa.int64(), pa.dictionary(pa.int8(), pa.int32()), pa.uint32()]
+    arrays = [column(values, kinds[k % len(kinds)]) for k, values in enumerate(RAW)]
+    pq.write_table(pa.Table.from_arrays(arrays, [f"column_{k}" for k in range(len(RAW))]), path)
+    np.testing.assert_array_equal(read(path), cropped(RAW))
 
 
 NAMES: Mapping[str, Sequence[str]] = {
-    "all-the-same": ["a"] * 36,
-    "empty": [""] * 36,
+    "all-empty": [""] * 36,
     "dotted": [f"a.b.{k}" for k in range(36)],
-    "dotted-prefixes": [".".join("a" * (k + 1)) for k in range(36)],
     "reversed": [f"column_{k}" for k in reversed(range(36))],
     "some-twice": [f"column_{k % 7}" for k in range(36)],
-    "numbers": [str(k) for k in range(36)],
     "like-an-index": [f"__index_level_{k}__" for k in range(36)],
-    "unicode": ["λ" * (k + 1) for k in range(36)],
 }
 
 
@@ -154,10 +150,6 @@ def with_index_first(path: Path) -> None:
     indexed = pa.Table.from_pandas(frame(RAW, pd.Index(np.arange(FRAMES) * 2.5, name="time")))
     names = [indexed.column_names[-1], *indexed.column_names[:-1]]
     pq.write_table(indexed.select(names).replace_schema_metadata(indexed.schema.metadata), path)
-
-
-def without_metadata(path: Path) -> None:
-    pq.write_table(pa.Table.from_pandas(frame(RAW)).replace_schema_metadata(None), path)
 
 
 def with_metadata(text: bytes) -> Callable[[Path], None]:
@@ -180,7 +172,7 @@ WRITERS: Mapping[str, Callable[[Path], None]] = {
     "pandas-index-first": with_index_first,
     "pandas-two-indexes": with_two_indexes,
     "pandas-nullable": lambda path: frame(RAW).astype("UInt16").to_parquet(path),
-    "pandas-metadata-removed": without_metadata,
+    "pandas-metadata-removed": lambda path: pq.write_table(pa.table(frame(RAW)).replace_schema_metadata(None), path),
     "polars": lambda path: pl.from_numpy(RAW.T, schema=[f"c{k}" for k in range(36)]).write_parquet(path),
     "polars-groups": lambda path: pl.from_numpy(RAW.T).write_parquet(path, row_group_size=6, compression="gzip"),
     "polars-wide": lambda path: pl.from_numpy(RAW.T).cast(pl.Int64).write_parquet(path, statistics=False),
@@ -205,18 +197,14 @@ def test_writers(path: Path, write: Callable[[Path], None]) -> None:
 def test_slices(path: Path, text: str) -> None:
     pixels = slice(*(int(part) if part else None for part in text.split(":")))
     pq.write_table(table(RAW), path, row_group_size=10)
-    block = read(path, pixels)
-    np.testing.assert_array_equal(block, cropped(RAW)[pixels])
-    assert block.shape == cropped(RAW)[pixels].shape
-    assert block.dtype == np.uint16
+    np.testing.assert_array_equal(read(path, pixels), cropped(RAW)[pixels], strict=True)
 
 
 @pytest.mark.parametrize("frames", [0, 1, 2])
 def test_few_frames(path: Path, frames: int) -> None:
     raw = np.arange(36 * frames, dtype=np.uint16).reshape(36, frames)
     pq.write_table(table(raw), path)
-    signal = open_signal(path, TINY)
-    assert signal.n_frames == frames
+    assert open_signal(path, TINY).n_frames == frames
     np.testing.assert_array_equal(read(path), cropped(raw))
 
 
@@ -255,23 +243,27 @@ def test_truncated(path: Path, kept: float) -> None:
     assert "Parquet file" in refused(path)
 
 
+def split(path: Path) -> tuple[bytes, bytes]:
+    """Return a file's whole content, and its footer with length and magic."""
+    content = path.read_bytes()
+    return content, content[-8 - int.from_bytes(content[-8:-4], "little") :]
+
+
 @pytest.mark.parametrize("version", ["1.0", "2.0"])
 @pytest.mark.parametrize("fill", [b"\0", b"\xff", b"\x15"], ids=["zeros", "ones", "thrift"])
 @pytest.mark.parametrize("compression", ["zstd", "snappy"])
 def test_overwritten_pages(path: Path, compression: str, fill: bytes, version: str) -> None:
     pq.write_table(table(RAW), path, compression=compression, data_page_version=version)
-    content = path.read_bytes()
-    footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
-    path.write_bytes(content[:4] + fill * (footer - 4) + content[footer:])
+    content, footer = split(path)
+    path.write_bytes(content[:4] + fill * (len(content) - len(footer) - 4) + footer)
     assert open_signal(path, TINY).n_frames == FRAMES
     assert "decoded" in refused(path)
 
 
 def test_overwritten_footer(path: Path) -> None:
     pq.write_table(table(RAW), path)
-    content = path.read_bytes()
-    footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
-    path.write_bytes(content[:footer] + b"\xff" * (len(content) - 8 - footer) + content[-8:])
+    content, footer = split(path)
+    path.write_bytes(content[: -len(footer)] + b"\xff" * (len(footer) - 8) + footer[-8:])
     assert "cannot be decoded" in refused(path)
 
 
@@ -289,11 +281,8 @@ def test_no_file(path: Path, what: str) -> None:
 def test_wrong_number_of_columns(path: Path, columns: int) -> None:
     pq.write_table(table(np.zeros((columns, 4), np.uint16)), path)
     assert refused(path).startswith(f"has {columns} columns, expected 36")
-
-
-def test_an_index_does_not_stand_in_for_a_pixel(path: Path) -> None:
-    frame(RAW[:35], pd.Index(np.arange(FRAMES), name="time")).to_parquet(path)
-    assert refused(path).startswith("has 35 columns, expected 36")
+    frame(np.zeros((columns, 4), np.uint16), pd.Index(list("abcd"), name="time")).to_parquet(path)
+    assert refused(path).startswith(f"has {columns} columns, expected 36")
 
 
 KINDS = {
@@ -353,18 +342,14 @@ def test_what_is_outside_the_crop_is_not_decoded(path: Path) -> None:
     np.testing.assert_array_equal(read(path), cropped(RAW))
 
 
-def test_callers_own_errors_pass_through_a_reader(path: Path) -> None:
+@pytest.mark.parametrize(
+    "own", [ValueError("a"), OSError(28, "disk is full"), OutputError("b"), MemoryError()], ids=repr
+)
+def test_callers_own_errors_pass_through_a_reader(path: Path, own: Exception) -> None:
     pq.write_table(table(RAW), path)
-    signal = open_signal(path, TINY)
-    for own in (
-        ValueError("shapes differ"),
-        OSError(28, "disk is full"),
-        OutputError("cannot be written"),
-        MemoryError(),
-    ):
-        with pytest.raises(type(own)) as error, signal.reader():
-            raise own
-        assert error.value is own
+    with pytest.raises(type(own)) as error, open_signal(path, TINY).reader():
+        raise own
+    assert error.value is own
 
 
 def test_a_file_gone_after_opening(path: Path) -> None:
@@ -401,13 +386,11 @@ def test_check_unchanged(path: Path, tmp_path: Path) -> None:
 
 
 def test_fingerprint(path: Path, tmp_path: Path) -> None:
-    elsewhere = tmp_path / "else" / "where.parquet"
-    elsewhere.parent.mkdir()
+    elsewhere = tmp_path / "elsewhere.parquet"
     pq.write_table(table(RAW), path)
     shutil.copyfile(path, elsewhere)
     first = open_signal(path, TINY).fingerprint
     assert open_signal(elsewhere, TINY).fingerprint == first
-    pq.write_table(table(made(FRAMES + 1)), elsewhere)
-    assert open_signal(elsewhere, TINY).fingerprint != first
-    pq.write_table(table(np.zeros_like(RAW)), elsewhere)
-    assert open_signal(elsewhere, TINY).fingerprint != first
+    for other in (made(FRAMES + 1), np.zeros_like(RAW)):
+        pq.write_table(table(other), elsewhere)
+        assert open_signal(elsewhere, TINY).fingerprint != first
