@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -29,12 +29,12 @@ _CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 # name -> (must exceed, must not exceed, in words)
 _RANGES: Mapping[str, tuple[float, float, str]] = MappingProxyType(
     {
-        "hot_sigma": (0.0, math.inf, "a number above 0"),
-        "hot_iterations": (0, math.inf, "an integer above 0"),
+        "hot_sigma": (0.0, sys.float_info.max, "a number above 0"),
+        "hot_iterations": (0, sys.float_info.max, "an integer above 0"),
         "saturation": (0, 65_536, "an integer from 1 to 65536 (65536 never flags)"),
-        "linearity_tolerance": (0.0, math.inf, "a fraction above 0"),
-        "linearity_range": (0.0, math.inf, "a number of electrons above 0"),
-        "linearity_max_offset": (0.0, math.inf, "a number of electrons above 0"),
+        "linearity_tolerance": (0.0, sys.float_info.max, "a fraction above 0"),
+        "linearity_range": (0.0, sys.float_info.max, "a number of electrons above 0"),
+        "linearity_max_offset": (0.0, sys.float_info.max, "a number of electrons above 0"),
     }
 )
 
@@ -139,7 +139,7 @@ class Calibration:
         ConfigError
             If there is no preset of that name.
         """
-        if name not in PRESETS:
+        if not isinstance(name, str) or name not in PRESETS:
             raise ConfigError(f"preset = {name!r}: must be one of {', '.join(PRESETS)}")
         return PRESETS[name]
 
@@ -166,7 +166,7 @@ class Calibration:
         base = cls.preset(named.pop("preset")) if "preset" in named else cls()
         return base.replace(**named)
 
-    def replace(self, **changes: object) -> Calibration:
+    def replace(self, /, **changes: object) -> Calibration:
         """Return a copy with some settings changed; ``bins`` are merged, not replaced.
 
         Parameters

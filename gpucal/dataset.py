@@ -235,11 +235,12 @@ class Dataset:
         numbered = any(visit is not None for found in listing.values() for visits in found.values() for visit in visits)
         self.layout = LAYOUTS["2025" if numbered or (path / LAYOUTS["2025"].adc).is_file() else "2024"]
         self._observations: dict[Key, Observation] = {}
+        twice = set.intersection(*map(set, listing.values())) if len(listing) > 1 else set()
+        if twice:
+            raise DatasetError(f"{path}: planet {min(twice)} is in train and in test; choose one with split")
         for name, found in listing.items():
             for planet, visits in sorted(found.items()):
                 for visit in sorted({visit or 0 for visit in visits} or {0}):
-                    if (planet, visit) in self._observations:
-                        raise DatasetError(f"{path}: planet {planet} is in train and in test; choose one with split")
                     self._observations[planet, visit] = Observation(self, planet, visit, name)
         if not self._observations:
             raise DatasetError(f"{path}: no planet folders in {', '.join(splits)}; give the competition folder itself")

@@ -200,9 +200,11 @@ def read_frames(raw: Mapping[str, bytes], folder: Path, detector: Detector) -> C
         If a file is not Parquet, or its shape, type or values are not possible.
     """
     frames = {name: _parse(raw[name], folder / f"{name}.parquet", frame, detector) for name, frame in _FRAMES.items()}
+    dead = frames["dead"][0].astype(bool)
+    dead.flags.writeable = False
     return CalibrationFrames(
         dark=frames["dark"][0],
-        dead=frames["dead"][0].astype(bool),
+        dead=dead,
         flat=frames["flat"][0],
         linear_corr=frames["linear_corr"],
         read=frames["read"][0],
@@ -212,7 +214,7 @@ def read_frames(raw: Mapping[str, bytes], folder: Path, detector: Detector) -> C
 
 def _parse(data: bytes, path: Path, frame: _Frame, detector: Detector) -> NDArray[np.float64]:
     try:
-        table = pq.read_table(pa.BufferReader(data))
+        table = pq.ParquetFile(pa.BufferReader(data)).read()  # read_table() refuses columns of one name
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"not a readable Parquet file ({_first_line(error)})", _AGAIN, path) from error
     rows, width = detector.shape
@@ -334,8 +336,8 @@ def read_axis(path: Path, detector: Detector) -> Axis:
         wanted = [detector.time_column, detector.wavelength_column, detector.integration_column]
         present = [name for name in wanted if name is not None]
         for name in present:
-            if name not in file.schema_arrow.names:
-                raise InputError(f"has no column {name!r}", _AGAIN, path)
+            if (count := file.schema_arrow.names.count(name)) != 1:
+                raise InputError(f"has {count or 'no'} column{'s' * (count > 1)} {name!r}", _AGAIN, path)
         table = file.read(columns=present)
     except FileNotFoundError as error:
         raise InputError("axis table is missing", _AGAIN, path) from error

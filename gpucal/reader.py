@@ -236,8 +236,8 @@ def choose_decoder(name: str | None = None, *, plain: bool = True) -> str:
     Parameters
     ----------
     name : {'auto', 'polars', 'pyarrow'}, optional
-        By default the environment variable GPUCAL_READER, and without that ``'auto'``: polars where it is installed and
-        the file is plain, else pyarrow.
+        By default the environment variable GPUCAL_READER, and without that ``'auto'``: polars where it is installed.
+        A file that is not plain is decoded by pyarrow whatever the name.
     plain : bool
         See `Signal`.
 
@@ -323,8 +323,10 @@ def _pandas_index(schema: pa.Schema) -> frozenset[str]:
     text = (schema.metadata or {}).get(b"pandas")
     if text is None:
         return frozenset()
-    columns = json.loads(text).get("index_columns", [])
-    return frozenset(name for name in columns if isinstance(name, str))
+    try:
+        return frozenset(name for name in json.loads(text)["index_columns"] if isinstance(name, str))
+    except (ValueError, TypeError, KeyError):  # not what pandas writes, so nothing is known of an index
+        return frozenset()
 
 
 def _footer(file: BinaryIO, path: Path) -> tuple[bytes, str]:
