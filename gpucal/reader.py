@@ -223,8 +223,8 @@ def _decode_polars(loaded: Loaded, units: Iterable[list[slice]]) -> Iterator[Blo
 
 DECODERS: Mapping[str, Decoder] = MappingProxyType(
     {
-        # A call parses the footer again, 0.08 s for AIRS-CH0: two or three calls a file, of 128 MiB at most.
-        "polars": Decoder(_decode_polars, 128 * 2**20),
+        # A call parses the footer again, 0.08 s for AIRS-CH0: few calls a file, of 64 MiB at most.
+        "polars": Decoder(_decode_polars, 64 * 2**20),
         "pyarrow": Decoder(_decode_arrow, 0),
     }
 )

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
-import numpy as np
 import pytest
 
 from gpucal.config import PRESETS
