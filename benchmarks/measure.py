@@ -1,0 +1,90 @@
+"""What every benchmark shares: the machine, a process timed and weighed from outside, data of full size.
+
+Only the standard library is imported: a child's peak memory starts from its parent's, so the parent stays small.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+LIBRARIES = ("gpucal", "numpy", "pandas", "pyarrow", "astropy", "polars", "numba", "cupy")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A finished process: wall and processor time in seconds, peak resident memory in bytes, what it printed."""
+
+    seconds: float
+    cpu_seconds: float
+    peak: int
+    output: str
+
+
+def machine() -> dict[str, Any]:
+    """Describe what the figures were measured on."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
+        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
+    versions = {}
+    for library in LIBRARIES:
+        try:
+            versions[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "processor": model,
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "libraries": versions,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def machine_line(facts: dict[str, Any]) -> str:
+    """Name the machine in one line."""
+    libraries = ", ".join(f"{name} {version}" for name, version in facts["libraries"].items())
+    return "{processor}, {cores} cores, {memory_gib} GiB; Python {python}, {0}; {date}.".format(libraries, **facts)
+
+
+def measure(command: list[str], **environment: str) -> Measured:
+    """Run a process to its end; one that fails ends the benchmark."""
+    start = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}) as process:
+        assert process.stdout is not None
+        output = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    seconds = time.perf_counter() - start
+    if process.returncode:
+        sys.exit(f"{' '.join(command)} ended with {process.returncode}")
+    return Measured(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, output)
+
+
+def gpucal(*arguments: object) -> list[str]:
+    """Give the command line of the package under this interpreter."""
+    return [sys.executable, "-m", "gpucal.cli", *map(str, arguments)]
+
+
+def full_size_planets(folder: Path, planets: int) -> list[int]:
+    """Make a 2025-layout folder of full-size planets: two are synthesised, the others are links to them in turn."""
+    if not folder.exists():
+        measure(gpucal("synth", folder, "--layout", "2025", "--planets", 2))
+    train = folder / "train"
+    real = sorted(path for path in train.iterdir() if not path.is_symlink())
+    for i in range(2, planets):
+        link = train / str(10**9 + i)
+        if not link.is_symlink():
+            link.symlink_to(real[i % 2].name)
+    return sorted(int(path.name) for path in train.iterdir())[:planets]
