@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ __all__ = ["main"]
 
 DONE, FAILED, WRONG = 0, 1, 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,7 +83,10 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--preset", choices=["ariel2024", "ariel2024-update", "ariel2025"])
     verb.add_argument("--config", type=Path, metavar="FILE.toml")
     verb.add_argument("--variance", action="store_true")
-    verb.add_argument("--workers", type=int, metavar="N")
+    verb.add_argument(
+        "--workers", type=int, metavar="N", help="threads that decode and bin; by default the usable cores"
+    )
+    verb.add_argument("--memory", type=_bytes, metavar="SIZE", help="peak memory to stay below, such as 900MB or 2GB")
     verb.add_argument("--overwrite", action="store_true")
     verb.add_argument("--json", action="store_true", help="print the summary as JSON")
 
@@ -110,6 +116,14 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("planet", metavar="PLANET", type=int)
     verb.add_argument("--visit", type=int, default=0)
     return parser
+
+
+def _bytes(text: str) -> int:
+    """Read a size such as 900MB, 1.5GB or 800MiB."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMG]i?)?B?", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write it as 900MB or 1.5GB")
+    return int(float(match[1]) * _UNITS[match[2] or ""])
 
 
 def _settings(arguments: argparse.Namespace, dataset: Dataset) -> Calibration:
@@ -143,6 +157,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
         dtype=arguments.dtype,
         variance=arguments.variance,
         workers=arguments.workers,
+        memory=arguments.memory,
         overwrite=arguments.overwrite,
         progress=sys.stderr.isatty(),
     )

@@ -5,38 +5,31 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 
-import gpucal
-from gpucal.backends import Backend, choose
+from gpucal.backends import choose
 from gpucal.config import Calibration
 from gpucal.dataset import Dataset, Observation
-from gpucal.detectors import DETECTORS, Detector
+from gpucal.detectors import DETECTORS
 from gpucal.errors import BackendUnavailable, ConfigError, InputError
-from gpucal.frames import CalibrationFrames
-from gpucal.plan import DQ, Plan, make_plan
-from gpucal.reader import Loaded, Signal, open_signal
+from gpucal.limits import usable_cores
+from gpucal.overlap import Item, Line, Outcome
 from gpucal.results import Calibrated, Store
 
 __all__ = ["Summary", "calibrate", "run", "stream"]
 
 log = logging.getLogger(__name__)
 
-# Bytes of raw counts in a pixel block: enough that a decode call's overhead vanishes, little beside the result.
-_BLOCK = 6 * 2**20
 
-
-@dataclass(frozen=True)
+@dataclass
 class Summary:
     """What a run did, counted in items (an observation's detector).
 
@@ -44,18 +37,21 @@ class Summary:
     ----------
     done, skipped : int
         Items calibrated, and items that were there already.
-    failed : mapping of str to str
+    failed : dict of str to str
         Planet, visit and detector to the one line that says why.
     seconds : float
         Wall time.
+    stages : dict of str to float
+        Seconds spent opening, reading, decoding, binning and writing, summed over threads; they overlap.
     backend : str
         Which backend ran.
     """
 
-    done: int
-    skipped: int
+    done: int = 0
+    skipped: int = 0
     failed: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    stages: dict[str, float] = field(default_factory=dict)
     backend: str = ""
 
 
@@ -88,7 +84,7 @@ def calibrate(
     dtype : dtype
         Of the result, float64 or float32; the arithmetic is float64.
     workers : int, optional
-        Threads; by default one a usable core.
+        Threads that decode and bin; by default one a usable core.
 
     Returns
     -------
@@ -104,19 +100,8 @@ def calibrate(
     InputError
         If the observation's input is unusable.
     """
-    if detector not in DETECTORS:
-        raise ConfigError(f"no detector {detector!r}; there are {', '.join(DETECTORS)}")
-    chosen = choose(backend)
-    if device:
-        raise BackendUnavailable(f"device=True: backend {chosen.name!r} leaves no result on a device; use device=False")
-    settings = config or Calibration.preset(obs.dataset.layout.preset)
-    facts = DETECTORS[detector]
-    try:
-        return _calibrate(
-            obs, facts, settings, chosen, _checked_dtype(dtype), _threads(workers), _Inputs.open(obs, facts)
-        )
-    except InputError as error:
-        raise error.at(obs.where(facts)) from error
+    (cal,) = stream([obs], detector, config, backend=backend, device=device, dtype=dtype, workers=workers)
+    return cal
 
 
 def stream(
@@ -128,8 +113,9 @@ def stream(
     device: bool = False,
     dtype: DTypeLike = np.float64,
     workers: int | None = None,
+    memory: int | None = None,
 ) -> Iterator[Calibrated]:
-    """Calibrate observations in order, one ahead of what is being consumed.
+    """Calibrate observations in order; the next ones are read and decoded while one is being consumed.
 
     Parameters
     ----------
@@ -139,23 +125,29 @@ def stream(
         Which detector.
     config, backend, device, dtype, workers
         As for `calibrate`.
+    memory : int, optional
+        As for `run`.
 
     Yields
     ------
     Calibrated
         One an observation.
     """
-    with ThreadPoolExecutor(1) as ahead:
-        waiting = None
-        for obs in observations:
-            following = ahead.submit(
-                calibrate, obs, detector, config, backend=backend, device=device, dtype=dtype, workers=workers
+    if detector not in DETECTORS:
+        raise ConfigError(f"no detector {detector!r}; there are {', '.join(DETECTORS)}")
+    facts, kind, threads = DETECTORS[detector], _checked_dtype(dtype), _threads(workers)
+    items = (Item(obs, facts, config or Calibration.preset(obs.dataset.layout.preset)) for obs in observations)
+    with Line(items, dtype=kind, threads=threads, memory=memory) as line:
+        chosen = choose(backend)
+        if device:
+            raise BackendUnavailable(
+                f"device=True: backend {chosen.name!r} leaves no result on a device; use device=False"
             )
-            if waiting is not None:
-                yield waiting.result()
-            waiting = following
-        if waiting is not None:
-            yield waiting.result()
+        for outcome in line.outcomes(chosen):
+            if isinstance(outcome.result, InputError):
+                raise outcome.result
+            assert outcome.result is not None  # everything is wanted here
+            yield outcome.result
 
 
 def run(
@@ -168,6 +160,7 @@ def run(
     dtype: DTypeLike = np.float32,
     variance: bool = False,
     workers: int | None = None,
+    memory: int | None = None,
     overwrite: bool = False,
     progress: bool = False,
 ) -> Summary:
@@ -189,6 +182,9 @@ def run(
         Of the files.
     variance : bool
         Write variances too.
+    memory : int, optional
+        Peak resident memory of the process to stay below, bytes. By default 900 MB, not enforced on a single item that
+        needs more; a number given is.
     overwrite : bool
         Make everything again.
     progress : bool
@@ -208,126 +204,70 @@ def run(
     OutputError
         If the folder cannot be written.
     """
+    chosen_planets = dataset.planets if planets is None else dict.fromkeys(planets)
+    observations = [dataset[p, visit] for p in chosen_planets for visit in dataset.visits(dataset[p].planet)]
+    kind, threads, began = _checked_dtype(dtype), _threads(workers), time.perf_counter()
+    settings = config or Calibration.preset(dataset.layout.preset)
+    identity = json.dumps([settings.content_hash, kind.name, variance])
+    settings_hash = hashlib.sha256(identity.encode()).hexdigest()
+    store = Store(Path(out))
+
+    def missing(item: Item, inputs: str) -> bool:
+        return overwrite or not _is_done(store.record(*item.obs.key, item.detector), settings_hash, inputs)
+
+    items = [Item(obs, detector, settings) for obs in observations for detector in DETECTORS.values()]
+    value_bytes = kind.itemsize + variance * (
+        8 + kind.itemsize
+    )  # a variance is computed in float64 and stored like the signal
+    with Line(items, dtype=kind, threads=threads, memory=memory, value_bytes=value_bytes, wanted=missing) as line:
+        chosen = choose(backend)
+        store.create(settings.to_toml())
+        summary = Summary(backend=chosen.name)
+        with _progress(progress, len(observations)) as bar:
+            for outcome in line.outcomes(chosen):
+                _take(outcome, store, summary, settings_hash, variance)
+                if outcome.item.detector is items[-1].detector:
+                    bar.update()
+                    bar.set_postfix_str(f"{60 * bar.n / (time.perf_counter() - began):.1f} planets/min")
+                del outcome  # its output is memory that the next item may use
+    store.write_manifest()
+    summary.seconds = time.perf_counter() - began
+    return summary
+
+
+def _take(outcome: Outcome, store: Store, summary: Summary, settings_hash: str, with_variance: bool) -> None:
+    """Write what became of an item, and count it."""
+    obs, detector = outcome.item.obs, outcome.item.detector
+    if outcome.result is None:
+        summary.skipped += 1
+    elif isinstance(outcome.result, InputError):
+        line = str(outcome.result)
+        log.error("%s", line)
+        summary.failed[obs.where(detector)] = line
+        store.fail(*obs.key, detector, line)
+    else:
+        start = time.perf_counter()
+        spent = sum(outcome.seconds.values())
+        store.commit(
+            outcome.result, settings=settings_hash, inputs=outcome.inputs, seconds=spent, with_variance=with_variance
+        )
+        summary.done += 1
+        for stage, seconds in {**outcome.seconds, "write": time.perf_counter() - start}.items():
+            summary.stages[stage] = summary.stages.get(stage, 0.0) + seconds
+
+
+@contextmanager
+def _progress(shown: bool, total: int) -> Iterator[Any]:
+    """Give a progress bar with planets a minute and the time left; log lines go above it."""
     from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    chosen_planets = dataset.planets if planets is None else dict.fromkeys(planets)
-    wanted = [dataset[p, visit] for p in chosen_planets for visit in dataset.visits(dataset[p].planet)]
-    chosen, kind, threads = choose(backend), _checked_dtype(dtype), _threads(workers)
-    settings = config or Calibration.preset(dataset.layout.preset)
-    store = Store(Path(out))
-    store.write("config.toml", settings.to_toml().encode())
-    identity = json.dumps([settings.content_hash, kind.name, variance])
-    settings_hash = hashlib.sha256(identity.encode()).hexdigest()
-    done = skipped = 0
-    failed: dict[str, str] = {}
-    began = time.perf_counter()
     form = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}, {remaining} left{postfix}]"
     with (
-        tqdm(wanted, disable=not progress, unit="planet", bar_format=form) as bar,
-        logging_redirect_tqdm([logging.getLogger("gpucal")]) if progress else nullcontext(),
+        tqdm(total=total, disable=not shown, unit="planet", bar_format=form) as bar,
+        logging_redirect_tqdm([logging.getLogger("gpucal")]) if shown else nullcontext(),
     ):
-        for count, obs in enumerate(bar, 1):
-            for detector in DETECTORS.values():
-                start = time.perf_counter()
-                try:
-                    inputs = _Inputs.open(obs, detector)
-                    if not overwrite and _is_done(store.record(*obs.key, detector), settings_hash, inputs.fingerprint):
-                        skipped += 1
-                        continue
-                    cal = _calibrate(obs, detector, settings, chosen, kind, threads, inputs)
-                except InputError as error:
-                    line = str(error.at(obs.where(detector)))
-                    log.error("%s", line)
-                    failed[obs.where(detector)] = line
-                    store.fail(*obs.key, detector, line)
-                    continue
-                seconds = time.perf_counter() - start
-                store.commit(
-                    cal, settings=settings_hash, inputs=inputs.fingerprint, seconds=seconds, with_variance=variance
-                )
-                done += 1
-            bar.set_postfix_str(f"{60 * count / (time.perf_counter() - began):.1f} planets/min")
-    store.write_manifest()
-    return Summary(done, skipped, failed, time.perf_counter() - began, chosen.name)
-
-
-@dataclass(frozen=True)
-class _Inputs:
-    """Everything one item is made from, opened but not decoded, and its fingerprint."""
-
-    signal: Signal
-    frames: CalibrationFrames
-    fingerprint: str
-
-    @classmethod
-    def open(cls, obs: Observation, detector: Detector) -> _Inputs:
-        signal = open_signal(obs.signal_path(detector), detector)
-        frames = obs.frames(detector)
-        content = hashlib.sha256(f"{signal.fingerprint} {frames.digest} {obs.adc(detector)}".encode())
-        axis = obs.axis(detector)
-        for values in (axis.time_h, axis.wavelength_um, axis.integration_s):
-            content.update(b"-" if values is None else values.tobytes())
-        return cls(signal, frames, content.hexdigest())
-
-
-def _calibrate(
-    obs: Observation,
-    detector: Detector,
-    config: Calibration,
-    backend: Backend,
-    dtype: np.dtype[Any],
-    threads: int,
-    inputs: _Inputs,
-) -> Calibrated:
-    axis = obs.axis(detector)
-    try:
-        plan = make_plan(detector, config, inputs.frames, obs.adc(detector), axis, inputs.signal.n_frames)
-    except InputError as error:
-        raise InputError(error.problem, error.mend, error.path or inputs.signal.path) from error
-    signal, saturated = _all_blocks(plan, inputs.signal.load(), backend, dtype, threads)
-    dq = plan.dq.copy()
-    dq[saturated] |= np.uint8(DQ.SATURATED)
-    dq = np.ascontiguousarray(dq.reshape(detector.shape[0], detector.width).T)
-    if config.bad_pixels == "nan":
-        signal[:, dq != 0] = np.nan
-    provenance = {
-        "version": gpucal.__version__,
-        "backend": backend.name,
-        "device": backend.runs_on,
-        "settings": config.to_dict(),
-        "settings_hash": config.content_hash,
-        "inputs": inputs.fingerprint,
-    }
-    return Calibrated(*obs.key, signal, dq, axis.wavelength_um, provenance, plan)
-
-
-def _all_blocks(
-    plan: Plan, loaded: Loaded, backend: Backend, dtype: np.dtype[Any], threads: int
-) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """Decode and bin every pixel block; memory is the file, the output and what each thread decodes at once."""
-    height, width = plan.detector.shape[0], plan.detector.width
-    out = np.empty((plan.n_bins, width, height), dtype)
-    saturated = np.zeros(plan.n_pixels, bool)
-    step = min(width, max(1, _BLOCK // (2 * loaded.signal.n_frames)))
-    # A block stays inside one spatial row, so that its result is a plain slice of the output.
-    blocks = (
-        slice(y * width + x, y * width + min(x + step, width)) for y in range(height) for x in range(0, width, step)
-    )
-    units = iter(list(loaded.units(blocks)))  # a list's iterator may be advanced by several threads
-
-    def work() -> None:
-        for pixels, counts in loaded.decode(units):
-            binned = np.empty((len(counts), plan.n_bins))
-            saturated[pixels] = backend.bin_block(plan, pixels, counts, binned)
-            y, first = divmod(pixels.start, width)
-            with np.errstate(over="ignore", invalid="ignore"):  # float64 outliers beyond float32's range
-                out[:, first : first + len(counts), y] = binned.T
-
-    with ThreadPoolExecutor(threads) as pool:
-        for worker in [pool.submit(work) for _ in range(threads)]:
-            worker.result()
-    return out, saturated
+        yield bar
 
 
 def _is_done(record: dict[str, Any] | None, settings: str, inputs: str) -> bool:
@@ -341,7 +281,7 @@ def _is_done(record: dict[str, Any] | None, settings: str, inputs: str) -> bool:
 def _threads(workers: int | None) -> int:
     if workers is not None and workers < 1:
         raise ConfigError(f"workers = {workers}: must be an integer above 0")
-    return workers or len(os.sched_getaffinity(0))
+    return workers or usable_cores()
 
 
 def _checked_dtype(dtype: DTypeLike) -> np.dtype[Any]:

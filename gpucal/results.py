@@ -94,22 +94,30 @@ class Store:
     Parameters
     ----------
     path : Path
-        The folder; made if missing.
-
-    Raises
-    ------
-    OutputError
-        If it cannot be written.
+        The folder.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    def create(self, settings: str) -> None:
+        """Make the folder if it is missing, and write the settings into it.
+
+        Parameters
+        ----------
+        settings : str
+            TOML.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written.
+        """
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise _unwritable(path, error) from error
-        self.write("gpucal-write-test", b"")
-        (path / "gpucal-write-test").unlink()
+            raise _unwritable(self.path, error) from error
+        self.write("config.toml", settings.encode())
 
     def record(self, planet: int, visit: int, detector: Detector) -> dict[str, Any] | None:
         """Read an item's commit record.

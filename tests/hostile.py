@@ -138,7 +138,17 @@ def observe(detector: Detector, n_frames: int, adc: Adc, seed: int = 0) -> Obser
         flat[next(inside, 0)] = wrong
     for wrong in (8.9, -0.9, 900.0):
         dark[next(inside, 0)] = wrong
-    for power, wrong in ((0, 1086.0), (0, -1181.0), (1, 0.2), (2, 1e-4), (3, np.nan), (5, np.inf), (4, 1e-9)):
+    for power, wrong in (
+        (0, 1086.0),
+        (0, -1181.0),
+        (1, 0.2),
+        (2, 1e-4),
+        (3, np.nan),
+        (5, np.inf),
+        (4, 1e-9),
+        (0, np.nan),
+        (0, -np.inf),
+    ):
         linear_corr[power, next(inside, 0)] = wrong
     raw[:, rng.integers(n)] = 0
     raw[:, rng.integers(n)] = 65_535

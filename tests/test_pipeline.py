@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import pickle
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from conftest import BINS, Made
 from reference import assert_close
 
 import gpucal
-from gpucal import Calibration, pipeline
+from gpucal import Calibration, overlap
 from gpucal.errors import BackendUnavailable, ConfigError, InputError
+from gpucal.reader import DECODERS
 
 DETECTORS = ("AIRS-CH0", "FGS1")
 CONFIGS = {
@@ -55,13 +57,17 @@ def test_float32_is_the_rounded_result(old: Made, detector: str) -> None:
 
 
 @pytest.mark.parametrize("detector", DETECTORS)
-def test_threads_and_blocks_do_not_change_a_bit(old: Made, detector: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("backend", ["numba", "numpy"])
+def test_threads_blocks_and_readers_do_not_change_a_bit(
+    old: Made, detector: str, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     obs = gpucal.open_dataset(old[0])[23]
     config = Calibration(bins=BINS)
-    whole = gpucal.calibrate(obs, detector, config, workers=1)
-    for workers, block in ((2, 6 * 2**20), (5, 1), (3, 10_000)):
-        monkeypatch.setattr(pipeline, "_BLOCK", block)
-        other = gpucal.calibrate(obs, detector, config, workers=workers)
+    whole = gpucal.calibrate(obs, detector, config, backend=backend, workers=1)
+    for reader, (workers, block) in itertools.product(DECODERS, ((2, 6 * 2**20), (5, 1), (3, 10_000))):
+        monkeypatch.setenv("GPUCAL_READER", reader)
+        monkeypatch.setattr(overlap, "_BLOCK", block)
+        other = gpucal.calibrate(obs, detector, config, backend=backend, workers=workers)
         np.testing.assert_array_equal(other.signal, whole.signal)
         np.testing.assert_array_equal(other.dq, whole.dq)
 
@@ -80,7 +86,7 @@ def test_nan_marks_exactly_the_flagged_pixels(old: Made, detector: str) -> None:
 def test_what_comes_with_the_signal(new: Made) -> None:
     obs = gpucal.open_dataset(new[0])[5, 1]
     config = Calibration(bins=BINS)
-    airs = gpucal.calibrate(obs, "AIRS-CH0", config)
+    airs = gpucal.calibrate(obs, "AIRS-CH0", config, backend="numpy")
     fgs1 = gpucal.calibrate(obs, "FGS1", config)
     assert airs.signal.shape == (4, 282, 32)
     assert fgs1.signal.shape == (4, 32, 32)

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 PREFERENCE = ("cupy", "numba", "numpy")
 
 # Names of the interface that this version does not implement, and what to do instead.
-NOT_YET = ("cupy", "numba")
+NOT_YET = ("cupy",)
 
 
 class BinBlock(Protocol):

@@ -1,0 +1,344 @@
+"""Reading ahead, decoding, binning and handing over at the same time: items in order, within a memory budget.
+
+    reader thread     opens item after item, folds its plan, reads its file whole; waits while the budget is used up
+    binning threads   decode pixel blocks and bin them; one that finds no block left begins the next item
+    the caller        takes finished items in order, and writes one while the next are worked on
+
+So decoding, the cost that cannot be avoided, goes on all the time, and everything else happens beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from threading import Condition
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import gpucal
+from gpucal.backends import Backend
+from gpucal.config import Calibration
+from gpucal.dataset import Observation
+from gpucal.detectors import Detector
+from gpucal.errors import ConfigError, InputError
+from gpucal.frames import Axis
+from gpucal.plan import DQ, Plan, make_plan
+from gpucal.reader import Loaded, open_signal, prepare_decoder
+from gpucal.results import Calibrated
+
+__all__ = ["DEFAULT_MEMORY", "Item", "Line", "Outcome"]
+
+DEFAULT_MEMORY = 900_000_000
+"""Peak resident memory to stay below by default, bytes; a single larger item is still worked on, alone."""
+
+# What the process holds beside items, bytes: interpreter, libraries, calibration frames (measured, see benchmarks/).
+_PROCESS = 300_000_000
+
+# Bytes of raw counts in a pixel block: enough that a call's overhead vanishes, little beside the result.
+_BLOCK = 6 * 2**20
+
+# Items opened before they are taken. The budget is what limits full-size ones; this limits small ones.
+_AHEAD = 4
+
+
+@dataclass(frozen=True)
+class Item:
+    """One detector of one observation, and the settings to calibrate it with."""
+
+    obs: Observation
+    detector: Detector
+    config: Calibration
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of an item.
+
+    Parameters
+    ----------
+    item : Item
+        Which.
+    result : Calibrated, InputError or None
+        None if it was not wanted.
+    inputs : str
+        Fingerprint of everything it was made from; empty after an error.
+    began : float
+        `time.perf_counter` when it was opened.
+    seconds : mapping of str to float
+        Time spent opening, reading, decoding and binning, summed over threads.
+    """
+
+    item: Item
+    result: Calibrated | InputError | None
+    inputs: str
+    began: float
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class _Flight:
+    """An item being decoded and binned."""
+
+    item: Item
+    axis: Axis
+    plan: Plan
+    inputs: str
+    signal: NDArray[Any]
+    saturated: NDArray[np.bool_]
+    buffer: BytesIO
+    work: list[Future[dict[str, float]]]
+    reserved: int
+    began: float
+    seconds: dict[str, float]
+
+
+class Line:
+    """Items on their way through; reading begins at once, before a backend is chosen.
+
+    Parameters
+    ----------
+    items : iterable of Item
+        What to calibrate, in order.
+    dtype : dtype
+        Of the signals.
+    threads : int
+        Threads that decode and bin.
+    memory : int, optional
+        Peak resident memory of the process to stay below, bytes. By default `DEFAULT_MEMORY`, not enforced on an item
+        that needs more by itself.
+    value_bytes : int, optional
+        Bytes a value of the output takes until the caller asks for the next item; by default those of ``dtype``.
+    wanted : callable, optional
+        From an item and the fingerprint of its inputs to whether to calibrate it; called by the reader thread.
+
+    Raises
+    ------
+    ConfigError
+        If the memory is too little for any item.
+    """
+
+    def __init__(
+        self,
+        items: Iterable[Item],
+        *,
+        dtype: np.dtype[Any],
+        threads: int,
+        memory: int | None = None,
+        value_bytes: int | None = None,
+        wanted: Callable[[Item, str], bool] = lambda item, inputs: True,
+    ) -> None:
+        self._items = iter(items)
+        self._dtype = dtype
+        self._threads = threads
+        self._value_bytes = value_bytes or dtype.itemsize
+        self._wanted = wanted
+        self._budget = _Budget(memory, threads)
+        self._backend: Future[Backend] = Future()
+        self._binning = ThreadPoolExecutor(threads, "gpucal-bin")
+        self._reading = ThreadPoolExecutor(1, "gpucal-read")
+        self._decoder = self._reading.submit(prepare_decoder, threads)
+        self._spare: list[BytesIO] = []
+        self._waiting: deque[tuple[Item, Future[_Flight | Outcome]]] = deque()
+        self._read_ahead()
+
+    def __enter__(self) -> Line:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._budget.close()
+        self._backend.cancel()
+        self._reading.shutdown(cancel_futures=True)
+        self._binning.shutdown(cancel_futures=True)
+
+    def outcomes(self, backend: Backend) -> Iterator[Outcome]:
+        """Give every item back, in order.
+
+        Parameters
+        ----------
+        backend : Backend
+            What bins.
+
+        Yields
+        ------
+        Outcome
+            One an item. Its memory counts as free again when the next is asked for.
+        """
+        self._backend.set_result(backend)
+        while self._waiting:
+            item, reading = self._waiting.popleft()
+            self._read_ahead()
+            began, reserved = time.perf_counter(), 0
+            try:
+                flight = reading.result()
+                if isinstance(flight, _Flight):
+                    reserved = flight.reserved
+                    outcome = _landed(flight, backend)
+                    self._spare.append(flight.buffer)
+                else:
+                    outcome = flight
+                del flight, reading
+            except InputError as error:
+                del reading
+                outcome = Outcome(item, error.at(item.obs.where(item.detector)), "", began, {})
+            yield outcome
+            del outcome
+            self._budget.release(reserved)
+
+    def _read_ahead(self) -> None:
+        while len(self._waiting) < _AHEAD and (item := next(self._items, None)) is not None:
+            self._waiting.append((item, self._reading.submit(self._read, item)))
+
+    def _read(self, item: Item) -> _Flight | Outcome:
+        """Open an item, wait for memory, read its file and queue its blocks."""
+        began = time.perf_counter()
+        obs, detector = item.obs, item.detector
+        signal = open_signal(obs.signal_path(detector), detector)
+        frames, adc, axis = obs.frames(detector), obs.adc(detector), obs.axis(detector)
+        content = hashlib.sha256(f"{signal.fingerprint} {frames.digest} {adc}".encode())
+        for values in (axis.time_h, axis.wavelength_um, axis.integration_s):
+            content.update(b"-" if values is None else values.tobytes())
+        inputs = content.hexdigest()
+        if not self._wanted(item, inputs):
+            return Outcome(item, None, inputs, began, {})
+        try:
+            plan = make_plan(detector, item.config, frames, adc, axis, signal.n_frames)
+        except InputError as error:
+            raise InputError(error.problem, error.mend, error.path or signal.path) from error
+        opened = time.perf_counter()
+
+        shape = (plan.n_bins, detector.width, detector.shape[0])
+        reserved = signal.size + int(np.prod(shape)) * self._value_bytes
+        self._budget.acquire(reserved, signal.path)
+        start = time.perf_counter()
+        try:
+            loaded = signal.load(self._decoder.result(), self._spare.pop() if self._spare else None)
+        except BaseException:
+            self._budget.release(reserved)
+            raise
+        out, saturated = np.empty(shape, self._dtype), np.zeros(plan.n_pixels, bool)
+        units = iter(list(loaded.units(_blocks(plan, signal.n_frames), self._budget.unit)))
+        work = [
+            self._binning.submit(self._decode_and_bin, plan, loaded, units, out, saturated)
+            for _ in range(self._threads)
+        ]
+        seconds = {"open": opened - began, "read": time.perf_counter() - start}
+        return _Flight(item, axis, plan, inputs, out, saturated, loaded.buffer, work, reserved, began, seconds)
+
+    def _decode_and_bin(
+        self,
+        plan: Plan,
+        loaded: Loaded,
+        units: Iterator[list[slice]],
+        out: NDArray[Any],
+        saturated: NDArray[np.bool_],
+    ) -> dict[str, float]:
+        """Take units off an iterator that all threads share (a list's, so that they may) until there are none."""
+        decoding = binning = 0.0
+        start = time.perf_counter()
+        try:
+            for pixels, counts in loaded.decode(units):
+                bin_block = self._backend.result().bin_block
+                decoded = time.perf_counter()
+                binned = np.empty((len(counts), plan.n_bins))
+                saturated[pixels] = bin_block(plan, pixels, counts, binned)
+                y, first = divmod(pixels.start, plan.detector.width)
+                with np.errstate(over="ignore", invalid="ignore"):  # float64 outliers beyond float32's range
+                    out[:, first : first + len(counts), y] = binned.T
+                decoding, binning = decoding + decoded - start, binning + time.perf_counter() - decoded
+                start = time.perf_counter()
+        except BaseException:
+            deque(units, maxlen=0)  # the item has failed: leave nothing of it to the other threads
+            raise
+        return {"decode": decoding + time.perf_counter() - start, "bin": binning}
+
+
+def _blocks(plan: Plan, n_frames: int) -> Iterator[slice]:
+    """Cut the pixels into blocks; each stays inside one spatial row, so that its result is a slice of the output."""
+    height, width = plan.detector.shape[0], plan.detector.width
+    step = min(width, max(1, _BLOCK // (2 * n_frames)))
+    for y in range(height):
+        for x in range(0, width, step):
+            yield slice(y * width + x, y * width + min(x + step, width))
+
+
+def _landed(flight: _Flight, backend: Backend) -> Outcome:
+    """Wait for an item's last block and make the product of it."""
+    seconds = dict(flight.seconds)
+    for work in flight.work:
+        for stage, spent in work.result().items():
+            seconds[stage] = seconds.get(stage, 0.0) + spent
+    obs, detector, config = flight.item.obs, flight.item.detector, flight.item.config
+    signal, dq = flight.signal, flight.plan.dq.copy()
+    dq[flight.saturated] |= np.uint8(DQ.SATURATED)
+    dq = np.ascontiguousarray(dq.reshape(detector.shape[0], detector.width).T)
+    if config.bad_pixels == "nan":
+        signal[:, dq != 0] = np.nan
+    provenance = {
+        "version": gpucal.__version__,
+        "backend": backend.name,
+        "device": backend.runs_on,
+        "settings": config.to_dict(),
+        "settings_hash": config.content_hash,
+        "inputs": flight.inputs,
+    }
+    cal = Calibrated(*obs.key, signal, dq, flight.axis.wavelength_um, provenance, flight.plan)
+    return Outcome(flight.item, cal, flight.inputs, flight.began, seconds)
+
+
+def _decode_bytes(unit: int) -> int:
+    """Bound what one thread holds while it decodes so many bytes of counts: the table, a block of it, its pages."""
+    return unit + unit // 2 + 2 * _BLOCK
+
+
+class _Budget:
+    """Bytes of files and outputs that may be in memory at once, and how much a thread may decode in one call."""
+
+    def __init__(self, memory: int | None, threads: int) -> None:
+        self.strict = memory is not None
+        total = DEFAULT_MEMORY if memory is None else memory
+        least = _PROCESS + threads * _decode_bytes(_BLOCK)
+        if self.strict and total < least:
+            raise ConfigError(f"memory = {total:,} bytes: {threads} threads need {least:,} beside the data; raise it")
+        # Half of what is there may be decoded counts, up to 64 MiB a call: more is not faster (benchmarks/readers.py).
+        share = (total - _PROCESS) // (2 * threads)
+        self.unit = max(_BLOCK, min(64 * 2**20, share * _BLOCK // _decode_bytes(_BLOCK)))
+        self.other = _PROCESS + threads * _decode_bytes(self.unit)
+        self.total = total - self.other
+        self._used = 0
+        self._closed = False
+        self._changed = Condition()
+
+    def acquire(self, wanted: int, path: Path) -> None:
+        """Wait until so many bytes are free, or nothing is in use."""
+        if self.strict and wanted > self.total:
+            raise InputError(
+                f"needs {wanted + self.other:,} bytes of memory, more than the {self.total + self.other:,} allowed",
+                "raise --memory or lower --workers",
+                path,
+            )
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or not self._used or self._used + wanted <= self.total)
+            if self._closed:
+                raise CancelledError
+            self._used += wanted
+
+    def release(self, returned: int) -> None:
+        """Give bytes back."""
+        with self._changed:
+            self._used -= returned
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Let nobody wait any longer."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
