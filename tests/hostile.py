@@ -138,17 +138,8 @@ def observe(detector: Detector, n_frames: int, adc: Adc, seed: int = 0) -> Obser
         flat[next(inside, 0)] = wrong
     for wrong in (8.9, -0.9, 900.0):
         dark[next(inside, 0)] = wrong
-    for power, wrong in (
-        (0, 1086.0),
-        (0, -1181.0),
-        (1, 0.2),
-        (2, 1e-4),
-        (3, np.nan),
-        (5, np.inf),
-        (4, 1e-9),
-        (0, np.nan),
-        (0, -np.inf),
-    ):
+    outliers = ((0, 1086.0), (0, -1181.0), (0, np.nan), (0, -np.inf), (1, 0.2), (2, 1e-4), (3, np.nan), (5, np.inf))
+    for power, wrong in (*outliers, (4, 1e-9)):
         linear_corr[power, next(inside, 0)] = wrong
     raw[:, rng.integers(n)] = 0
     raw[:, rng.integers(n)] = 65_535

@@ -19,6 +19,11 @@ __all__ = ["bin_block", "probe"]
 
 log = logging.getLogger(__name__)
 
+_IN = "Array({}, {}, 'C', readonly=True)".format
+_SIGNATURE = (
+    f"void({_IN('u2', 2)}, {_IN('f8', 2)}, f8, i8, {_IN('f8', 1)}, {_IN('f8', 1)}, {_IN('f8', 1)}, f8[:, ::1], u2[::1])"
+)
+
 # Sums may be reordered and multiplications fused with additions. Full fastmath would assume away NaN and infinity.
 _RELAXED = {"contract", "reassoc"}
 
@@ -114,24 +119,11 @@ def _compiled() -> Callable[..., None]:
             f"backend 'numba' cannot be imported ({reason}); pip install \"gpucal[fast]\""
         ) from error
 
-    f8, u2 = numba.types.float64, numba.types.uint16
-    counts, table, row = (numba.types.Array(*kind, "C", readonly=True) for kind in ((u2, 2), (f8, 2), (f8, 1)))
-    signature = numba.types.void(
-        counts,
-        table,
-        f8,
-        numba.types.int64,
-        row,
-        row,
-        row,
-        numba.types.Array(f8, 2, "C"),
-        numba.types.Array(u2, 1, "C"),
-    )
     options: dict[str, Any] = {"nogil": True, "fastmath": _RELAXED, "error_model": "numpy"}
     try:
         # Numba keeps it beside this file or, where that is read-only, in the user's cache folder.
-        function: Callable[..., None] = numba.njit(signature, cache=True, **options)(_bin_pixels)
+        function: Callable[..., None] = numba.njit(_SIGNATURE, cache=True, **options)(_bin_pixels)
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
         log.info("compiling without a cache (%s); let NUMBA_CACHE_DIR name a writable folder", error)
-        function = numba.njit(signature, **options)(_bin_pixels)
+        function = numba.njit(_SIGNATURE, **options)(_bin_pixels)
     return function
