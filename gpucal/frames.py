@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from gpucal.arrow import values_of
 from gpucal.detectors import Detector
 from gpucal.errors import InputError
 
@@ -230,7 +231,7 @@ def _parse(data: bytes, path: Path, frame: _Frame, detector: Detector) -> NDArra
         raise InputError("holds nulls", _AGAIN, path)
     values = np.empty(shape, np.float64)
     for index, column in enumerate(table.columns):
-        values[:, index] = column.to_numpy()
+        values[:, index] = values_of(column)
     cropped = np.ascontiguousarray(values.reshape(frame.planes, rows, width)[:, :, slice(*detector.crop)])
     if frame.valid is not None and not frame.valid(cropped):
         raise InputError(f"has values that are not {frame.must_be}", _AGAIN, path)
@@ -354,10 +355,10 @@ def read_axis(path: Path, detector: Detector) -> Axis:
 
 
 def _axis_column(table: pa.Table, name: str, path: Path) -> NDArray[np.float64]:
-    try:
-        values = np.array(table.column(name).to_numpy(), dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"column {name!r} does not hold numbers", _AGAIN, path) from error
+    column = table.column(name)
+    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+        raise InputError(f"column {name!r} holds {column.type}, expected numbers", _AGAIN, path)
+    values = np.array(values_of(column.cast(pa.float64())), dtype=np.float64)
     length = int(np.flatnonzero(np.isfinite(values))[-1]) + 1 if np.isfinite(values).any() else 0
     if length == 0 or not np.isfinite(values[:length]).all():
         raise InputError(f"column {name!r} has gaps or no values at all", _AGAIN, path)

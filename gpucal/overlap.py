@@ -28,11 +28,12 @@ import gpucal
 from gpucal.backends import Backend
 from gpucal.config import Calibration
 from gpucal.dataset import Observation
+from gpucal.decoders import Loaded, prepare_decoder
 from gpucal.detectors import Detector
 from gpucal.errors import ConfigError, InputError
 from gpucal.frames import Axis
 from gpucal.plan import DQ, Plan, make_plan
-from gpucal.reader import Loaded, open_signal, prepare_decoder
+from gpucal.reader import open_signal
 from gpucal.results import Calibrated
 
 __all__ = ["DEFAULT_MEMORY", "Item", "Line", "Outcome"]

@@ -22,7 +22,8 @@ from gpucal.detectors import DETECTORS
 from gpucal.errors import BackendUnavailable, ConfigError, InputError
 from gpucal.limits import usable_cores
 from gpucal.overlap import Item, Line, Outcome
-from gpucal.results import Calibrated, Store
+from gpucal.results import Calibrated
+from gpucal.store import Store
 
 __all__ = ["Summary", "calibrate", "run", "stream"]
 

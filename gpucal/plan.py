@@ -195,7 +195,8 @@ def _data_quality(config: Calibration, frames: CalibrationFrames) -> NDArray[np.
 def hot_pixels(dark: NDArray[np.float64], sigma: float, iterations: int) -> NDArray[np.bool_]:
     """Find hot pixels by an iterated sigma clip of the cropped dark, as the notebook does.
 
-    A single pass of mean ± 5σ, seen elsewhere, finds 7 pixels where the iterated clip finds 65.
+    The same as ``astropy.stats.sigma_clip(dark, sigma=sigma, maxiters=iterations)``, whose import is 0.3 s of a cold
+    start. A single pass of mean ± 5σ, seen elsewhere, finds 7 pixels where the iterated clip finds 65.
 
     Parameters
     ----------
@@ -211,9 +212,15 @@ def hot_pixels(dark: NDArray[np.float64], sigma: float, iterations: int) -> NDAr
     ndarray of bool, shape (spatial, wavelength)
         True where hot.
     """
-    from astropy.stats import sigma_clip
-
-    hot: NDArray[np.bool_] = np.ma.getmaskarray(sigma_clip(dark, sigma=sigma, maxiters=iterations))
+    kept = dark.ravel()
+    for _ in range(iterations):
+        centre, spread = np.median(kept), np.std(kept)
+        low, high = centre - sigma * spread, centre + sigma * spread
+        inside = kept[(kept >= low) & (kept <= high)]
+        if inside.size == kept.size:
+            break
+        kept = inside
+    hot: NDArray[np.bool_] = (dark < low) | (dark > high)
     return hot
 
 

@@ -14,8 +14,8 @@ from reference import assert_close
 
 import gpucal
 from gpucal import Calibration, overlap
+from gpucal.decoders import DECODERS
 from gpucal.errors import BackendUnavailable, ConfigError, InputError
-from gpucal.reader import DECODERS
 
 DETECTORS = ("AIRS-CH0", "FGS1")
 CONFIGS = {

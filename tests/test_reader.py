@@ -20,9 +20,10 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
+from gpucal.decoders import DECODERS, choose_decoder
 from gpucal.detectors import DETECTORS
 from gpucal.errors import ConfigError, InputError, MissingExtra
-from gpucal.reader import DECODERS, choose_decoder, open_signal
+from gpucal.reader import open_signal
 
 TINY = replace(DETECTORS["AIRS-CH0"], shape=(4, 9), crop=(2, 7))
 FRAMES = 23

@@ -14,7 +14,7 @@ import pytest
 from conftest import BINS, Made
 
 import gpucal
-from gpucal import Calibration, results
+from gpucal import Calibration, store
 from gpucal.backends import choose
 from gpucal.errors import DatasetError, OutputError
 from gpucal.pipeline import Summary
@@ -183,7 +183,7 @@ def test_a_full_disk_leaves_no_debris_and_no_half_item(
             raise OSError(28, "No space left on device")
         save(file, array, **options)
 
-    monkeypatch.setattr(results.np, "save", full)
+    monkeypatch.setattr(store.np, "save", full)
     with pytest.raises(OutputError, match="No space left on device") as caught:
         again(source, out, overwrite=True)
     assert "\n" not in str(caught.value)

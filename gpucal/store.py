@@ -1,0 +1,256 @@
+"""Writes a results folder: items atomically, their records last, and the index of them.
+
+An item (planet, visit, detector) exists when its commit record does: arrays are written to temporary names, flushed and
+renamed, and the record last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from io import BytesIO
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpucal.detectors import Detector
+from gpucal.errors import OutputError
+
+if TYPE_CHECKING:
+    from gpucal.results import Calibrated
+
+__all__ = ["Store", "records"]
+
+# Columns of manifest.parquet, of the records' fields of these names.
+_MANIFEST: Mapping[str, str] = MappingProxyType(
+    {
+        "planet": "int64",
+        "visit": "int64",
+        "detector": "string",
+        "status": "string",
+        "error": "string",
+        "seconds": "float64",
+        "backend": "string",
+        "version": "string",
+        "settings": "string",
+        "inputs": "string",
+    }
+)
+
+
+class Store:
+    """Writes a results folder.
+
+    Parameters
+    ----------
+    path : Path
+        The folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def create(self, settings: str) -> None:
+        """Make the folder if it is missing, and write the settings into it.
+
+        Parameters
+        ----------
+        settings : str
+            TOML.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+        self.write("config.toml", settings.encode())
+
+    def record(self, planet: int, visit: int, detector: Detector) -> dict[str, Any] | None:
+        """Read an item's commit record.
+
+        Parameters
+        ----------
+        planet, visit : int
+            Which observation.
+        detector : Detector
+            The detector.
+
+        Returns
+        -------
+        dict or None
+            None if there is none, or it is no record.
+        """
+        return _read_record(self.path / str(planet) / str(visit) / f"{detector.name}.json")
+
+    def commit(self, cal: Calibrated, *, settings: str, inputs: str, seconds: float, with_variance: bool) -> None:
+        """Write an item: arrays first, its record last, each renamed into place.
+
+        Parameters
+        ----------
+        cal : Calibrated
+            The item.
+        settings, inputs : str
+            Hash of the settings and fingerprint of the inputs it was made from.
+        seconds : float
+            What it took.
+        with_variance : bool
+            Whether to write the variance too.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written.
+        """
+        name = cal.detector.name
+        arrays = {"signal": cal.signal, "dq": cal.dq}
+        if with_variance:
+            arrays["variance"] = cal.variance.astype(cal.signal.dtype)
+        folder = self.path / str(cal.planet) / str(cal.visit)
+        files: dict[str, Any] = {}
+        staged: list[tuple[Path, Path]] = []
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for kind, array in arrays.items():
+                target = folder / f"{name}.{kind}.npy"
+                temporary = _temporary(target)
+                staged.append((temporary, target))
+                with temporary.open("wb") as file:
+                    np.save(file, array, allow_pickle=False)
+                    file.flush()
+                    os.fsync(file.fileno())
+                digest = hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+                files[kind] = {"file": target.name, "shape": array.shape, "dtype": str(array.dtype), "sha256": digest}
+            # From here the old item, if any, is gone; without a record a half-renamed one does not exist either.
+            (folder / f"{name}.json").unlink(missing_ok=True)
+            for temporary, target in staged:
+                temporary.replace(target)
+        except OSError as error:
+            raise _unwritable(folder, error) from error
+        finally:
+            for temporary, _ in staged:
+                temporary.unlink(missing_ok=True)
+        record = {
+            "planet": cal.planet,
+            "visit": cal.visit,
+            "detector": name,
+            "status": "done",
+            "files": files,
+            "settings": settings,
+            "inputs": inputs,
+            "seconds": round(seconds, 4),
+            "backend": cal.provenance["backend"],
+            "version": cal.provenance["version"],
+        }
+        self.write(f"{cal.planet}/{cal.visit}/{name}.json", json.dumps(record, indent=1).encode())
+
+    def fail(self, planet: int, visit: int, detector: Detector, message: str) -> None:
+        """Record that an item failed; a finished result of other settings or inputs is kept, with the error noted.
+
+        Parameters
+        ----------
+        planet, visit : int
+            Which observation.
+        detector : Detector
+            The detector.
+        message : str
+            The one line.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written.
+        """
+        blank = {"planet": planet, "visit": visit, "detector": detector.name, "status": "failed"}
+        record = {**(self.record(planet, visit, detector) or blank), "error": message}
+        self.write(f"{planet}/{visit}/{detector.name}.json", json.dumps(record, indent=1).encode())
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file and rename it into place.
+
+        Parameters
+        ----------
+        name : str
+            Path inside the folder.
+        data : bytes
+            Its content.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written.
+        """
+        self._place(name, lambda temporary: temporary.write_bytes(data))
+
+    def write_manifest(self) -> None:
+        """Rebuild ``manifest.parquet`` from the records.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written.
+        """
+        import pyarrow as pa
+        import pyarrow.json
+        import pyarrow.parquet as pq
+
+        schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in _MANIFEST.items()])
+        rows = (json.dumps({name: record.get(name) for name in _MANIFEST}) for record in records(self.path))
+        lines = "\n".join(rows).encode()
+        # Through JSON, as Arrow imports pandas (0.3 s) to make arrays of Python objects.
+        options = pyarrow.json.ParseOptions(explicit_schema=schema)
+        table = pyarrow.json.read_json(BytesIO(lines), parse_options=options) if lines else schema.empty_table()
+        self._place("manifest.parquet", lambda temporary: pq.write_table(table, temporary))
+
+    def _place(self, name: str, write: Callable[[Path], object]) -> None:
+        target = self.path / name
+        temporary = _temporary(target)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write(temporary)
+            temporary.replace(target)
+        except OSError as error:
+            raise _unwritable(target, error) from error
+
+
+def records(path: Path) -> Iterator[dict[str, Any]]:
+    """Read every commit record of a results folder.
+
+    Parameters
+    ----------
+    path : Path
+        The folder.
+
+    Yields
+    ------
+    dict
+        A record; what is no record is left out.
+    """
+    for file in sorted(path.glob("*/*/*.json")):
+        record = _read_record(file)
+        if record is not None:
+            yield record
+
+
+def _read_record(path: Path) -> dict[str, Any] | None:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None  # an unreadable record is no record: the item is made again
+    return record if isinstance(record, dict) and {"planet", "visit", "detector", "status"} <= record.keys() else None
+
+
+def _temporary(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+
+
+def _unwritable(path: Path, error: OSError) -> OutputError:
+    return OutputError(f"{path}: cannot be written ({error.strerror or error}); free space or choose another folder")
