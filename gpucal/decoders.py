@@ -136,6 +136,7 @@ def _decode_arrow(loaded: Loaded, units: Iterable[list[slice]]) -> Iterator[Bloc
                 _no_nulls(signal, position, column.null_count)
                 row[:] = _fits(signal, position, values_of(column))
             yield pixels, counts
+            del table, counts
 
 
 def _decode_polars(loaded: Loaded, units: Iterable[list[slice]]) -> Iterator[Block]:
@@ -159,6 +160,7 @@ def _decode_polars(loaded: Loaded, units: Iterable[list[slice]]) -> Iterator[Blo
                 for position, values in zip(signal.columns[pixels], part, strict=True):
                     _fits(signal, position, values)
             yield pixels, part.astype(np.uint16, copy=False)
+        del table, part  # before the next unit, not after it
 
 
 DECODERS: Mapping[str, Decoder] = MappingProxyType(

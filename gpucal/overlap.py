@@ -41,8 +41,9 @@ __all__ = ["DEFAULT_MEMORY", "Item", "Line", "Outcome"]
 DEFAULT_MEMORY = 900_000_000
 """Peak resident memory to stay below by default, bytes; a single larger item is still worked on, alone."""
 
-# What the process holds beside items, bytes: interpreter, libraries, calibration frames (measured, see benchmarks/).
-_PROCESS = 300_000_000
+# What the process holds beside items and what it decodes, bytes: interpreter, libraries, freed memory kept by
+# allocators (340 MB measured with Polars and Numba after ten observations).
+_PROCESS = 360_000_000
 
 # Bytes of raw counts in a pixel block: enough that a call's overhead vanishes, little beside the result.
 _BLOCK = 6 * 2**20
@@ -309,9 +310,9 @@ class _Budget:
         least = _PROCESS + threads * _decode_bytes(_BLOCK)
         if self.strict and total < least:
             raise ConfigError(f"memory = {total:,} bytes: {threads} threads need {least:,} beside the data; raise it")
-        # Half of what is there may be decoded counts, up to 64 MiB a call: more is not faster (benchmarks/readers.py).
+        # Half of what is there may be decoded counts, up to 64 MiB a call: more is little faster (benchmarks/readers.py).
         share = (total - _PROCESS) // (2 * threads)
-        self.unit = max(_BLOCK, min(64 * 2**20, share * _BLOCK // _decode_bytes(_BLOCK)))
+        self.unit = max(_BLOCK, min(64 * 2**20, (share - _decode_bytes(0)) * 2 // 3))
         self.other = _PROCESS + threads * _decode_bytes(self.unit)
         self.total = total - self.other
         self._used = 0
