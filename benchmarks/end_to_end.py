@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from measure import full_size_planets, gpucal, machine, machine_line, measure
+from measure import full_size_planets, gpucal, measure, table, write_json
 
 NOTEBOOK = Path(__file__).parent / "rivals" / "notebook.py"
 
@@ -28,61 +28,83 @@ VARIANTS = {
 }
 
 
+def measure_round(data: Path, planets: list[int], out: Path) -> dict[str, dict[str, Any]]:
+    """Run everything once: seconds for the first planet and for each further one, peak in bytes, stages in seconds."""
+    figures: dict[str, dict[str, Any]] = {}
+    for name, environment in VARIANTS.items():
+        one = measure(gpucal("calibrate", data, out / name / "1", "--planet", planets[0]), **environment)
+        many = measure(gpucal("calibrate", data, out / name / "n", "--json", "--planet", *planets), **environment)
+        steady = (many.seconds - one.seconds) / (len(planets) - 1)
+        stages = {stage: s / len(planets) for stage, s in json.loads(many.output)["stages"].items()}
+        figures[name] = {"cold": one.seconds, "steady": steady, "peak": max(one.peak, many.peak), "stages": stages}
+    notebook = measure([sys.executable, str(NOTEBOOK), str(data), "--planet", str(planets[0])])
+    seconds = json.loads(notebook.output)["seconds"]  # its own clock: imports left out, which favours it
+    figures["the notebook"] = {"cold": notebook.seconds, "steady": seconds, "peak": notebook.peak, "stages": {}}
+    return figures
+
+
+def summarise(rounds: list[dict[str, dict[str, Any]]], megabytes: float) -> list[dict[str, Any]]:
+    """Take medians over rounds, and of the ratio to the notebook within each round."""
+    rows = []
+    for name, first in rounds[0].items():
+        row: dict[str, Any] = {"name": name}
+        for key in ("cold", "steady", "peak"):
+            row[key] = statistics.median(r[name][key] for r in rounds)
+        row["stages"] = {
+            stage: statistics.median(r[name]["stages"][stage] for r in rounds) for stage in first["stages"]
+        }
+        row["planets_per_hour"] = 3600 / row["steady"]
+        row["megabytes_per_second"] = megabytes / row["steady"]
+        row["times_faster"] = statistics.median(r["the notebook"]["steady"] / r[name]["steady"] for r in rounds)
+        rows.append(row)
+    return rows
+
+
+def measured(data: Path, n_planets: int, rounds: int) -> list[dict[str, Any]]:
+    """Make the data if they are missing, and measure."""
+    planets = full_size_planets(data, n_planets)
+    files = (data / "train" / str(planets[0])).glob("*_signal_0.parquet")
+    megabytes = sum(file.stat().st_size for file in files) / 1e6
+    with tempfile.TemporaryDirectory() as out:
+        return summarise([measure_round(data, planets, Path(out) / str(i)) for i in range(rounds)], megabytes)
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """Format the times and, below, the split."""
+    header = ["", "cold process, one planet", "each further planet", "planets an hour", "MB/s", "peak memory", "times"]
+    cells = [
+        [
+            row["name"],
+            f"{row['cold']:.2f} s",
+            f"{row['steady']:.2f} s",
+            f"{row['planets_per_hour']:,.0f}",
+            f"{row['megabytes_per_second']:.0f}",
+            f"{row['peak'] / 1e9:.2f} GB",
+            f"{row['times_faster']:.0f}",
+        ]
+        for row in rows
+    ]
+    split = [
+        f"{row['name']}, seconds a planet summed over threads: "
+        + ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in row["stages"].items())
+        for row in rows
+        if row["stages"]
+    ]
+    return "\n".join([table(header, cells), "", *split])
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, help="folder of the synthetic data; made if missing, kept")
     parser.add_argument("--planets", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        data = options.data or Path(scratch) / "data"
-        planets = full_size_planets(data, options.planets)
-        rounds = [measure_round(data, planets, Path(scratch) / str(i)) for i in range(options.rounds)]
-    rows = summarise(rounds)
-    if options.json:
-        options.json.write_text(json.dumps({"machine": machine(), "rows": rows, "rounds": rounds}, indent=1))
+        rows = measured(options.data or Path(scratch) / "data", options.planets, options.rounds)
+    write_json(options.json, rows)
     print(markdown(rows))
-
-
-def measure_round(data: Path, planets: list[int], out: Path) -> dict[str, dict[str, float]]:
-    """Run everything once: seconds for the first planet and for each further one, and the peak in bytes."""
-    figures = {}
-    for name, environment in VARIANTS.items():
-        one = measure(gpucal("calibrate", data, out / name / "1", "--planet", planets[0]), **environment)
-        many = measure(gpucal("calibrate", data, out / name / "n", "--planet", *planets), **environment)
-        steady = (many.seconds - one.seconds) / (len(planets) - 1)
-        figures[name] = {"cold": one.seconds, "steady": steady, "peak": max(one.peak, many.peak)}
-    notebook = measure([sys.executable, str(NOTEBOOK), str(data), "--planet", str(planets[0])])
-    seconds = json.loads(notebook.output)["seconds"]  # its own clock: imports left out, which favours it
-    figures["the notebook"] = {"cold": notebook.seconds, "steady": seconds, "peak": notebook.peak}
-    return figures
-
-
-def summarise(rounds: list[dict[str, dict[str, float]]]) -> list[dict[str, Any]]:
-    """Take medians over rounds, and of the ratio to the notebook within each round."""
-    rows: list[dict[str, Any]] = []
-    for name in rounds[0]:
-        medians = {key: statistics.median(r[name][key] for r in rounds) for key in rounds[0][name]}
-        ratio = statistics.median(r["the notebook"]["steady"] / r[name]["steady"] for r in rounds)
-        rows.append({"name": name, **medians, "times_faster": ratio})
-    return rows
-
-
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """Format the rows, with the machine below them."""
-    lines = [
-        "| | cold process, one planet | each further planet | planets an hour | peak memory | times the notebook |",
-        "|---|---|---|---|---|---|",
-    ]
-    lines += [
-        "| {name} | {cold:.2f} s | {steady:.2f} s | {rate:,.0f} | {gb:.2f} GB | {times_faster:.0f} |".format(
-            **row, rate=3600 / row["steady"], gb=row["peak"] / 1e9
-        )
-        for row in rows
-    ]
-    return "\n".join([*lines, "", machine_line(machine())])
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Only the standard library is imported: a child's peak memory starts from its par
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 LIBRARIES = ("gpucal", "numpy", "pandas", "pyarrow", "astropy", "polars", "numba", "cupy")
+
+NOT_A_USER_S = ("PYTHONDONTWRITEBYTECODE", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,10 @@ def machine_line(facts: dict[str, Any]) -> str:
 
 def measure(command: list[str], **environment: str) -> Measured:
     """Run a process to its end; one that fails ends the benchmark."""
+    # As in a user's shell: compiled modules are kept, and BLAS is as NumPy brings it.
+    inherited = {name: value for name, value in os.environ.items() if name not in NOT_A_USER_S}
     start = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**inherited, **environment}) as process:
         assert process.stdout is not None
         output = process.stdout.read()
         _, status, usage = os.wait4(process.pid, 0)
@@ -70,6 +75,18 @@ def measure(command: list[str], **environment: str) -> Measured:
     if process.returncode:
         sys.exit(f"{' '.join(command)} ended with {process.returncode}")
     return Measured(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, output)
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """Format a Markdown table, with the machine below it."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", machine_line(machine())])
+
+
+def write_json(path: str | None, rows: list[dict[str, Any]]) -> None:
+    """Write figures with the machine in the file, if a path is given."""
+    if path:
+        Path(path).write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n", encoding="utf-8")
 
 
 def gpucal(*arguments: object) -> list[str]:
@@ -82,9 +99,9 @@ def full_size_planets(folder: Path, planets: int) -> list[int]:
     if not folder.exists():
         measure(gpucal("synth", folder, "--layout", "2025", "--planets", 2))
     train = folder / "train"
-    real = sorted(path for path in train.iterdir() if not path.is_symlink())
-    for i in range(2, planets):
-        link = train / str(10**9 + i)
-        if not link.is_symlink():
-            link.symlink_to(real[i % 2].name)
-    return sorted(int(path.name) for path in train.iterdir())[:planets]
+    real = sorted(int(path.name) for path in train.iterdir() if not path.is_symlink())
+    links = [10**9 + i for i in range(2, planets)]
+    for i, link in enumerate(links):
+        if not (train / str(link)).is_symlink():
+            (train / str(link)).symlink_to(str(real[i % 2]))
+    return [*real, *links][:planets]

@@ -36,7 +36,7 @@ from gpucal.plan import DQ, Plan, make_plan
 from gpucal.reader import open_signal
 from gpucal.results import Calibrated
 
-__all__ = ["DEFAULT_MEMORY", "Item", "Line", "Outcome"]
+__all__ = ["BLOCK", "DEFAULT_MEMORY", "Item", "Line", "Outcome", "pixel_blocks"]
 
 DEFAULT_MEMORY = 900_000_000
 """Peak resident memory to stay below by default, bytes; a single larger item is still worked on, alone."""
@@ -46,7 +46,7 @@ DEFAULT_MEMORY = 900_000_000
 _PROCESS = 360_000_000
 
 # Bytes of raw counts in a pixel block: enough that a call's overhead vanishes, little beside the result.
-_BLOCK = 6 * 2**20
+BLOCK = 6 * 2**20
 
 # Items opened before they are taken. The budget is what limits full-size ones; this limits small ones.
 _AHEAD = 4
@@ -227,7 +227,7 @@ class Line:
             self._budget.release(reserved)
             raise
         out, saturated = np.empty(shape, self._dtype), np.zeros(plan.n_pixels, bool)
-        units = iter(list(loaded.units(_blocks(plan, signal.n_frames), self._budget.unit)))
+        units = iter(list(loaded.units(pixel_blocks(plan, signal.n_frames), self._budget.unit)))
         work = [
             self._binning.submit(self._decode_and_bin, plan, loaded, units, out, saturated)
             for _ in range(self._threads)
@@ -263,10 +263,23 @@ class Line:
         return {"decode": decoding + time.perf_counter() - start, "bin": binning}
 
 
-def _blocks(plan: Plan, n_frames: int) -> Iterator[slice]:
-    """Cut the pixels into blocks; each stays inside one spatial row, so that its result is a slice of the output."""
+def pixel_blocks(plan: Plan, n_frames: int) -> Iterator[slice]:
+    """Cut the pixels into blocks; each stays inside one spatial row, so that its result is a slice of the output.
+
+    Parameters
+    ----------
+    plan : Plan
+        Whose pixels.
+    n_frames : int
+        Frames in the signal file.
+
+    Yields
+    ------
+    slice
+        Consecutive pixels, about 6 MiB of counts.
+    """
     height, width = plan.detector.shape[0], plan.detector.width
-    step = min(width, max(1, _BLOCK // (2 * n_frames)))
+    step = min(width, max(1, BLOCK // (2 * n_frames)))
     for y in range(height):
         for x in range(0, width, step):
             yield slice(y * width + x, y * width + min(x + step, width))
@@ -298,7 +311,7 @@ def _landed(flight: _Flight, backend: Backend) -> Outcome:
 
 def _decode_bytes(unit: int) -> int:
     """Bound what one thread holds while it decodes so many bytes of counts: the table, a block of it, its pages."""
-    return unit + unit // 2 + 2 * _BLOCK
+    return unit + unit // 2 + 2 * BLOCK
 
 
 class _Budget:
@@ -307,12 +320,12 @@ class _Budget:
     def __init__(self, memory: int | None, threads: int) -> None:
         self.strict = memory is not None
         total = DEFAULT_MEMORY if memory is None else memory
-        least = _PROCESS + threads * _decode_bytes(_BLOCK)
+        least = _PROCESS + threads * _decode_bytes(BLOCK)
         if self.strict and total < least:
             raise ConfigError(f"memory = {total:,} bytes: {threads} threads need {least:,} beside the data; raise it")
-        # Half of what is there may be decoded counts, up to 64 MiB a call: more is little faster (benchmarks/readers.py).
+        # Half of the rest may be decoded counts, up to 64 MiB a call: more is little faster (benchmarks/readers.py).
         share = (total - _PROCESS) // (2 * threads)
-        self.unit = max(_BLOCK, min(64 * 2**20, (share - _decode_bytes(0)) * 2 // 3))
+        self.unit = max(BLOCK, min(64 * 2**20, (share - _decode_bytes(0)) * 2 // 3))
         self.other = _PROCESS + threads * _decode_bytes(self.unit)
         self.total = total - self.other
         self._used = 0

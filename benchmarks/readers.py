@@ -1,0 +1,155 @@
+"""Which reader decodes which encoding fastest, to (pixel, frame) uint16 arrays of the cropped columns.
+
+    python benchmarks/readers.py [--data DIR] [--rounds 3] [--json FILE]
+
+One full-size observation, re-encoded: dictionary and plain, zstd and snappy, one row group and many, as pyarrow and as
+Polars write them. The decoders of the package run on one thread a core, in the units they use and in smaller ones; the
+libraries' own ways to read the same columns into one array stand beside them. File bytes are in memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from measure import full_size_planets, table, write_json
+
+from gpucal.decoders import DECODERS, Loaded
+from gpucal.detectors import DETECTORS
+from gpucal.limits import usable_cores
+from gpucal.overlap import BLOCK
+from gpucal.reader import Signal, open_signal
+
+MEBI = 2**20
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How to write a table again."""
+
+    writer: str
+    options: Mapping[str, Any]
+    row_groups: int = 1
+
+
+ENCODINGS = MappingProxyType(
+    {
+        "dictionary, zstd": Encoding("pyarrow", {"compression": "zstd"}),
+        "dictionary, snappy": Encoding("pyarrow", {"compression": "snappy"}),
+        "plain, snappy": Encoding("pyarrow", {"compression": "snappy", "use_dictionary": False}),
+        "dictionary, zstd, 9 row groups": Encoding("pyarrow", {"compression": "zstd"}, 9),
+        "as Polars writes": Encoding("polars", {}),
+    }
+)
+
+
+def encode(original: pa.Table, encoding: Encoding, path: Path) -> None:
+    """Write a table in an encoding."""
+    if encoding.writer == "polars":
+        pl.from_arrow(original).write_parquet(path, **encoding.options)
+    else:
+        size = -(-original.num_rows // encoding.row_groups)
+        pq.write_table(original, path, row_group_size=size, **encoding.options)
+
+
+def by_gpucal(signal: Signal, loaded: Loaded, unit_bytes: int) -> None:
+    """Decode as a run does, and drop the blocks."""
+    step = max(1, BLOCK // (2 * signal.n_frames))
+    n_pixels = signal.columns.size
+    blocks = (slice(first, min(first + step, n_pixels)) for first in range(0, n_pixels, step))
+    units = iter(list(loaded.units(blocks, unit_bytes)))
+
+    def work() -> None:
+        for _ in loaded.decode(units):
+            pass
+
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        for done in [pool.submit(work) for _ in range(usable_cores())]:
+            done.result()
+
+
+def ways(signal: Signal, data: bytes) -> dict[str, Callable[[], object]]:
+    """Give every way to decode one file."""
+    positions = signal.columns.tolist()
+    names = [pq.read_schema(io.BytesIO(data)).names[position] for position in positions]
+    found: dict[str, Callable[[], object]] = {}
+    for decoder in DECODERS:
+        loaded = signal.load(decoder)
+        for unit in (64, 16) if loaded.decoder.in_units else (64,):
+            label = f"gpucal, {decoder}" + (f", {unit} MiB" if loaded.decoder.in_units else "")
+            found[label] = partial(by_gpucal, signal, loaded, unit * MEBI)
+    found["Polars, all at once"] = lambda: pl.read_parquet(data, columns=positions).to_numpy(order="fortran").T
+    found["pyarrow, all at once"] = lambda: np.stack(
+        [column.to_numpy() for column in pq.read_table(pa.BufferReader(data), columns=names).columns]
+    )
+    return found
+
+
+def measured(data: Path, rounds: int) -> list[dict[str, Any]]:
+    """Time every way on every encoding; medians over rounds, of the sum over detectors."""
+    planet = full_size_planets(data, 1)[0]
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for label, encoding in ENCODINGS.items():
+            seconds: dict[str, list[float]] = {}
+            megabytes = 0.0
+            for detector in DETECTORS.values():
+                path = Path(scratch) / "signal.parquet"
+                encode(
+                    pq.read_table(data / "train" / str(planet) / f"{detector.name}_signal_0.parquet"), encoding, path
+                )
+                megabytes += path.stat().st_size / 1e6
+                for way, decode in ways(open_signal(path, detector), path.read_bytes()).items():
+                    times = []
+                    for _ in range(rounds):
+                        start = time.perf_counter()
+                        decode()
+                        times.append(time.perf_counter() - start)
+                    seconds.setdefault(way, []).append(statistics.median(times))
+            rows += [
+                {"encoding": label, "megabytes": megabytes, "way": way, "seconds": sum(times)}
+                for way, times in seconds.items()
+            ]
+    return rows
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """Format one row an encoding, one column a way."""
+    by_way = list(dict.fromkeys(row["way"] for row in rows))
+    cells = []
+    for encoding in dict.fromkeys(row["encoding"] for row in rows):
+        mine = {row["way"]: row for row in rows if row["encoding"] == encoding}
+        size = f"{next(iter(mine.values()))['megabytes']:.0f} MB"
+        cells.append([encoding, size, *(f"{mine[way]['seconds']:.2f}" for way in by_way)])
+    return table(["seconds, both detectors", "", *by_way], cells)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data", type=Path, help="folder of the synthetic data; made if missing, kept")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        rows = measured(options.data or Path(scratch) / "data", options.rounds)
+    write_json(options.json, rows)
+    print(markdown(rows))
+
+
+if __name__ == "__main__":
+    main()

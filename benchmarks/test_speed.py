@@ -1,0 +1,53 @@
+"""Short benchmarks of fixed seed, for every change: ``pytest benchmarks``, with ``--benchmark-compare`` if you like."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from arithmetic import Case, available
+from pytest_benchmark.fixture import BenchmarkFixture
+
+import gpucal
+from gpucal.decoders import DECODERS
+from gpucal.detectors import DETECTORS
+from gpucal.overlap import pixel_blocks
+from gpucal.reader import open_signal
+from gpucal.synth import synthesize
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> gpucal.Dataset:
+    """A planet of a tenth of the frames."""
+    folder = tmp_path_factory.mktemp("data") / "raw"
+    synthesize(folder, frames=1124, seed=1)
+    return gpucal.open_dataset(folder)
+
+
+@pytest.mark.parametrize("backend", available())
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_arithmetic(benchmark: BenchmarkFixture, detector: str, backend: str) -> None:
+    case = Case(DETECTORS[detector], part=10)
+    result = benchmark(case.blocks, available()[backend], 1)
+    assert result.shape == (case.plan.n_bins, case.plan.n_pixels)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_decoding(benchmark: BenchmarkFixture, dataset: gpucal.Dataset, detector: str, decoder: str) -> None:
+    facts = DETECTORS[detector]
+    obs = dataset[dataset.planets[0]]
+    signal = open_signal(obs.signal_path(facts), facts)
+    plan = gpucal.calibrate(obs, detector).plan
+    loaded = signal.load(decoder)
+
+    def decode() -> int:
+        units = loaded.units(pixel_blocks(plan, signal.n_frames), 64 * 2**20)
+        return sum(len(counts) for _, counts in loaded.decode(units))
+
+    assert benchmark(decode) == plan.n_pixels
+
+
+def test_run(benchmark: BenchmarkFixture, dataset: gpucal.Dataset, tmp_path: Path) -> None:
+    summary = benchmark(gpucal.run, dataset, tmp_path / "out", overwrite=True)
+    assert (summary.done, summary.failed) == (2, {})
