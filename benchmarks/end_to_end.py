@@ -19,7 +19,8 @@ from typing import Any
 
 from measure import full_size_planets, gpucal, measure, table, write_json
 
-NOTEBOOK = Path(__file__).parent / "rivals" / "notebook.py"
+RIVALS = Path(__file__).parent / "rivals"
+NOTEBOOK, ADP = RIVALS / "notebook.py", RIVALS / "ariel_data_preprocessing_run.py"
 
 # What a user gets with `pip install gpucal[fast]` and with `pip install gpucal`.
 VARIANTS = {
@@ -28,7 +29,9 @@ VARIANTS = {
 }
 
 
-def measure_round(data: Path, planets: list[int], out: Path) -> dict[str, dict[str, Any]]:
+def measure_round(
+    data: Path, planets: list[int], out: Path, adp_python: str | None = None
+) -> dict[str, dict[str, Any]]:
     """Run everything once: seconds for the first planet and for each further one, peak in bytes, stages in seconds."""
     figures: dict[str, dict[str, Any]] = {}
     for name, environment in VARIANTS.items():
@@ -40,7 +43,28 @@ def measure_round(data: Path, planets: list[int], out: Path) -> dict[str, dict[s
     notebook = measure([sys.executable, str(NOTEBOOK), str(data), "--planet", str(planets[0])])
     seconds = json.loads(notebook.output)["seconds"]  # its own clock: imports left out, which favours it
     figures["the notebook"] = {"cold": notebook.seconds, "steady": seconds, "peak": notebook.peak, "stages": {}}
+    if adp_python:
+        adp = measure([adp_python, str(ADP), str(one_planet(data, planets[0], out))])
+        report = json.loads(adp.output.splitlines()[-1])
+        peak = report["peak_rss_bytes"]  # of the process that works; it starts others
+        figures[f"{report['rival']} (does less)"] = {
+            "cold": adp.seconds,
+            "steady": report["seconds"],
+            "peak": peak,
+            "stages": {},
+        }
     return figures
+
+
+def one_planet(data: Path, planet: int, out: Path) -> Path:
+    """Make a folder that shows one planet of another."""
+    view = out / "one-planet"
+    (view / "train").mkdir(parents=True)
+    for entry in data.resolve().iterdir():
+        if entry.name != "train":
+            (view / entry.name).symlink_to(entry)
+    (view / "train" / str(planet)).symlink_to(data.resolve() / "train" / str(planet))
+    return view
 
 
 def summarise(rounds: list[dict[str, dict[str, Any]]], megabytes: float) -> list[dict[str, Any]]:
@@ -60,13 +84,14 @@ def summarise(rounds: list[dict[str, dict[str, Any]]], megabytes: float) -> list
     return rows
 
 
-def measured(data: Path, n_planets: int, rounds: int) -> list[dict[str, Any]]:
+def measured(data: Path, n_planets: int, rounds: int, adp_python: str | None = None) -> list[dict[str, Any]]:
     """Make the data if they are missing, and measure."""
     planets = full_size_planets(data, n_planets)
     files = (data / "train" / str(planets[0])).glob("*_signal_0.parquet")
     megabytes = sum(file.stat().st_size for file in files) / 1e6
     with tempfile.TemporaryDirectory() as out:
-        return summarise([measure_round(data, planets, Path(out) / str(i)) for i in range(rounds)], megabytes)
+        figures = [measure_round(data, planets, Path(out) / str(i), adp_python) for i in range(rounds)]
+    return summarise(figures, megabytes)
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
@@ -99,10 +124,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of the synthetic data; made if missing, kept")
     parser.add_argument("--planets", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--adp-python", help="Python of an environment with ariel-data-preprocessing, to measure it too"
+    )
     parser.add_argument("--json")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        rows = measured(options.data or Path(scratch) / "data", options.planets, options.rounds)
+        data = options.data or Path(scratch) / "data"
+        rows = measured(data, options.planets, options.rounds, options.adp_python)
     write_json(options.json, rows)
     print(markdown(rows))
 

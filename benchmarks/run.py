@@ -51,12 +51,15 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of the synthetic data; made if missing, kept")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--planets", type=int, default=10)
+    parser.add_argument(
+        "--adp-python", help="Python of an environment with ariel-data-preprocessing, to measure it too"
+    )
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     data = options.data or options.out / "data"
     results: dict[str, Any] = {
         "machine": machine(),
-        "end_to_end": end_to_end.measured(data, options.planets, options.rounds),
+        "end_to_end": end_to_end.measured(data, options.planets, options.rounds, options.adp_python),
         "arithmetic": arithmetic.measured(options.rounds),
         "readers": readers.measured(data, options.rounds),
         "scaling": scaling.measured(data, options.rounds),
