@@ -124,9 +124,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of the synthetic data; made if missing, kept")
     parser.add_argument("--planets", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument(
-        "--adp-python", help="Python of an environment with ariel-data-preprocessing, to measure it too"
-    )
+    parser.add_argument("--adp-python", help="Python of an environment that has ariel-data-preprocessing")
     parser.add_argument("--json")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:

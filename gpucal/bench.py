@@ -58,9 +58,7 @@ class Bench:
         return self.seconds * observations
 
 
-def bench(
-    dataset: Dataset, observations: int = 4, *, backend: str | None = None, workers: int | None = None
-) -> Bench:
+def bench(dataset: Dataset, observations: int = 4, *, backend: str | None = None, workers: int | None = None) -> Bench:
     """Time the first observations of a dataset, into a folder that is thrown away.
 
     Parameters

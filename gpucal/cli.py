@@ -7,12 +7,13 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from gpucal import __version__
-from gpucal.errors import ConfigError, GpucalError, MissingExtra
+from gpucal.errors import ConfigError, GpucalError, MissingExtra, OutputError
 
 if TYPE_CHECKING:
     from gpucal.config import Calibration
@@ -23,7 +24,21 @@ __all__ = ["main"]
 DONE, FAILED, WRONG = 0, 1, 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
+_SWITCHES = {
+    "mask": "do not flag dead and hot pixels",
+    "linearity": "leave the linearity correction out",
+    "dark": "do not subtract the dark current",
+    "flat": "do not divide by the flat field",
+    "binning": "make every CDS pair a bin of its own",
+}
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, as all errors here are, without the usage in front."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(WRONG, f"gpucal: {' '.join(message.split())}; see `{self.prog} --help`\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,7 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         Exit code.
     """
-    arguments = _parser().parse_args(argv)
+    # Not parse_args(), which would name the help of `gpucal` and not the verb's that an unknown argument was given to.
+    arguments, unknown = _parser().parse_known_args(argv)
+    if unknown:
+        arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("gpucal: %(message)s"))
     log = logging.getLogger("gpucal")
@@ -47,9 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = arguments.verb(arguments)
     except GpucalError as error:
-        if arguments.debug:
-            raise
-        _say(f"gpucal: {error}", sys.stderr)
+        _say(traceback.format_exc().rstrip() if arguments.debug else f"gpucal: {error}", sys.stderr)
         return WRONG
     except KeyboardInterrupt:
         _say("gpucal: interrupted; what is finished is kept, run it again to go on", sys.stderr)
@@ -60,62 +76,86 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="gpucal", description="Calibrate Ariel Data Challenge observations.")
+    parser = _Parser(prog="gpucal", description="Calibrate Ariel Data Challenge observations.")
     parser.add_argument("--version", action="version", version=f"gpucal {__version__}")
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--debug", action="store_true", help="show tracebacks")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
 
-    verb = verbs.add_parser("calibrate", parents=[common], help="calibrate a competition folder")
-    verb.set_defaults(verb=_calibrate)
-    verb.add_argument("dataset", metavar="DATASET", type=Path)
-    verb.add_argument("out", metavar="OUT", type=Path)
-    verb.add_argument("--split", choices=["train", "test"])
-    verb.add_argument("--planet", nargs="+", type=int, metavar="ID")
-    verb.add_argument("--backend", choices=["auto", "cupy", "numba", "numpy"])
-    verb.add_argument("--dtype", choices=["float64", "float32"], default="float32")
-    for step in ("mask", "linearity", "dark", "flat", "binning"):
-        verb.add_argument(f"--no-{step}", dest=step, action="store_false", default=None)
-    verb.add_argument("--bin", action="append", metavar="DETECTOR=PAIRS", help="such as AIRS-CH0=30 or FGS1=360")
-    verb.add_argument("--reduce", choices=["sum", "mean"])
-    verb.add_argument("--integration", choices=["notebook", "updated"])
-    verb.add_argument("--bad-pixels", choices=["keep", "nan"])
-    verb.add_argument("--preset", choices=["ariel2024", "ariel2024-update", "ariel2025"])
-    verb.add_argument("--config", type=Path, metavar="FILE.toml")
-    verb.add_argument("--variance", action="store_true")
+    verb = _verb(verbs, "calibrate", _calibrate, "calibrate a competition folder")
+    verb.add_argument("dataset", metavar="DATASET", type=Path, help="competition folder, of 2024 or 2025")
+    verb.add_argument("out", metavar="OUT", type=Path, help="results folder; what is finished in it is kept")
+    verb.add_argument("--split", choices=["train", "test"], help="only this part of the data set")
+    verb.add_argument("--planet", nargs="+", type=int, metavar="ID", help="only these planets; after DATASET and OUT")
+    verb.add_argument(
+        "--backend",
+        choices=["auto", "cupy", "numba", "numpy"],
+        help="what computes; by default GPUCAL_BACKEND, else the fastest that can run here",
+    )
+    verb.add_argument(
+        "--dtype", choices=["float64", "float32"], default="float32", help="of the stored signal; float32 by default"
+    )
+    for step, effect in _SWITCHES.items():
+        verb.add_argument(f"--no-{step}", dest=step, action="store_false", default=None, help=effect)
+    verb.add_argument(
+        "--bin", action="append", metavar="DETECTOR=PAIRS", help="CDS pairs in a bin, such as AIRS-CH0=30 or FGS1=360"
+    )
+    verb.add_argument("--reduce", choices=["sum", "mean"], help="what a bin holds; the notebook sums")
+    verb.add_argument("--integration", choices=["notebook", "updated"], help="whose integration times")
+    verb.add_argument(
+        "--bad-pixels", choices=["keep", "nan"], help="leave flagged pixels as computed, or make them NaN"
+    )
+    verb.add_argument(
+        "--preset", choices=["ariel2024", "ariel2024-update", "ariel2025"], help="settings of an official notebook"
+    )
+    verb.add_argument("--config", type=Path, metavar="FILE.toml", help="settings from a file such as OUT/config.toml")
+    verb.add_argument("--variance", action="store_true", help="store the variance too")
     verb.add_argument(
         "--workers", type=int, metavar="N", help="threads that decode and bin; by default the usable cores"
     )
     verb.add_argument("--memory", type=_bytes, metavar="SIZE", help="peak memory to stay below, such as 900MB or 2GB")
-    verb.add_argument("--overwrite", action="store_true")
+    verb.add_argument("--overwrite", action="store_true", help="do finished items again")
     verb.add_argument("--json", action="store_true", help="print the summary as JSON")
 
-    verb = verbs.add_parser("synth", parents=[common], help="write synthetic raw data with the truth beside it")
-    verb.set_defaults(verb=_synth)
-    verb.add_argument("out", metavar="OUT", type=Path)
-    verb.add_argument("--layout", choices=["2024", "2025"], default="2024")
-    verb.add_argument("--planets", type=int, default=1, metavar="N")
+    verb = _verb(verbs, "synth", _synth, "write synthetic raw data with the truth beside it")
+    verb.add_argument("out", metavar="OUT", type=Path, help="competition folder to write")
+    verb.add_argument("--layout", choices=["2024", "2025"], default="2024", help="whose layout; 2024 by default")
+    verb.add_argument("--planets", type=int, default=1, metavar="N", help="how many; 1 by default")
     verb.add_argument(
         "--frames", type=int, metavar="N", help="AIRS-CH0 frames, 11250 by default; FGS1 has 12 times as many"
     )
-    verb.add_argument("--seed", type=int, default=0)
+    verb.add_argument("--seed", type=int, default=0, help="of every draw; 0 by default")
     verb.add_argument("--calibration", type=Path, metavar="DIR", help="real calibration frames to use")
 
-    verb = verbs.add_parser("demo", parents=[common], help="synth, calibrate, compare with the truth, draw")
-    verb.set_defaults(verb=_demo)
-    verb.add_argument("out", metavar="OUT", type=Path, nargs="?", default=Path("gpucal-demo"))
-    verb.add_argument("--frames", type=int, metavar="N")
+    verb = _verb(verbs, "demo", _demo, "synth, calibrate, compare with the truth, draw")
+    verb.add_argument(
+        "out", metavar="OUT", type=Path, nargs="?", default=Path("gpucal-demo"), help="folder; by default gpucal-demo"
+    )
+    verb.add_argument("--frames", type=int, metavar="N", help="AIRS-CH0 frames, 11250 by default")
 
-    verb = verbs.add_parser("info", parents=[common], help="versions, backends, and what a folder holds")
-    verb.set_defaults(verb=_info)
-    verb.add_argument("dataset", metavar="DATASET", type=Path, nargs="?")
+    verb = _verb(verbs, "info", _info, "versions, backends, and what a folder holds")
+    verb.add_argument("dataset", metavar="DATASET", type=Path, nargs="?", help="competition folder to list")
 
-    verb = verbs.add_parser("plot", parents=[common], help="draw a calibrated planet's light curves")
-    verb.set_defaults(verb=_plot)
-    verb.add_argument("out", metavar="OUT", type=Path)
-    verb.add_argument("planet", metavar="PLANET", type=int)
-    verb.add_argument("--visit", type=int, default=0)
+    verb = _verb(verbs, "bench", _bench, "how long a folder will take on this machine")
+    verb.add_argument(
+        "dataset", metavar="DATASET", type=Path, nargs="?", help="competition folder; by default synthetic data"
+    )
+    verb.add_argument("--backend", choices=["auto", "cupy", "numba", "numpy"], help="what computes; as for calibrate")
+    verb.add_argument("--workers", type=int, metavar="N", help="threads that decode and bin; as for calibrate")
+    verb.add_argument("--json", action="store_true", help="print the figures as JSON")
+
+    verb = _verb(verbs, "plot", _plot, "draw a calibrated planet's light curves")
+    verb.add_argument("out", metavar="OUT", type=Path, help="results folder; the picture goes there too")
+    verb.add_argument("planet", metavar="PLANET", type=int, help="its id")
+    verb.add_argument("--visit", type=int, default=0, metavar="N", help="which observation of it; 0 by default")
     return parser
+
+
+def _verb(
+    verbs: argparse._SubParsersAction[_Parser], name: str, action: Callable[[argparse.Namespace], int], effect: str
+) -> _Parser:
+    verb = verbs.add_parser(name, help=effect, description=f"{effect[0].upper()}{effect[1:]}.")
+    verb.set_defaults(verb=action, parser=verb)
+    verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return verb
 
 
 def _bytes(text: str) -> int:
@@ -196,14 +236,24 @@ def _demo(arguments: argparse.Namespace) -> int:
     from gpucal.synth import Truth, synthesize
 
     raw = arguments.out / "raw"
-    (planet,) = synthesize(raw, layout="2025", frames=arguments.frames)
-    obs = open_dataset(raw)[planet]
+    truths = raw / "truth"
+    if arguments.frames is None and truths.exists():
+        obs = next(iter(open_dataset(raw)))
+        planet = obs.planet
+        needed = [truths / str(planet) / "0" / f"{name}.npz" for name in DETECTORS]
+        needed += [obs.signal_path(detector) for detector in DETECTORS.values()]
+        if not all(path.exists() for path in needed):
+            raise OutputError(f"{raw}: is not complete; remove it and run `gpucal demo` again")
+        _say(f"planet {planet} is in {raw} already and is used again")
+    else:
+        (planet,) = synthesize(raw, layout="2025", frames=arguments.frames)
+        obs = open_dataset(raw)[planet]
     curves, models = [], []
     for name in ("FGS1", "AIRS-CH0"):
         start = time.perf_counter()
         cal = calibrate(obs, name)
         seconds = time.perf_counter() - start
-        truth = Truth.load(raw / "truth" / str(planet) / "0" / f"{name}.npz")
+        truth = Truth.load(truths / str(planet) / "0" / f"{name}.npz")
         expected, noise = truth.expected(DETECTORS[name], cal.plan.pairs_per_bin)
         sigma = ((cal.signal - expected) / np.sqrt(noise))[:, ~cal.mask]
         _say(
@@ -242,6 +292,28 @@ def _info(arguments: argparse.Namespace) -> int:
         )
         for obs in dataset:
             _say(f"  {obs.split} {obs.planet} visit {obs.visit}")
+    return DONE
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from gpucal.bench import COMPETITIONS, bench, bench_synthetic
+    from gpucal.dataset import open_dataset
+
+    dataset = open_dataset(arguments.dataset) if arguments.dataset else None
+    how = {"backend": arguments.backend, "workers": arguments.workers}
+    figures = bench(dataset, **how) if dataset else bench_synthetic(**how)
+    if arguments.json:
+        _say(json.dumps(vars(figures)))
+        return DONE
+    _say(
+        f"{figures.seconds:.2f} s an observation ({figures.backend}, {figures.observations} timed), "
+        f"{3600 / figures.seconds:,.0f} an hour, {figures.megabytes / figures.seconds:,.0f} MB/s of Parquet"
+    )
+    split = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in figures.stages.items())
+    _say(f"seconds summed over threads, which overlap: {split}")
+    folders = {str(dataset.path): len(dataset)} if dataset else COMPETITIONS
+    for name, count in folders.items():
+        _say(f"{name}: {count} observations in about {figures.predicted_s(count) / 60:.0f} minutes")
     return DONE
 
 

@@ -237,7 +237,7 @@ def prepare_decoder(threads: int) -> str:
         pool = pl.thread_pool_size()
     finally:
         if before is None:
-            del os.environ["POLARS_MAX_THREADS"]
+            os.environ.pop("POLARS_MAX_THREADS", None)  # another thread may have done so
     if pool <= threads or os.environ.get("GPUCAL_READER") == "polars":
         return name
     log.info("decoding with pyarrow: Polars was started with %d threads before, %d are allowed now", pool, threads)

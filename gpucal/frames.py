@@ -291,7 +291,8 @@ def find_adc(rows: list[dict[str, str]], path: Path, planet: int, detector: Dete
         If the planet or a column is missing, or a value is not usable.
     """
     mend = f"correct its line in {path.name}"
-    mine = [row for row in rows if row.get("planet_id", str(planet)) == str(planet)]
+    # a line too short to have an id holds None there
+    mine = [row for row in rows if (row.get("planet_id", str(planet)) or "").strip() == str(planet)]
     if not mine:
         raise InputError("planet is not in the ADC table", f"add it to {path.name}", path)
     values = {}
@@ -305,8 +306,8 @@ def find_adc(rows: list[dict[str, str]], path: Path, planet: int, detector: Dete
         except ValueError as error:
             raise InputError(f"{column} is {text!r}, not a number", mend, path) from error
     adc = Adc(**values)
-    if not (math.isfinite(adc.gain) and adc.gain > 0):
-        raise InputError(f"ADC gain is {adc.gain}, must be a finite number above 0", mend, path)
+    if not (math.isfinite(adc.gain) and adc.gain > 0 and math.isfinite(1 / adc.gain)):
+        raise InputError(f"ADC gain is {adc.gain}, must be above 0 and finite, and so must its inverse", mend, path)
     if not math.isfinite(adc.offset):
         raise InputError(f"ADC offset is {adc.offset}, must be finite", mend, path)
     return adc

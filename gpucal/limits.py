@@ -53,6 +53,6 @@ def _quota(folder: Path) -> float | None:
         else:
             quota = (folder / "cpu.cfs_quota_us").read_text(encoding="utf-8").strip()
             period = (folder / "cpu.cfs_period_us").read_text(encoding="utf-8").strip()
-    except (OSError, ValueError):
+        return None if quota in ("max", "-1") else int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
         return None
-    return None if quota in ("max", "-1") else int(quota) / int(period)

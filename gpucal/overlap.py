@@ -48,6 +48,12 @@ _PROCESS = 360_000_000
 # Bytes of raw counts in a pixel block: enough that a call's overhead vanishes, little beside the result.
 BLOCK = 6 * 2**20
 
+# The most bytes of counts decoded in one call; more is little faster (benchmarks/readers.py).
+_UNIT = 64 * 2**20
+
+# Bytes that parsing the footer of AIRS-CH0, 11392 columns, takes in each call of Polars (33 MB measured).
+_FOOTER = 33_000_000
+
 # Items opened before they are taken. The budget is what limits full-size ones; this limits small ones.
 _AHEAD = 4
 
@@ -144,18 +150,26 @@ class Line:
         self._value_bytes = value_bytes or dtype.itemsize
         self._wanted = wanted
         self._budget = _Budget(memory, threads)
+        # Imported before the reader thread starts, so that what the caller imports next shares the interpreter with
+        # decoding, which does not need it, and not with another import.
+        self._decoder = prepare_decoder(threads)
         self._backend: Future[Backend] = Future()
         self._binning = ThreadPoolExecutor(threads, "gpucal-bin")
         self._reading = ThreadPoolExecutor(1, "gpucal-read")
-        self._decoder = self._reading.submit(prepare_decoder, threads)
-        self._spare: list[BytesIO] = []
         self._waiting: deque[tuple[Item, Future[_Flight | Outcome]]] = deque()
-        self._read_ahead()
+        try:
+            self._read_ahead()
+        except BaseException:  # of the caller's own iterable: no `with` has been entered that would end the threads
+            self._end()
+            raise
 
     def __enter__(self) -> Line:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._end()
+
+    def _end(self) -> None:
         self._budget.close()
         self._backend.cancel()
         self._reading.shutdown(cancel_futures=True)
@@ -178,22 +192,12 @@ class Line:
         while self._waiting:
             item, reading = self._waiting.popleft()
             self._read_ahead()
-            began, reserved = time.perf_counter(), 0
-            try:
-                flight = reading.result()
-                if isinstance(flight, _Flight):
-                    reserved = flight.reserved
-                    outcome = _landed(flight, backend)
-                    self._spare.append(flight.buffer)
-                else:
-                    outcome = flight
-                del flight, reading
-            except InputError as error:
-                del reading
-                outcome = Outcome(item, error.at(item.obs.where(item.detector)), "", began, {})
+            outcome, reserved, spare = _await(item, reading, backend)
+            del reading
             yield outcome
             del outcome
-            self._budget.release(reserved)
+            self._budget.release(reserved, spare)
+            del spare
 
     def _read_ahead(self) -> None:
         while len(self._waiting) < _AHEAD and (item := next(self._items, None)) is not None:
@@ -219,10 +223,10 @@ class Line:
 
         shape = (plan.n_bins, detector.width, detector.shape[0])
         reserved = signal.size + int(np.prod(shape)) * self._value_bytes
-        self._budget.acquire(reserved, signal.path)
+        spare = self._budget.acquire(reserved, signal.path, self._check_alive)
         start = time.perf_counter()
         try:
-            loaded = signal.load(self._decoder.result(), self._spare.pop() if self._spare else None)
+            loaded = signal.load(self._decoder, spare)
         except BaseException:
             self._budget.release(reserved)
             raise
@@ -234,6 +238,10 @@ class Line:
         ]
         seconds = {"open": opened - began, "read": time.perf_counter() - start}
         return _Flight(item, axis, plan, inputs, out, saturated, loaded.buffer, work, reserved, began, seconds)
+
+    def _check_alive(self) -> None:
+        """Raise RuntimeError if the interpreter is exiting: it waits for the reader, and nobody asks for more."""
+        self._binning.submit(int)
 
     def _decode_and_bin(
         self,
@@ -285,6 +293,21 @@ def pixel_blocks(plan: Plan, n_frames: int) -> Iterator[slice]:
             yield slice(y * width + x, y * width + min(x + step, width))
 
 
+def _await(item: Item, reading: Future[_Flight | Outcome], backend: Backend) -> tuple[Outcome, int, BytesIO | None]:
+    """Wait for an item; return what became of it, the bytes it reserved, and the buffer that it is done with."""
+    began, reserved = time.perf_counter(), 0
+    try:
+        flight = reading.result()
+        if not isinstance(flight, _Flight):
+            return flight, 0, None
+        reserved = flight.reserved
+        return _landed(flight, backend), reserved, flight.buffer
+    except InputError as error:
+        # Without its traceback, which would keep the item's memory: frame, flight, future, error, frame.
+        plain = error.with_traceback(None).at(item.obs.where(item.detector))
+        return Outcome(item, plain, "", began, {}), reserved, None
+
+
 def _landed(flight: _Flight, backend: Backend) -> Outcome:
     """Wait for an item's last block and make the product of it."""
     seconds = dict(flight.seconds)
@@ -310,8 +333,8 @@ def _landed(flight: _Flight, backend: Backend) -> Outcome:
 
 
 def _decode_bytes(unit: int) -> int:
-    """Bound what one thread holds while it decodes so many bytes of counts: the table, a block of it, its pages."""
-    return unit + unit // 2 + 2 * BLOCK
+    """Bound what one thread holds while it decodes so many bytes of counts: footer, table, a block of it, its pages."""
+    return _FOOTER + unit + unit // 2 + 2 * BLOCK
 
 
 class _Budget:
@@ -323,33 +346,46 @@ class _Budget:
         least = _PROCESS + threads * _decode_bytes(BLOCK)
         if self.strict and total < least:
             raise ConfigError(f"memory = {total:,} bytes: {threads} threads need {least:,} beside the data; raise it")
-        # Half of the rest may be decoded counts, up to 64 MiB a call: more is little faster (benchmarks/readers.py).
+        # Half of the rest may be decoded counts.
         share = (total - _PROCESS) // (2 * threads)
-        self.unit = max(BLOCK, min(64 * 2**20, (share - _decode_bytes(0)) * 2 // 3))
+        self.unit = max(BLOCK, min(_UNIT, (share - _decode_bytes(0)) * 2 // 3))
         self.other = _PROCESS + threads * _decode_bytes(self.unit)
         self.total = total - self.other
+        self._threads = threads
         self._used = 0
+        self._spare: list[BytesIO] = []
         self._closed = False
         self._changed = Condition()
 
-    def acquire(self, wanted: int, path: Path) -> None:
-        """Wait until so many bytes are free, or nothing is in use."""
+    def acquire(self, wanted: int, path: Path, check_alive: Callable[[], None]) -> BytesIO | None:
+        """Wait until so many bytes are free, or nothing is in use; return a buffer to use again, if there is one."""
         if self.strict and wanted > self.total:
+            # The other half is as much as this one, within what decoding can use.
+            least, most = (self._threads * _decode_bytes(unit) for unit in (BLOCK, _UNIT))
+            needed = _PROCESS + wanted + min(max(wanted, least), most)
             raise InputError(
-                f"needs {wanted + self.other:,} bytes of memory, more than the {self.total + self.other:,} allowed",
+                f"needs {needed:,} bytes of memory, more than the {self.total + self.other:,} allowed",
                 "raise --memory or lower --workers",
                 path,
             )
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or not self._used or self._used + wanted <= self.total)
+            while not (self._closed or not self._used or self._used + wanted <= self.total):
+                check_alive()
+                self._changed.wait(timeout=0.5)
             if self._closed:
                 raise CancelledError
             self._used += wanted
+            spare = self._spare.pop() if self._spare else None
+            while self._spare and self._used + sum(buffer.getbuffer().nbytes for buffer in self._spare) > self.total:
+                self._spare.pop()
+            return spare
 
-    def release(self, returned: int) -> None:
-        """Give bytes back."""
+    def release(self, returned: int, spare: BytesIO | None = None) -> None:
+        """Give bytes back, and a buffer to use again that was among them."""
         with self._changed:
             self._used -= returned
+            if spare is not None:
+                self._spare.append(spare)
             self._changed.notify_all()
 
     def close(self) -> None:

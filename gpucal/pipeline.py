@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -214,7 +215,7 @@ def run(
     store = Store(Path(out))
 
     def missing(item: Item, inputs: str) -> bool:
-        return overwrite or not _is_done(store.record(*item.obs.key, item.detector), settings_hash, inputs)
+        return overwrite or not store.keep(*item.obs.key, item.detector, settings_hash, inputs)
 
     items = [Item(obs, detector, settings) for obs in observations for detector in DETECTORS.values()]
     value_bytes = kind.itemsize + variance * (
@@ -271,22 +272,19 @@ def _progress(shown: bool, total: int) -> Iterator[Any]:
         yield bar
 
 
-def _is_done(record: dict[str, Any] | None, settings: str, inputs: str) -> bool:
-    return record is not None and (record["status"], record.get("settings"), record.get("inputs")) == (
-        "done",
-        settings,
-        inputs,
-    )
-
-
 def _threads(workers: int | None) -> int:
-    if workers is not None and workers < 1:
-        raise ConfigError(f"workers = {workers}: must be an integer above 0")
-    return workers or usable_cores()
+    if workers is None:
+        return usable_cores()
+    if isinstance(workers, bool) or not isinstance(workers, Integral) or workers < 1:
+        raise ConfigError(f"workers = {workers!r}: must be an integer above 0")
+    return int(workers)
 
 
 def _checked_dtype(dtype: DTypeLike) -> np.dtype[Any]:
-    kind = np.dtype(dtype)
+    try:
+        kind = np.dtype(dtype)
+    except (TypeError, ValueError, SyntaxError) as error:  # the last as "f4,(" is parsed as Python
+        raise ConfigError(f"dtype = {dtype!r}: must be float32 or float64") from error
     if kind not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise ConfigError(f"dtype = {kind}: must be float32 or float64")
     return kind

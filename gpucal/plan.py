@@ -123,12 +123,13 @@ def make_plan(
         axes of ``axis_info.parquet``.
     """
     if n_frames % 2 and config.odd_frames == "error":
-        raise InputError(f"has {n_frames} frames, an odd number", 'set odd_frames = "drop" to leave the last one out')
+        raise InputError(f"has {n_frames} frames, an odd number", 'set odd_frames = "drop" in a --config file')
     pairs_per_bin = config.pairs_per_bin(detector)
     n_bins = n_frames // 2 // pairs_per_bin
     if n_bins == 0:
         problem = f"has {n_frames} frames, fewer than the {2 * pairs_per_bin} of one bin"
-        raise InputError(problem, f"use smaller bins, as in --bin {detector.name}={max(1, n_frames // 2)}")
+        smaller = f"use smaller bins, as in --bin {detector.name}={n_frames // 2}"
+        raise InputError(problem, smaller if n_frames > 1 else "copy it again from the competition data")
     used = 2 * pairs_per_bin * n_bins
     for length in (axis.time_h.size, used if axis.integration_s is None else axis.integration_s.size):
         if length < used:

@@ -88,8 +88,50 @@ class Store:
         -------
         dict or None
             None if there is none, or it is no record.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be read.
         """
         return _read_record(self.path / str(planet) / str(visit) / f"{detector.name}.json")
+
+    def keep(self, planet: int, visit: int, detector: Detector, settings: str, inputs: str) -> bool:
+        """Keep an item if it is finished and its files are all there; an error noted since then is forgotten.
+
+        Parameters
+        ----------
+        planet, visit : int
+            Which observation.
+        detector : Detector
+            The detector.
+        settings, inputs : str
+            Hash of the settings and fingerprint of the inputs it must be made from.
+
+        Returns
+        -------
+        bool
+            False if it must be made (again): no record, other settings or inputs, or a file missing or of another size.
+
+        Raises
+        ------
+        OutputError
+            If its record cannot be read, or not be written.
+        """
+        record = self.record(planet, visit, detector)
+        made = None if record is None else (record["status"], record.get("settings"), record.get("inputs"))
+        if record is None or made != ("done", settings, inputs) or not self._is_whole(record):
+            return False
+        if record.pop("error", None) is not None:
+            self._write_record(record)
+        return True
+
+    def _is_whole(self, record: Mapping[str, Any]) -> bool:
+        folder = self.path / str(record["planet"]) / str(record["visit"])
+        try:
+            return all((folder / file["file"]).stat().st_size == file["bytes"] for file in record["files"].values())
+        except (OSError, KeyError):  # a record without sizes is of an earlier version, which did not write them
+            return False
 
     def commit(self, cal: Calibrated, *, settings: str, inputs: str, seconds: float, with_variance: bool) -> None:
         """Write an item: arrays first, its record last, each renamed into place.
@@ -127,8 +169,14 @@ class Store:
                     np.save(file, array, allow_pickle=False)
                     file.flush()
                     os.fsync(file.fileno())
-                digest = hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
-                files[kind] = {"file": target.name, "shape": array.shape, "dtype": str(array.dtype), "sha256": digest}
+                    size = os.fstat(file.fileno()).st_size
+                files[kind] = {
+                    "file": target.name,
+                    "bytes": size,
+                    "shape": array.shape,
+                    "dtype": str(array.dtype),
+                    "sha256": hashlib.sha256(np.ascontiguousarray(array).data).hexdigest(),
+                }
             # From here the old item, if any, is gone; without a record a half-renamed one does not exist either.
             (folder / f"{name}.json").unlink(missing_ok=True)
             for temporary, target in staged:
@@ -150,7 +198,7 @@ class Store:
             "backend": cal.provenance["backend"],
             "version": cal.provenance["version"],
         }
-        self.write(f"{cal.planet}/{cal.visit}/{name}.json", json.dumps(record, indent=1).encode())
+        self._write_record(record)
 
     def fail(self, planet: int, visit: int, detector: Detector, message: str) -> None:
         """Record that an item failed; a finished result of other settings or inputs is kept, with the error noted.
@@ -171,7 +219,7 @@ class Store:
         """
         blank = {"planet": planet, "visit": visit, "detector": detector.name, "status": "failed"}
         record = {**(self.record(planet, visit, detector) or blank), "error": message}
-        self.write(f"{planet}/{visit}/{detector.name}.json", json.dumps(record, indent=1).encode())
+        self._write_record(record)
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file and rename it into place.
@@ -210,6 +258,10 @@ class Store:
         table = pyarrow.json.read_json(BytesIO(lines), parse_options=options) if lines else schema.empty_table()
         self._place("manifest.parquet", lambda temporary: pq.write_table(table, temporary))
 
+    def _write_record(self, record: Mapping[str, Any]) -> None:
+        name = f"{record['planet']}/{record['visit']}/{record['detector']}.json"
+        self.write(name, json.dumps(record, indent=1).encode())
+
     def _place(self, name: str, write: Callable[[Path], object]) -> None:
         target = self.path / name
         temporary = _temporary(target)
@@ -233,6 +285,11 @@ def records(path: Path) -> Iterator[dict[str, Any]]:
     ------
     dict
         A record; what is no record is left out.
+
+    Raises
+    ------
+    OutputError
+        If a record cannot be read.
     """
     for file in sorted(path.glob("*/*/*.json")):
         record = _read_record(file)
@@ -243,9 +300,29 @@ def records(path: Path) -> Iterator[dict[str, Any]]:
 def _read_record(path: Path) -> dict[str, Any] | None:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None  # an unreadable record is no record: the item is made again
-    return record if isinstance(record, dict) and {"planet", "visit", "detector", "status"} <= record.keys() else None
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError):
+        return None  # what is not JSON is no record: the item is made again
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be read ({error.strerror or error}); make it readable") from error
+    return record if _is_record(record) else None
+
+
+def _is_record(found: object) -> bool:
+    """Tell whether it has what readers rely on; the folder may hold other JSON files, and damaged ones."""
+    if not isinstance(found, dict):
+        return False
+    # type() and not isinstance(), as JSON's true and false are integers to the latter
+    if [type(found.get(name)) for name in ("planet", "visit", "detector", "status")] != [int, int, str, str]:
+        return False
+    if found["status"] != "done":
+        return True
+    files = found.get("files")
+    return (
+        isinstance(files, dict)
+        and {"signal", "dq"} <= files.keys()
+        and all(isinstance(file, dict) and {"shape", "dtype"} <= file.keys() for file in files.values())
+        and all(isinstance(file.get("file"), str) for file in files.values())
+    )
 
 
 def _temporary(target: Path) -> Path:

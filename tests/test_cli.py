@@ -19,6 +19,7 @@ from conftest import BINS, Made
 import gpucal
 from gpucal import Calibration
 from gpucal.cli import main
+from gpucal.synth import synthesize
 
 FLAGS = [f"--bin={name}={pairs}" for name, pairs in BINS.items()]
 
@@ -102,9 +103,17 @@ BAD_INPUTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
         "to 65536, outside 0 to 65535",
     ),
     "float signals": (FGS1, lambda p: with_column(p, 9, lambda v: v + 0.5, pa.float32()), "holds float"),
-    "odd number of frames": (FGS1, lambda p: rewrite(p, lambda t: t.slice(0, 139)), "has 139 frames, an odd number"),
+    "odd number of frames": (
+        FGS1,
+        lambda p: rewrite(p, lambda t: t.slice(0, 139)),
+        'has 139 frames, an odd number; set odd_frames = "drop" in a --config file',
+    ),
     "fewer frames than a bin": (FGS1, lambda p: rewrite(p, lambda t: t.slice(0, 30)), "fewer than the 32 of one bin"),
-    "no frames": (FGS1, lambda p: rewrite(p, lambda t: t.slice(0, 0)), "has 0 frames"),
+    "no frames": (
+        FGS1,
+        lambda p: rewrite(p, lambda t: t.slice(0, 0)),
+        "has 0 frames, fewer than the 32 of one bin; copy it again",
+    ),
     "wrong shape of dark": (DARK, lambda p: rewrite(p, lambda t: t.slice(0, 31)), "expected (32, 356)"),
     "NaN in dark": (
         DARK,
@@ -205,17 +214,46 @@ def test_a_wrong_request_is_one_line_and_exit_2(
     assert not (tmp_path / "out").exists()
 
 
-def test_unknown_arguments_are_exit_2(capfd: pytest.CaptureFixture[str]) -> None:
-    for arguments in ([], ["calibrate"], ["calibrate", "a", "b", "--no-such"], ["calibrat", "a", "b"]):
-        with pytest.raises(SystemExit) as caught:
-            main(arguments)
-        assert caught.value.code == 2
-    assert "usage: gpucal" in capfd.readouterr().err
+# Arguments, the words of the line, and whose help it names.
+UNPARSED: dict[str, tuple[list[str], str, str]] = {
+    "no verb": ([], "VERB", ""),
+    "unknown verb": (["calibrat", "a", "b"], "invalid choice: 'calibrat'", ""),
+    "no folders": (["calibrate"], "required: DATASET, OUT", " calibrate"),
+    "unknown option": (["calibrate", "a", "b", "--no-such", "--x=1"], "arguments: --no-such --x=1", " calibrate"),
+    "one folder too many": (["info", "a", "b"], "unrecognized arguments: b", " info"),
+    "no such choice": (["calibrate", "a", "b", "--reduce", "max"], "--reduce: invalid choice: 'max'", " calibrate"),
+    "no integer": (["plot", "a", "x\ny"], "invalid int value", " plot"),
+    "no size": (["calibrate", "a", "b", "--memory", "much"], "'much' is no size", " calibrate"),
+}
 
 
-def test_debug_shows_the_traceback(old: Made, tmp_path: Path) -> None:
-    with pytest.raises(gpucal.GpucalError, match="no planet 99"):
-        main(["calibrate", str(old[0]), str(tmp_path), "--planet", "99", "--debug"])
+@pytest.mark.parametrize("case", UNPARSED)
+def test_what_cannot_be_parsed_is_one_line_and_exit_2(case: str, capfd: pytest.CaptureFixture[str]) -> None:
+    arguments, words, verb = UNPARSED[case]
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    (line,) = lines_of(capfd.readouterr().err)
+    assert line.startswith("gpucal: ")
+    assert words in line
+    assert line.endswith(f"; see `gpucal{verb} --help`")
+
+
+def test_debug_shows_the_traceback(old: Made, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["calibrate", str(old[0]), str(tmp_path), "--planet", "99", "--debug"]) == 2
+    shown = capfd.readouterr().err
+    assert shown.startswith("Traceback (most recent call last):\n")
+    assert "no planet 99" in shown.splitlines()[-1]
+
+
+@pytest.mark.parametrize("verb", ["calibrate", "synth", "demo", "info", "bench", "plot"])
+def test_every_argument_has_a_help_text(verb: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([verb, "--help"])
+    assert caught.value.code == 0
+    arguments = re.findall(r"^  (-.*|[A-Z]\w*.*)$(\n {20,}\S)?", capfd.readouterr().out, re.MULTILINE)
+    assert len(arguments) >= 3
+    assert [name for name, below in arguments if not below and not re.search(r"\S {2,}\S", name)] == []
 
 
 def test_flags_beat_toml_beats_preset(new: Made, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -268,6 +306,39 @@ def test_demo_closes_with_the_truth_and_draws(tmp_path: Path, capfd: pytest.Capt
         assert abs(float(bias)) < 5 / values**0.5
         assert abs(float(scatter) - 1) < 6 / (2 * values) ** 0.5
     assert (tmp_path / "demo" / "light-curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_demo_again_uses_what_is_there(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "demo"
+    (planet,) = synthesize(out / "raw", layout="2025", frames=120)
+    assert main(["demo", str(out)]) == 0
+    text = capfd.readouterr().out
+    assert text.startswith(f"planet {planet} is in {out / 'raw'} already and is used again\n")
+    assert text.count("bias ") == 2
+    assert main(["demo", str(out), "--frames", "120"]) == 2
+    assert "is not an empty folder" in lines_of(capfd.readouterr().err)[0]
+    (out / "raw" / "truth" / str(planet) / "0" / "FGS1.npz").unlink()
+    assert main(["demo", str(out)]) == 2
+    (line,) = lines_of(capfd.readouterr().err)
+    assert line.endswith("raw: is not complete; remove it and run `gpucal demo` again")
+
+
+def test_bench(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    raw = tmp_path / "raw"
+    synthesize(raw, layout="2025", frames=120, planets=2)
+    assert main(["bench", str(raw), "--json", "--backend", "numpy"]) == 0
+    figures = json.loads(capfd.readouterr().out)
+    assert (figures["observations"], figures["backend"]) == (1, "numpy")
+    assert main(["bench", str(raw)]) == 0
+    assert capfd.readouterr().out.splitlines()[-1].startswith(f"{raw}: 2 observations in about 0 minutes")
+
+
+def test_plot_of_a_lost_array_is_one_line(partly_done: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out = shutil.copytree(partly_done, tmp_path / "out")
+    (out / "23" / "0" / "AIRS-CH0.dq.npy").unlink()
+    assert main(["plot", str(out), "23"]) == 2
+    (line,) = lines_of(capfd.readouterr().err)
+    assert line.endswith(f"AIRS-CH0.dq.npy: is missing; run `gpucal calibrate DATASET {out}` again")
 
 
 def test_synth_calibrate_plot(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

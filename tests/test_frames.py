@@ -253,6 +253,7 @@ TABLES = {
     "byte-order-mark-without-planets": b"\xef\xbb\xbf" + f"{ALONE}\n0.25,0.87,-3.0,0.44\n".encode(),
     "windows-lines": f"{HEADER}\r\n7,0.25,0.87,-3,0.44,1\r\n",
     "quoted": f'{HEADER}\n"7","0.25","0.87","-3","4.4e-1","1"\n',
+    "spaces-around-the-planet": f"{HEADER}\n17,1,1,1,1,1\n 7 ,0.25,0.87,-3,0.44,1\n",
     "no-last-newline-and-blanks": f"{ALONE}\n\n 0.25, 0.87, -3.0, 0.44",
 }
 
@@ -274,6 +275,7 @@ BAD_TABLES = {
     "text-of-two-lines": (f'{HEADER}\n7,1,1,1,"a\nb",1\n', "AIRS-CH0_adc_gain is 'a\\nb', not a number"),
     "not-utf-8": (f"{HEADER}\n".encode() + b"\xff\xfe,1,1,1,1,1\n", "cannot be read"),
     **{f"gain-{value}": (f"{HEADER}\n7,1,1,1,{value},1\n", "gain") for value in ("0", "-0.4", "nan", "inf", "-inf")},
+    "gain-without-inverse": (f"{HEADER}\n7,1,1,1,1e-320,1\n", "ADC gain is 1e-320, must be above 0 and finite"),
     **{f"offset-{value}": (f"{HEADER}\n7,1,1,{value},1,1\n", "offset") for value in ("nan", "inf", "-inf")},
 }
 

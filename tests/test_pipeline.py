@@ -171,7 +171,12 @@ def test_inputs_are_left_alone(old: Made) -> None:
     [
         ({"detector": "AIRS"}, ConfigError, "no detector 'AIRS'"),
         ({"dtype": "int32"}, ConfigError, "dtype = int32"),
+        ({"dtype": "nonsense"}, ConfigError, "dtype = 'nonsense': must be float32 or float64"),
+        ({"dtype": "f4,("}, ConfigError, "must be float32 or float64"),
         ({"workers": 0}, ConfigError, "workers = 0"),
+        ({"workers": "2"}, ConfigError, "workers = '2': must be an integer above 0"),
+        ({"workers": 1.5}, ConfigError, "workers = 1.5: must be an integer above 0"),
+        ({"workers": True}, ConfigError, "workers = True: must be an integer above 0"),
         ({"backend": "numpi"}, ConfigError, "backend = 'numpi'"),
         ({"device": True, "backend": "numpy"}, BackendUnavailable, "device=False"),
     ],

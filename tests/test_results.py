@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import pickle
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -164,11 +166,71 @@ def test_a_failure_keeps_the_finished_result(source: Path, out: Path, tmp_path: 
     signal = broken / "train" / "17" / "FGS1_signal.parquet"
     signal.write_bytes(signal.read_bytes()[:-100])
     before = np.load(out / "17" / "0" / "FGS1.signal.npy")
-    assert list(again(broken, out).failed) == ["planet 17 visit 0 FGS1"]
+    failed = again(broken, out).failed
+    assert list(failed) == ["planet 17 visit 0 FGS1"]
     np.testing.assert_array_equal(np.load(out / "17" / "0" / "FGS1.signal.npy"), before)
     opened = gpucal.open_results(out)
-    assert opened.ids == [(17, 0), (23, 0)]
+    assert opened.ids == [(23, 0)]
+    assert opened.failed == {(17, 0, "FGS1"): failed["planet 17 visit 0 FGS1"]}
     assert again(source, out).skipped == 4
+    assert (gpucal.open_results(out).ids, gpucal.open_results(out).failed) == ([(17, 0), (23, 0)], {})
+    assert pq.read_table(out / "manifest.parquet")["error"].null_count == 4
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "lost": Path.unlink,
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-100]),
+    "empty": lambda path: path.write_bytes(b""),
+    "cut in the header": lambda path: path.write_bytes(path.read_bytes()[:50]),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+}
+
+
+@pytest.mark.parametrize("kind", ["signal", "dq", "variance"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_lost_or_damaged_array_is_made_again(source: Path, out: Path, kind: str, damage: str) -> None:
+    path = out / "17" / "0" / f"AIRS-CH0.{kind}.npy"
+    before = path.read_bytes()
+    assert json.loads((out / "17" / "0" / "AIRS-CH0.json").read_text())["files"][kind]["bytes"] == len(before)
+    DAMAGES[damage](path)
+    if damage == "a folder":
+        path.rmdir()
+    summary = again(source, out)
+    assert (summary.done, summary.skipped, summary.failed) == (1, 3, {})
+    assert path.read_bytes() == before
+
+
+DAMAGED_HEADERS: dict[str, Callable[[Path], object]] = {
+    "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+    "no magic": lambda path: path.write_bytes(b"x" + path.read_bytes()[1:]),
+    "zip magic": lambda path: path.write_bytes(b"PK\3\4" + path.read_bytes()[4:]),
+    "short header": lambda path: path.write_bytes(path.read_bytes().replace(b"\x76\0{", b"\x20\0{", 1)),
+    "no header": lambda path: path.write_bytes(path.read_bytes().replace(b"'descr", b",descr", 1)),
+    "mixed keys": lambda path: path.write_bytes(path.read_bytes().replace(b" 'fort", b"B'fort", 1)),
+    "negative shape": lambda path: path.write_bytes(path.read_bytes().replace(b"28", b"-8", 1)),
+    "huge shape": lambda path: path.write_bytes(path.read_bytes().replace(b"282, 32), }  ", b"99999999999),}", 1)),
+    "smaller shape": lambda path: path.write_bytes(path.read_bytes().replace(b"282,", b"28 ,", 1)),
+    "other type": lambda path: path.write_bytes(path.read_bytes().replace(b"<f4", b">f4", 1).replace(b"|u1", b"|i1")),
+}
+
+
+@pytest.mark.parametrize("kind", ["signal", "dq"])
+@pytest.mark.parametrize("damage", DAMAGES | DAMAGED_HEADERS)
+def test_reading_a_lost_or_damaged_array_is_one_line(out: Path, kind: str, damage: str) -> None:
+    path = out / "23" / "0" / f"AIRS-CH0.{kind}.npy"
+    (DAMAGES | DAMAGED_HEADERS)[damage](path)
+    opened = gpucal.open_results(out)
+    airs = opened["AIRS-CH0"]
+    np.testing.assert_array_equal(airs[0], np.load(out / "17" / "0" / "AIRS-CH0.signal.npy"))
+    signal = [lambda: airs[1], lambda: airs[-1, :2], lambda: airs[:, 0], lambda: airs[1:], airs.load]
+    reads = {"signal": signal, "dq": [lambda: opened.dq("AIRS-CH0")]}[kind]
+    for read in (*reads, opened.light_curves, lambda: opened.light_curves_of((23, 0))):
+        with pytest.raises(OutputError) as caught:
+            read()
+        line = str(caught.value)
+        assert "\n" not in line
+        assert line.startswith(f"{path}: ")
+        assert line.endswith(f"run `gpucal calibrate DATASET {out}` again")
 
 
 def test_a_full_disk_leaves_no_debris_and_no_half_item(
@@ -215,8 +277,11 @@ def test_reading_back(finished: Path) -> None:
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(opened))["AIRS-CH0"].load(), airs.load())
     with pytest.raises(IndexError):
         airs[2]
-    with pytest.raises(KeyError, match="no detector 'AIRS'"):
-        opened["AIRS"]
+    assert airs[2:].shape == (0, 4, 282, 32)
+    assert airs[2:, 1].shape == (0, 282, 32)
+    for read in (opened.__getitem__, opened.dq):
+        with pytest.raises(KeyError, match="no detector 'AIRS'; there are AIRS-CH0, FGS1"):
+            read("AIRS")
 
 
 def test_light_curves_put_fgs1_first(source: Path, finished: Path) -> None:
@@ -232,6 +297,61 @@ def test_light_curves_need_equal_bins(source: Path, tmp_path: Path) -> None:
     again(source, tmp_path / "out", CONFIG.replace(bins={"FGS1": 30}), planets=[17])
     with pytest.raises(OutputError, match=r"have \[2, 4\] bins"):
         gpucal.open_results(tmp_path / "out").light_curves()
+
+
+def test_nothing_complete_is_one_line(source: Path, tmp_path: Path) -> None:
+    broken = shutil.copytree(source, tmp_path / "broken")
+    for planet in ("17", "23"):
+        (broken / "train" / planet / "FGS1_signal.parquet").unlink()
+    again(broken, tmp_path / "out")
+    opened = gpucal.open_results(tmp_path / "out")
+    airs = opened["AIRS-CH0"]
+    assert (len(opened), len(airs), list(airs)) == (0, 0, [])
+    for read in (airs.load, lambda: airs[:, 0], lambda: opened.dq("FGS1"), opened.light_curves):
+        with pytest.raises(OutputError, match="no observation is complete, 2 items failed; ") as caught:
+            read()
+        assert "\n" not in str(caught.value)
+
+
+def test_different_settings_in_one_folder(source: Path, out: Path, caplog: pytest.LogCaptureFixture) -> None:
+    gpucal.open_results(out)
+    assert caplog.messages == []
+    again(source, out, CONFIG.replace(bins={"FGS1": 20, "AIRS-CH0": 9}), planets=[23])
+    opened = gpucal.open_results(out)
+    assert opened.ids == [(17, 0), (23, 0)]
+    ((logger, level, line),) = caplog.record_tuples
+    assert (logger, level) == ("gpucal.results", logging.WARNING)
+    assert line.startswith(f"{out}: holds 4 items of 2 different settings; ")
+    assert "\n" not in line
+    assert opened["FGS1"][1].shape == (3, 32, 32)
+    for read in (opened["FGS1"].load, lambda: opened["AIRS-CH0"][:, :, 3], opened.light_curves):
+        with pytest.raises(OutputError, match="observations differ in shape, such as ") as caught:
+            read()
+        assert "\n" not in str(caught.value)
+    assert opened["AIRS-CH0"][:, 0].shape == (2, 282, 32)
+
+
+def change_record(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"planet": "23"}, {"planet": None}, {"visit": 0.5}, {"visit": True}, {"detector": []}, {"files": []}],
+    ids=str,
+)
+def test_a_record_of_wrong_types_is_ignored(source: Path, out: Path, changes: dict[str, object]) -> None:
+    change_record(out / "23" / "0" / "FGS1.json", **changes)
+    assert gpucal.open_results(out).ids == [(17, 0)]
+    summary = again(source, out)
+    assert (summary.done, summary.skipped) == (1, 3)
+    assert gpucal.open_results(out).ids == [(17, 0), (23, 0)]
+
+
+def test_a_folder_named_like_a_record_is_ignored(out: Path) -> None:
+    (out / "23" / "0" / "FGS1.json").unlink()
+    (out / "23" / "0" / "FGS1.json").mkdir()
+    assert gpucal.open_results(out).ids == [(17, 0)]
 
 
 @pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir(), lambda path: path.write_text("")])

@@ -27,6 +27,9 @@ _SIGNATURE = (
 # Sums may be reordered and multiplications fused with additions. Full fastmath would assume away NaN and infinity.
 _RELAXED = {"contract", "reassoc"}
 
+# What unpickling a damaged cache may raise.
+_DAMAGED = (EOFError, pickle.UnpicklingError, ValueError, LookupError, TypeError, AttributeError, ImportError)
+
 
 def probe() -> str:
     """Compile the formula, or load it compiled, and say what it runs on.
@@ -123,7 +126,7 @@ def _compiled() -> Callable[..., None]:
     try:
         # Numba keeps it beside this file or, where that is read-only, in the user's cache folder.
         function: Callable[..., None] = numba.njit(_SIGNATURE, cache=True, **options)(_bin_pixels)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+    except (RuntimeError, OSError, *_DAMAGED) as error:
         log.info("compiling without a cache (%s); let NUMBA_CACHE_DIR name a writable folder", error)
         function = numba.njit(_SIGNATURE, **options)(_bin_pixels)
     return function
