@@ -35,7 +35,8 @@ def values_of(column: pa.ChunkedArray) -> NDArray[Any]:
         column = column.cast(pa.uint8())
     if column.null_count and pa.types.is_floating(column.type):
         column = column.fill_null(float("nan"))
-    chunks = [np.from_dlpack(chunk) for chunk in column.chunks if len(chunk)]
-    if not chunks:
-        return np.empty(0, column.type.to_pandas_dtype())
+    if column.null_count or not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+        raise TypeError(f"{column.type} with {column.null_count} nulls, expected numbers")
+    filled = [chunk for chunk in column.chunks if len(chunk)] or [pa.nulls(0, column.type)]
+    chunks = [np.from_dlpack(chunk) for chunk in filled]
     return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import logging
 import re
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from gpucal.config import Calibration
     from gpucal.dataset import Dataset
 
-__all__ = ["main"]
+__all__ = ["console", "main"]
 
 DONE, FAILED, WRONG = 0, 1, 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -39,6 +40,18 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(WRONG, f"gpucal: {' '.join(message.split())}; see `{self.prog} --help`\n")
+
+
+def console() -> NoReturn:
+    """Run the command line and end the process, without the garbage collector's looks at what libraries import.
+
+    Numba and Polars bring some 500,000 objects. Collecting them while they are imported, and three times at the end of
+    the process, took 0.1 s and 0.4 s of the 2.4 s that one planet took.
+    """
+    gc.set_threshold(200_000)
+    code = main()
+    gc.freeze()
+    sys.exit(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -333,4 +346,4 @@ def _say(line: str, stream: TextIO | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    console()

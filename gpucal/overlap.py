@@ -13,7 +13,7 @@ import hashlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -150,8 +150,6 @@ class Line:
         self._value_bytes = value_bytes or dtype.itemsize
         self._wanted = wanted
         self._budget = _Budget(memory, threads)
-        # Imported before the reader thread starts, so that what the caller imports next shares the interpreter with
-        # decoding, which does not need it, and not with another import.
         self._decoder = prepare_decoder(threads)
         self._backend: Future[Backend] = Future()
         self._binning = ThreadPoolExecutor(threads, "gpucal-bin")
@@ -174,6 +172,14 @@ class Line:
         self._backend.cancel()
         self._reading.shutdown(cancel_futures=True)
         self._binning.shutdown(cancel_futures=True)
+
+    def wait_for_data(self) -> None:
+        """Wait until the first file is in memory.
+
+        Importing and compiling a backend then takes the interpreter only from decoding, which does not need it; beside
+        the opening of a file, both take three times as long.
+        """
+        wait([reading for _, reading in list(self._waiting)[:1]])
 
     def outcomes(self, backend: Backend) -> Iterator[Outcome]:
         """Give every item back, in order.
@@ -205,6 +211,7 @@ class Line:
 
     def _read(self, item: Item) -> _Flight | Outcome:
         """Open an item, wait for memory, read its file and queue its blocks."""
+        self._check_alive()
         began = time.perf_counter()
         obs, detector = item.obs, item.detector
         signal = open_signal(obs.signal_path(detector), detector)

@@ -140,6 +140,7 @@ def stream(
     facts, kind, threads = DETECTORS[detector], _checked_dtype(dtype), _threads(workers)
     items = (Item(obs, facts, config or Calibration.preset(obs.dataset.layout.preset)) for obs in observations)
     with Line(items, dtype=kind, threads=threads, memory=memory) as line:
+        line.wait_for_data()
         chosen = choose(backend)
         if device:
             raise BackendUnavailable(
@@ -222,6 +223,7 @@ def run(
         8 + kind.itemsize
     )  # a variance is computed in float64 and stored like the signal
     with Line(items, dtype=kind, threads=threads, memory=memory, value_bytes=value_bytes, wanted=missing) as line:
+        line.wait_for_data()
         chosen = choose(backend)
         store.create(settings.to_toml())
         summary = Summary(backend=chosen.name)

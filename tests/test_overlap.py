@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +208,10 @@ def test_the_budget_is_kept_and_given_back(own: Path, budgets: type[Watched], sh
     damaged = bytearray(signal_of(own, 6).read_bytes())
     damaged[1000:60_000] = bytes(59_000)
     signal_of(own, 6).write_bytes(damaged)
-    outcomes = outcomes_of(own, memory=tight(2, int(share * need_of(own))))
+    memory = tight(2, int(share * need_of(own)))
+    with Line(items_of(own), dtype=FLOAT64, threads=2, memory=memory) as line:
+        wait_until(lambda: len(budgets.seen) == int(share))  # before any is taken
+        outcomes = list(line.outcomes(load("numpy")))
     assert [isinstance(outcome.result, InputError) for outcome in outcomes] == [p in (4, 6) for p in PLANETS]
     assert len(budgets.seen) == 6
     assert all(used <= total for used, total, _ in budgets.seen)
@@ -259,7 +263,7 @@ def test_the_number_an_item_asks_for_is_enough_and_needed(threads: int, wanted: 
         ask(tight(threads, 0))
     needed = number_in(r"needs ([\d,]+) bytes", str(caught.value))
     ask(needed)
-    with pytest.raises(InputError):
+    with pytest.raises((InputError, ConfigError)):
         ask(needed - 100)
 
 
@@ -274,14 +278,12 @@ def test_holding_all_results_hangs_nothing(many: Path) -> None:
 def test_leaving_early(many: Path, share: float, leave: type[BaseException]) -> None:
     memory = tight(2, int(1.2 * need_of(many))) if share < 100 else None
     start = time.monotonic()
-    try:
+    with suppress(leave):
         for cal in gpucal.stream(gpucal.open_dataset(many), "FGS1", CONFIG, workers=2, memory=memory):
             assert cal.planet == 1
             if leave is StopIteration:
                 break
             raise leave
-    except (RuntimeError, KeyboardInterrupt) as error:
-        assert type(error) is leave
     assert ours() == []
     assert time.monotonic() - start < 20
 
@@ -343,7 +345,7 @@ def test_reading_and_working_go_on_at_the_same_time(many: Path, monkeypatch: pyt
 
     def slowly(buffer: Any, path: Path, size: int) -> bool:
         start = time.perf_counter()
-        time.sleep(size * 0.3 / need_of(many))
+        time.sleep(size * 0.4 / need_of(many))
         complete = plain(buffer, path, size)
         reading.append(time.perf_counter() - start)
         return complete
@@ -351,12 +353,12 @@ def test_reading_and_working_go_on_at_the_same_time(many: Path, monkeypatch: pyt
     outcomes_of(many)  # everything is imported
     monkeypatch.setattr(reader, "_read_into", slowly)
     start = time.perf_counter()
-    outcomes_of(many, threads=2, backend=sleepy(0.018, working))  # 32 blocks an item, 0.29 s of two threads
+    outcomes_of(many, threads=2, backend=sleepy(0.02, working))  # 32 blocks an item, 0.32 s of two threads
     wall = time.perf_counter() - start
     read, worked = sum(reading), sum(working) / 2
     assert len(reading) == len(PLANETS)
     assert len(working) == 32 * len(PLANETS)
-    first = reading[0]  # there is nothing yet to work on beside it
-    allowed = 1.1 * max(read, worked) + first + 0.3
+    alone = reading[0] + worked / len(PLANETS)  # the first is only read, the last is only worked on
+    allowed = 1.1 * max(read, worked) + alone
     assert allowed < read + worked  # what one after the other would take
     assert wall < allowed

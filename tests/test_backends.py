@@ -1,0 +1,188 @@
+"""The choice between backends, what one says that cannot run here, and where Numba keeps what it compiled."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hostile import ADCS, SMALL, observe
+
+import gpucal
+from gpucal import Calibration
+from gpucal.backends import PREFERENCE, choose, load, numba_, numpy_
+from gpucal.errors import BackendUnavailable, ConfigError
+
+PACKAGE = Path(gpucal.__file__).parent
+
+
+def answer(script: str, cwd: Path | None = None, **environment: str) -> list[str]:
+    """Run a script by itself, with the modules in its folder; variables of gpucal and Numba are those given."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("GPUCAL_", "NUMBA_"))}
+    run = subprocess.run(
+        [sys.executable, "-c", script], cwd=cwd, env=inherited | environment, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout.splitlines()
+
+
+def test_auto_prefers_numba(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.delenv("GPUCAL_BACKEND", raising=False)
+    assert PREFERENCE.index("numba") < PREFERENCE.index("numpy")
+    unavailable = BackendUnavailable("no device here")
+    monkeypatch.setattr("gpucal.backends.load", lambda name: _raise(unavailable) if name == "cupy" else load(name))
+    with caplog.at_level(logging.INFO, "gpucal"):
+        assert choose().name == choose("auto").name == "numba"
+    assert caplog.messages == ["backend numba: no device here"] * 2
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+def test_a_name_or_the_environment_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPUCAL_BACKEND", "numpy")
+    assert choose().name == "numpy"
+    assert choose("numba").name == "numba"
+    assert choose("auto").name != "numpy"
+    monkeypatch.setenv("GPUCAL_BACKEND", "numpi")
+    with pytest.raises(ConfigError, match=r"backend = 'numpi': must be one of auto, cupy, numba, numpy"):
+        choose()
+    monkeypatch.setenv("GPUCAL_BACKEND", "")
+    assert choose("numpy").runs_on == f"NumPy {np.__version__}"
+
+
+HIDDEN = {
+    "not installed": "import sys; sys.modules['numba'] = None",
+    "other NumPy": """
+import sys
+class Refuses:
+    def find_spec(self, name, path=None, target=None):
+        if name == "numba":
+            raise ImportError("Numba needs NumPy 2.0 or less. Got NumPy 9.9.\\nsecond line")
+sys.meta_path.insert(0, Refuses())
+""",
+}
+REASON = {"not installed": "import of numba halted", "other NumPy": "Numba needs NumPy 2.0 or less. Got NumPy 9.9."}
+STEP_DOWN = """
+import logging
+logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stdout)
+from gpucal.backends import choose
+print(choose("auto").name)
+try:
+    choose("numba")
+except ImportError as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.parametrize("case", HIDDEN)
+def test_without_numba(case: str) -> None:
+    logged, chosen, refused = answer(HIDDEN[case] + STEP_DOWN)
+    assert logged.startswith("gpucal.backends: backend numpy: ")
+    assert chosen == "numpy"
+    assert refused.startswith("BackendUnavailable backend 'numba' cannot be imported (")
+    for line in (logged, refused):
+        assert REASON[case] in line
+        assert 'pip install "gpucal[fast]"' in line
+
+
+@pytest.mark.parametrize("backend", ["numba", "numpy"])
+@pytest.mark.parametrize("detector", SMALL)
+def test_equal_reads_of_a_pair_give_exactly_nothing(detector: str, backend: str) -> None:
+    obs = observe(SMALL[detector], 140, ADCS["2024"], seed=3)
+    raw = obs.raw.copy()
+    raw[1::2] = raw[0::2]
+    plan = replace(obs, raw=raw).plan(Calibration(bins={detector: 5}, dark=False, flat=False))
+    assert plan.coefficients.shape[0] == 6
+    out = np.full((plan.n_pixels, plan.n_bins), np.nan)
+    counts = replace(obs, raw=raw).counts()
+    load(backend).bin_block(plan, slice(0, plan.n_pixels), counts, out)
+    sane = np.isfinite(plan.coefficients[1:]).all(axis=0)
+    assert 10 < np.count_nonzero(sane) < plan.n_pixels
+    assert np.count_nonzero(out[sane]) == 0
+    assert np.unique(counts).size > 100
+
+
+def test_numba_takes_blocks_that_start_anywhere() -> None:
+    obs = observe(SMALL["AIRS-CH0"], 140, ADCS["2024"])
+    plan, counts = obs.plan(Calibration(bins={"AIRS-CH0": 7})), obs.counts()
+    whole, part = np.empty((20, plan.n_bins)), np.empty((6, plan.n_bins))
+    numba_.bin_block(plan, slice(0, 20), counts, whole)
+    saturated = numba_.bin_block(plan, slice(7, 13), counts[7:13], part)
+    np.testing.assert_array_equal(part, whole[7:13])
+    theirs = numpy_.bin_block(plan, slice(7, 13), counts[7:13], part)
+    np.testing.assert_array_equal(saturated, theirs)
+
+
+# From a package in a folder of its own; Numba itself is imported before the clock starts.
+COMPILE = """
+import logging, sys, time
+logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+logging.getLogger("numba").setLevel(logging.WARNING)
+import numba
+from gpucal.backends import numba_
+start = time.perf_counter()
+assert numba_.probe().startswith("Numba ")
+print(numba_._compiled().stats.cache_hits if hasattr(numba_._compiled(), "stats") else "-")
+print(numba_.__file__, time.perf_counter() - start)
+"""
+
+
+def compiled(copy: Path, home: Path) -> tuple[list[str], float]:
+    """Compile or load in a process by itself: what it logged and whether it was in the cache, and the seconds."""
+    *lines, last = answer(COMPILE, copy, HOME=str(home), XDG_CACHE_HOME=str(home / "cache"))
+    path, seconds = last.rsplit(" ", 1)
+    assert Path(path).is_relative_to(copy)
+    return lines, float(seconds)
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The package where Numba cannot keep anything beside it: a file is where its folder would be."""
+    skipped = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(PACKAGE, tmp_path / "copy" / "gpucal", ignore=skipped)
+    (tmp_path / "copy" / "gpucal" / "backends" / "__pycache__").write_text("")
+    return tmp_path / "copy"
+
+
+def test_compiled_once_into_the_user_s_cache(copy: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    first, slow = compiled(copy, home)
+    kept = {path.suffix for path in home.rglob("*") if path.is_file()}
+    assert {".nbi", ".nbc"} <= kept
+    again, fast = compiled(copy, home)
+    assert first == again[:-1] + first[-1:]  # neither logs anything
+    assert len(first) == 1
+    assert fast < slow / 2
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "garbage", "text"])
+@pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
+def test_a_damaged_cache_is_not_used(copy: Path, tmp_path: Path, suffix: str, damage: str) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    compiled(copy, home)
+    (kept,) = (path for path in home.rglob(f"*{suffix}"))
+    content = kept.read_bytes()
+    version = content.index(b".") + 1 if suffix == ".nbi" else 0
+    text = content[:version] + b"\x80\x04X\x02\x00\x00\x00\xff\xfe."  # a string that is no UTF-8
+    kept.write_bytes(
+        {"empty": b"", "cut": content[: len(content) // 2], "garbage": b"garbage" * 99, "text": text}[damage]
+    )
+    compiled(copy, home)
+
+
+def test_without_any_cache(copy: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.write_text("a file")
+    (logged, _), _ = compiled(copy, home)
+    assert "compiling without a cache" in logged
+    assert "NUMBA_CACHE_DIR" in logged
