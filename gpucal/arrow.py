@@ -34,7 +34,8 @@ def values_of(column: pa.ChunkedArray) -> NDArray[Any]:
     if pa.types.is_boolean(column.type):
         column = column.cast(pa.uint8())
     if column.null_count and pa.types.is_floating(column.type):
-        column = column.fill_null(float("nan"))
+        nan = pa.Array.from_buffers(pa.float64(), 1, [None, pa.py_buffer(np.float64("nan").tobytes())])
+        column = column.fill_null(nan.cast(column.type)[0])  # pa.scalar() imports pandas
     if column.null_count or not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
         raise TypeError(f"{column.type} with {column.null_count} nulls, expected numbers")
     filled = [chunk for chunk in column.chunks if len(chunk)] or [pa.nulls(0, column.type)]

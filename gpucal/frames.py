@@ -215,7 +215,9 @@ def read_frames(raw: Mapping[str, bytes], folder: Path, detector: Detector) -> C
 
 def _parse(data: bytes, path: Path, frame: _Frame, detector: Detector) -> NDArray[np.float64]:
     try:
-        table = pq.ParquetFile(pa.BufferReader(data)).read()  # read_table() refuses columns of one name
+        table = pq.ParquetFile(pa.BufferReader(data)).read(
+            use_threads=False
+        )  # read_table() refuses columns of one name
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"not a readable Parquet file ({_first_line(error)})", _AGAIN, path) from error
     rows, width = detector.shape
@@ -340,7 +342,7 @@ def read_axis(path: Path, detector: Detector) -> Axis:
         for name in present:
             if (count := file.schema_arrow.names.count(name)) != 1:
                 raise InputError(f"has {count or 'no'} column{'s' * (count > 1)} {name!r}", _AGAIN, path)
-        table = file.read(columns=present)
+        table = file.read(columns=present, use_threads=False)
     except FileNotFoundError as error:
         raise InputError("axis table is missing", _AGAIN, path) from error
     except (pa.ArrowException, OSError) as error:

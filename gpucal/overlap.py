@@ -48,11 +48,9 @@ _PROCESS = 360_000_000
 # Bytes of raw counts in a pixel block: enough that a call's overhead vanishes, little beside the result.
 BLOCK = 6 * 2**20
 
-# The most bytes of counts decoded in one call; more is little faster (benchmarks/readers.py).
-_UNIT = 64 * 2**20
-
-# Bytes that parsing the footer of AIRS-CH0, 11392 columns, takes in each call of Polars (33 MB measured).
-_FOOTER = 33_000_000
+# The most bytes of counts decoded in one call (more is little faster: benchmarks/readers.py), and bytes that parsing
+# the footer takes in each call of Polars (33 MB measured with AIRS-CH0, 11392 columns).
+_UNIT, _FOOTER = 64 * 2**20, 33_000_000
 
 # Items opened before they are taken. The budget is what limits full-size ones; this limits small ones.
 _AHEAD = 4
@@ -158,16 +156,13 @@ class Line:
         try:
             self._read_ahead()
         except BaseException:  # of the caller's own iterable: no `with` has been entered that would end the threads
-            self._end()
+            self.__exit__(None, None, None)
             raise
 
     def __enter__(self) -> Line:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._end()
-
-    def _end(self) -> None:
         self._budget.close()
         self._backend.cancel()
         self._reading.shutdown(cancel_futures=True)
@@ -369,9 +364,9 @@ class _Budget:
         if self.strict and wanted > self.total:
             # The other half is as much as this one, within what decoding can use.
             least, most = (self._threads * _decode_bytes(unit) for unit in (BLOCK, _UNIT))
-            needed = _PROCESS + wanted + min(max(wanted, least), most)
             raise InputError(
-                f"needs {needed:,} bytes of memory, more than the {self.total + self.other:,} allowed",
+                f"needs {_PROCESS + wanted + min(max(wanted, least), most):,} bytes of memory, "
+                f"more than the {self.total + self.other:,} allowed",
                 "raise --memory or lower --workers",
                 path,
             )

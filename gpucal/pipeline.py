@@ -147,10 +147,13 @@ def stream(
                 f"device=True: backend {chosen.name!r} leaves no result on a device; use device=False"
             )
         for outcome in line.outcomes(chosen):
-            if isinstance(outcome.result, InputError):
-                raise outcome.result
-            assert outcome.result is not None  # everything is wanted here
-            yield outcome.result
+            result = outcome.result
+            del outcome
+            if isinstance(result, InputError):
+                raise result
+            assert result is not None  # everything is wanted here
+            yield result
+            del result  # the caller's alone now: nothing here keeps it while the next one is made
 
 
 def run(
