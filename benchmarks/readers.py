@@ -85,7 +85,8 @@ def by_gpucal(signal: Signal, loaded: Loaded, unit_bytes: int) -> None:
 def ways(signal: Signal, data: bytes) -> dict[str, Callable[[], object]]:
     """Give every way to decode one file."""
     positions = signal.columns.tolist()
-    names = [pq.read_schema(io.BytesIO(data)).names[position] for position in positions]
+    schema = pq.read_schema(io.BytesIO(data)).names
+    names = [schema[position] for position in positions]
     found: dict[str, Callable[[], object]] = {}
     for decoder in DECODERS:
         loaded = signal.load(decoder)
@@ -94,7 +95,7 @@ def ways(signal: Signal, data: bytes) -> dict[str, Callable[[], object]]:
             found[label] = partial(by_gpucal, signal, loaded, unit * MEBI)
     found["Polars, all at once"] = lambda: pl.read_parquet(data, columns=positions).to_numpy(order="fortran").T
     found["pyarrow, all at once"] = lambda: np.stack(
-        [column.to_numpy() for column in pq.read_table(pa.BufferReader(data), columns=names).columns]
+        [column.to_numpy() for column in pq.ParquetFile(pa.BufferReader(data)).read(columns=names).columns]
     )
     return found
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,19 +56,21 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     data = options.data or options.out / "data"
-    results: dict[str, Any] = {
-        "machine": machine(),
-        "end_to_end": end_to_end.measured(data, options.planets, options.rounds, options.adp_python),
-        "arithmetic": arithmetic.measured(options.rounds),
-        "readers": readers.measured(data, options.rounds),
-        "scaling": scaling.measured(data, options.rounds),
+    parts = {
+        end_to_end: partial(end_to_end.measured, data, options.planets, options.rounds, options.adp_python),
+        arithmetic: partial(arithmetic.measured, options.rounds),
+        scaling: partial(scaling.measured, data, options.rounds),
+        readers: partial(readers.measured, data, options.rounds),
     }
-    (options.out / "benchmarks.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    parts = (end_to_end, arithmetic, readers, scaling)
-    tables = [part.markdown(results[part.__name__]) for part in parts]
-    (options.out / "benchmarks.md").write_text("\n\n".join(tables) + "\n", encoding="utf-8")
+    results: dict[str, Any] = {"machine": machine()}
+    tables = []
+    for part, measured in parts.items():
+        results[part.__name__] = measured()
+        tables.append(part.markdown(results[part.__name__]))
+        print(tables[-1], end="\n\n", flush=True)
+        (options.out / "benchmarks.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        (options.out / "benchmarks.md").write_text("\n\n".join(tables) + "\n", encoding="utf-8")
     draw(results, options.out / "benchmarks.png")
-    print("\n\n".join(tables))
 
 
 if __name__ == "__main__":
