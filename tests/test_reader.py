@@ -50,8 +50,8 @@ def cropped(raw: Raw) -> Raw:
 def column(values: Raw, kind: pa.DataType | None = None, gone: NDArray[np.bool_] | None = None) -> pa.Array:
     """Return counts as an Arrow array of some type, null where they are gone."""
     array = pa.array(values, mask=gone)
-    if kind is None or not pa.types.is_dictionary(kind):
-        return array.cast(kind) if kind else array
+    if not (kind and pa.types.is_dictionary(kind)):
+        return array.cast(kind or array.type)
     coded = array.cast(kind.value_type).dictionary_encode()
     return pa.DictionaryArray.from_arrays(coded.indices.cast(kind.index_type), coded.dictionary)
 
@@ -394,8 +394,7 @@ def test_fingerprint(path: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere.parquet"
     pq.write_table(table(RAW), path)
     shutil.copyfile(path, elsewhere)
-    first = open_signal(path, TINY).fingerprint
-    assert open_signal(elsewhere, TINY).fingerprint == first
+    assert open_signal(elsewhere, TINY).fingerprint == (first := open_signal(path, TINY).fingerprint)
     for other in (made(FRAMES + 1), np.zeros_like(RAW)):
         pq.write_table(table(other), elsewhere)
         assert open_signal(elsewhere, TINY).fingerprint != first
