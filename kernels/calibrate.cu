@@ -1,0 +1,98 @@
+// The formula over a block of pixels, one pass over the raw counts:
+//
+//     out[p, b] = ( sum over the bin's pairs of [ P(n_end) - P(n_start) ]  -  dark * tau[b] ) / divisor
+//
+// Layout   counts (pixel, frame) uint16, rows padded to a pitch of a multiple of 64 counts (128 bytes), so that every
+//          row starts on a 16-byte load; what lies in the padding is never used. Frames 2i and 2i+1 are the start and
+//          end reads of pair i: one aligned 32-bit word. out is (pixel, bin).
+// Mapping  A thread block works on one pixel at a time, blockIdx.y and then every gridDim.y further, and its warps
+//          share that pixel's bins in runs, with the other blocks of the same blockIdx.y. Any grid gives the same bits.
+// A run    As many whole bins as fit 512 pairs (a bin longer than that comes in pieces). The warp copies it to shared
+//          memory with 16-byte loads, 512 contiguous bytes an instruction, and then 1, 2, 4, ... 32 lanes sum a bin,
+//          whichever leaves at most 16 pairs a lane: 2 lanes at 30 pairs a bin, 32 at 360.
+// Bytes    Each count is fetched once (2 bytes), 64 bytes of constants a warp and pixel, 8 bytes of tau a bin; 8 bytes
+//          a bin are written. An Ariel observation, both detectors: 478 MB read, 17 MB written.
+// Work     A pair takes 14 double-precision operations: 2 conversions, 2 * (4 fused multiply-adds and a product), a
+//          difference and a sum. The difference is of two rounded values, so that equal reads differ by exactly 0.
+// Needs    128 threads a block, 8.4 KB of shared memory; registers by architecture are bounded in tests/test_nvrtc.py.
+
+#define WARPS 4     // in a thread block
+#define STAGE 512   // pairs a warp stages at a time
+#define A_LANE 16   // pairs of a bin for one lane, at most, while there are lanes
+#define BLOCKS 8    // of this size on a multiprocessor: up to 64 registers. Left to itself, ptxas spills from sm_90 on.
+#define ALL 0xffffffffu
+
+// A pixel's constants: c1 ... c5 of P in raw counts (c0 cancels in a pair), dark, divisor, and the floor on the count.
+enum { C1, C2, C3, C4, C5, DARK, DIVISOR, FLOOR, CONSTANTS };
+
+// P(n) without c0. Counts below `low`, the floor rounded up, are raised to the floor.
+__device__ __forceinline__ double electrons(unsigned count, unsigned low, const double *c)
+{
+    const double n = count < low ? c[FLOOR] : __uint2double_rn(count);
+    double q = __fma_rn(n, c[C5], c[C4]);
+    q = __fma_rn(n, q, c[C3]);
+    q = __fma_rn(n, q, c[C2]);
+    q = __fma_rn(n, q, c[C1]);
+    return __dmul_rn(n, q);
+}
+
+// pixels: (n_pixels, CONSTANTS). saturated: (n_pixels), zeroed; 1 where a count inside a bin is >= saturation.
+extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS)
+calibrate(const unsigned short *__restrict__ counts, long long pitch, int n_pixels, int n_bins, int pairs_per_bin,
+          const double *__restrict__ pixels, const double *__restrict__ tau_s, unsigned saturation,
+          double *__restrict__ out, unsigned *__restrict__ saturated)
+{
+    __shared__ uint4 stages[WARPS][STAGE / 4 + 1]; // one more, as a run may start inside a 16-byte word
+    __shared__ double constants[WARPS][CONSTANTS];
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const unsigned *staged = (const unsigned *)stages[warp];
+    const double *c = constants[warp];
+
+    int lanes = 1; // that share a bin
+    while (lanes < 32 && lanes * A_LANE < pairs_per_bin)
+        lanes *= 2;
+    const int groups = 32 / lanes, group = lane / lanes, member = lane % lanes;
+    const int rounds = STAGE / groups / pairs_per_bin; // 0 where a bin is longer than a stage: it has the warp for itself
+    const int run = rounds ? rounds * groups : groups; // bins
+
+    for (int pixel = blockIdx.y; pixel < n_pixels; pixel += gridDim.y) {
+        __syncwarp(); // the last pixel's constants have been used
+        if (lane < CONSTANTS)
+            constants[warp][lane] = __ldg(pixels + (long long)pixel * CONSTANTS + lane);
+        __syncwarp();
+        const unsigned low = __double2uint_ru(c[FLOOR]); // 0 for a floor of 0 or less
+        const uint4 *row = (const uint4 *)(counts + pixel * pitch);
+        bool over = false;
+
+        for (int first = (blockIdx.x * WARPS + warp) * run; first < n_bins; first += gridDim.x * WARPS * run) {
+            const int bins = min(run, n_bins - first), pairs = bins * pairs_per_bin;
+            double sum = 0.0;
+            for (int done = 0; done < pairs; done += STAGE) { // more than once only for a bin longer than a stage
+                const int begin = first * pairs_per_bin + done, here = min(STAGE, pairs - done), skip = begin % 4;
+                __syncwarp(); // the last stage has been used
+                for (int word = lane; 4 * word < skip + here; word += 32)
+                    stages[warp][word] = __ldg(row + begin / 4 + word);
+                __syncwarp();
+
+                for (int bin = group; bin - group < bins; bin += groups) { // the same turns for every lane
+                    const int from = min(bin * pairs_per_bin, here), to = min(from + pairs_per_bin, here);
+                    for (int pair = from + member; pair < to; pair += lanes) {
+                        const unsigned reads = staged[skip + pair], start = reads & 0xffff, end = reads >> 16;
+                        over |= max(start, end) >= saturation;
+                        sum = __dadd_rn(sum, __dsub_rn(electrons(end, low, c), electrons(start, low, c)));
+                    }
+                    if (done + STAGE < pairs)
+                        break; // the bin goes on in the next stage
+                    for (int step = lanes / 2; step > 0; step /= 2)
+                        sum = __dadd_rn(sum, __shfl_down_sync(ALL, sum, step, lanes));
+                    if (member == 0 && bin < bins)
+                        out[(long long)pixel * n_bins + first + bin] =
+                            __ddiv_rn(__fma_rn(-c[DARK], __ldg(tau_s + first + bin), sum), c[DIVISOR]);
+                    sum = 0.0;
+                }
+            }
+        }
+        if (__any_sync(ALL, over) && lane == 0)
+            atomicOr(saturated + pixel, 1u);
+    }
+}

@@ -1,0 +1,186 @@
+"""A CUDA source built by g++ over the shim, and launched on NumPy arrays."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).parent
+
+# Contraction off: what is not written as a fused multiply-add is none, as with the explicit intrinsics on the device.
+FLAGS = ("-std=c++17", "-O2", "-march=native", "-ffp-contract=off", "-U_FORTIFY_SOURCE", "-Wall", "-Werror", "-pthread")
+
+SANITIZERS = {
+    "address": ("-fsanitize=address", "-fno-omit-frame-pointer"),
+    "undefined": ("-fsanitize=undefined", "-fno-sanitize-recover=undefined"),
+    "thread": ("-fsanitize=thread",),
+}
+
+Shape = Sequence[int]
+
+
+class KernelError(Exception):
+    """A launch failed: a deadlock, lanes that meet at different barriers, or what a sanitizer found."""
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What the loads (or stores) of a launch touched, in bytes; see machine.h."""
+
+    instructions: int
+    used_by_load: int
+    fetched_by_load: int
+    used_by_block: int
+    fetched_by_block: int
+
+    @property
+    def efficiency(self) -> tuple[float, float]:
+        """Bytes used over bytes fetched, by warp instruction and by thread block."""
+        return self.used_by_load / self.fetched_by_load, self.used_by_block / self.fetched_by_block
+
+
+def compiler() -> str | None:
+    """The C++ compiler: the environment variable CXX, or g++."""
+    return shutil.which(os.environ.get("CXX", "g++"))
+
+
+def _build(source: str, kernel: str, folder: Path, flags: Sequence[str], name: str) -> Path:
+    """Compile ``source``, CUDA or translated PTX, and return what was built."""
+    unit, built = folder / f"{name}.cpp", folder / name
+    unit.write_text(f'#include "launch.h"\n{source}\nEMULATE({kernel})\n')
+    command = [str(compiler()), *FLAGS, "-I", str(HERE), *flags, "-x", "c++", str(unit), "-o", str(built)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise KernelError(f"g++: {done.stderr}")
+    return built
+
+
+def _check(kernel: str, signature: Sequence[str], arguments: Sequence[Any]) -> None:
+    """Compare arguments with the kernel's signature: a launch on the device checks neither number nor type."""
+    if len(arguments) != len(signature):
+        raise TypeError(f"{kernel} takes {len(signature)} arguments, got {len(arguments)}")
+    for position, (expected, value) in enumerate(zip(signature, arguments, strict=True)):
+        if not isinstance(value, np.ndarray | np.generic):
+            raise TypeError(f"argument {position} of {kernel} must be {expected}, got {type(value).__name__}")
+        given = f"{value.dtype}*" if isinstance(value, np.ndarray) else str(value.dtype)
+        if given != expected.removeprefix("const "):
+            raise TypeError(f"argument {position} of {kernel} must be {expected}, got {given}")
+        if isinstance(value, np.ndarray):
+            if not value.flags.c_contiguous:
+                raise TypeError(f"argument {position} of {kernel} is not contiguous")
+            if not expected.startswith("const ") and not value.flags.writeable:
+                raise TypeError(f"argument {position} of {kernel} is written to, and read-only")
+
+
+class Kernel:
+    """A kernel in a shared library, its threads taking turns.
+
+    Parameters
+    ----------
+    source : str
+        CUDA source, or C++ made of PTX.
+    name : str
+        The kernel.
+    folder : Path
+        Where to build.
+    signature : sequence of str, optional
+        Types of its arguments as in ``("const uint16*", "int64")``, where the source does not tell them (PTX).
+    count : bool
+        Count the memory sectors that loads and stores touch. Far slower.
+    """
+
+    def __init__(
+        self, source: str, name: str, folder: Path, signature: Sequence[str] = (), *, count: bool = False
+    ) -> None:
+        flags = ["-shared", "-fPIC", *(["-DEMULATOR_COUNT"] if count else [])]
+        self._library = ctypes.CDLL(str(_build(source, name, folder, flags, f"{name}.so")))
+        self._launch = self._library[f"{name}_launch"]
+        self._launch.restype = ctypes.c_char_p
+        described = self._library[f"{name}_signature"]
+        described.restype = ctypes.c_char_p
+        self.signature = tuple(signature) or tuple(described().decode().split(","))
+        self.name = name
+
+    def __call__(self, grid: Shape, block: Shape, *arguments: Any) -> None:
+        """Launch on NumPy arrays, which it reads and writes in place, and NumPy scalars.
+
+        Raises
+        ------
+        TypeError
+            If number or types of the arguments are not the kernel's.
+        KernelError
+            If the launch fails.
+        """
+        _check(self.name, self.signature, arguments)
+        boxes = [
+            ctypes.c_void_p(value.ctypes.data) if isinstance(value, np.ndarray) else value.reshape(1)
+            for value in arguments
+        ]
+        pointers = (ctypes.c_void_p * len(boxes))(
+            *(box.ctypes.data if isinstance(box, np.ndarray) else ctypes.addressof(box) for box in boxes)
+        )
+        error = self._launch((ctypes.c_uint * 6)(*_three(grid), *_three(block)), pointers)
+        if error:
+            raise KernelError(f"{self.name}: {error.decode()}")
+
+    def traffic(self) -> tuple[Traffic, Traffic]:
+        """Loads and stores of the last launch; zeros without ``count``."""
+        fields = ctypes.c_ulonglong * 10
+        self._library.emulator_traffic.restype = ctypes.POINTER(fields)
+        values = list(self._library.emulator_traffic().contents)
+        return Traffic(*values[:5]), Traffic(*values[5:])
+
+
+class Sanitized:
+    """A kernel as a program under sanitizers, every CUDA thread a thread of the system.
+
+    Parameters
+    ----------
+    source, name, folder
+        As for `Kernel`.
+    sanitizers : str
+        Keys of `SANITIZERS`.
+    """
+
+    def __init__(self, source: str, name: str, folder: Path, *sanitizers: str) -> None:
+        flags = ["-DEMULATOR_THREADS", "-DEMULATOR_MAIN", "-g", "-O1"]
+        flags += [flag for sanitizer in sanitizers for flag in SANITIZERS[sanitizer]]
+        self._program = _build(source, name, folder, flags, name)
+        self._folder = folder
+
+    def __call__(self, grid: Shape, block: Shape, *arguments: Any) -> None:
+        """Launch; arrays are copied to files of exactly their size, and back.
+
+        Raises
+        ------
+        KernelError
+            With what the sanitizer printed.
+        """
+        words = []
+        for position, value in enumerate(arguments):
+            if isinstance(value, np.ndarray):
+                path = self._folder / f"argument{position}"
+                value.tofile(path)
+                words.append(str(path))
+            else:
+                words.append(repr(value.item()))
+        shape = [str(n) for n in (*_three(grid), *_three(block))]
+        done = subprocess.run([self._program, *shape, *words], capture_output=True, text=True, timeout=300, check=False)
+        if done.returncode:
+            raise KernelError(f"exit {done.returncode}: {done.stderr}")
+        for word, value in zip(words, arguments, strict=True):
+            if isinstance(value, np.ndarray) and value.flags.writeable:
+                value[...] = np.fromfile(word, value.dtype).reshape(value.shape)
+
+
+def _three(shape: Shape) -> tuple[int, int, int]:
+    x, y, z = (*shape, 1, 1)[:3]
+    return x, y, z
