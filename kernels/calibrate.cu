@@ -26,9 +26,9 @@
 enum { C1, C2, C3, C4, C5, DARK, DIVISOR, FLOOR, CONSTANTS };
 
 // P(n) without c0. Counts below `low`, the floor rounded up, are raised to the floor.
-__device__ __forceinline__ double electrons(unsigned count, unsigned low, const double *c)
+__device__ __forceinline__ double electrons(unsigned count, unsigned low, double floor, const double *c)
 {
-    const double n = count < low ? c[FLOOR] : __uint2double_rn(count);
+    const double exact = __uint2double_rn(count), n = count < low ? floor : exact;
     double q = __fma_rn(n, c[C5], c[C4]);
     q = __fma_rn(n, q, c[C3]);
     q = __fma_rn(n, q, c[C2]);
@@ -60,9 +60,10 @@ calibrate(const unsigned short *__restrict__ counts, long long pitch, int n_pixe
         if (lane < CONSTANTS)
             constants[warp][lane] = __ldg(pixels + (long long)pixel * CONSTANTS + lane);
         __syncwarp();
-        const unsigned low = __double2uint_ru(c[FLOOR]); // 0 for a floor of 0 or less
+        const double floor = c[FLOOR];
+        const unsigned low = __double2uint_ru(floor); // 0 for a floor of 0 or less
         const uint4 *row = (const uint4 *)(counts + pixel * pitch);
-        bool over = false;
+        unsigned highest = 0;
 
         for (int first = (blockIdx.x * WARPS + warp) * run; first < n_bins; first += gridDim.x * WARPS * run) {
             const int bins = min(run, n_bins - first), pairs = bins * pairs_per_bin;
@@ -78,8 +79,8 @@ calibrate(const unsigned short *__restrict__ counts, long long pitch, int n_pixe
                     const int from = min(bin * pairs_per_bin, here), to = min(from + pairs_per_bin, here);
                     for (int pair = from + member; pair < to; pair += lanes) {
                         const unsigned reads = staged[skip + pair], start = reads & 0xffff, end = reads >> 16;
-                        over |= max(start, end) >= saturation;
-                        sum = __dadd_rn(sum, __dsub_rn(electrons(end, low, c), electrons(start, low, c)));
+                        highest = max(highest, max(start, end));
+                        sum = __dadd_rn(sum, __dsub_rn(electrons(end, low, floor, c), electrons(start, low, floor, c)));
                     }
                     if (done + STAGE < pairs)
                         break; // the bin goes on in the next stage
@@ -92,7 +93,7 @@ calibrate(const unsigned short *__restrict__ counts, long long pitch, int n_pixe
                 }
             }
         }
-        if (__any_sync(ALL, over) && lane == 0)
+        if (__any_sync(ALL, highest >= saturation) && lane == 0)
             atomicOr(saturated + pixel, 1u);
     }
 }

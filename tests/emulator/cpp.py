@@ -27,6 +27,15 @@ SANITIZERS = {
 Shape = Sequence[int]
 
 
+def on_device(values: np.ndarray) -> np.ndarray:
+    """Copy an array to where the device's allocator would have put it: on a boundary of 256 bytes."""
+    room = np.empty(values.nbytes + 256, np.uint8)
+    first = -room.ctypes.data % 256
+    placed = room[first : first + values.nbytes].view(values.dtype).reshape(values.shape)
+    placed[...] = values
+    return placed
+
+
 class KernelError(Exception):
     """A launch failed: a deadlock, lanes that meet at different barriers, or what a sanitizer found."""
 
@@ -175,7 +184,7 @@ class Sanitized:
         shape = [str(n) for n in (*_three(grid), *_three(block))]
         done = subprocess.run([self._program, *shape, *words], capture_output=True, text=True, timeout=300, check=False)
         if done.returncode:
-            raise KernelError(f"exit {done.returncode}: {done.stderr}")
+            raise KernelError(f"exit {done.returncode}: {done.stderr[:4000]}")
         for word, value in zip(words, arguments, strict=True):
             if isinstance(value, np.ndarray) and value.flags.writeable:
                 value[...] = np.fromfile(word, value.dtype).reshape(value.shape)

@@ -60,7 +60,7 @@ template <class T> struct Argument<T *> {
         const std::string content{std::istreambuf_iterator<char>(file), {}};
         bytes = content.size();
         void *memory = nullptr;
-        if (!file || posix_memalign(&memory, 128, bytes))
+        if (!file || posix_memalign(&memory, 256, bytes))
             std::exit(66);
         std::copy(content.begin(), content.end(), static_cast<char *>(memory));
         value = static_cast<T *>(memory);

@@ -12,9 +12,6 @@ from pathlib import Path
 ARCHITECTURES = (60, 70, 75, 80, 86, 89, 90, 100, 120)
 """Compute capabilities, times ten: P100, V100, T4, A100, A10, L4, H100, B200, RTX 50."""
 
-# What CuPy 14 passes around a RawModule's own options, for a GPU of that architecture; test_nvrtc.py asks CuPy itself.
-CUPY_OPTIONS = ("-DCUPY_USE_JITIFY=0", "-ftz=true")
-
 
 class CompileError(Exception):
     """NVRTC did not compile the source; its log."""
@@ -60,8 +57,13 @@ def version() -> tuple[int, int]:
     return major.value, minor.value
 
 
-def compile(source: str, name: str, architecture: int, options: tuple[str, ...] = CUPY_OPTIONS) -> Compiled:
-    """Compile a source that holds one kernel, to PTX and to machine code.
+def cupy_options(architecture: int) -> tuple[str, ...]:
+    """What CuPy 14 tells NVRTC for a RawModule without options of its own; test_nvrtc.py asks CuPy itself."""
+    return ("-ftz=true", f"-arch=sm_{architecture}", "--device-as-default-execution-space")
+
+
+def compile(source: str, name: str, architecture: int, options: tuple[str, ...] = ()) -> Compiled:
+    """Compile a source that holds one kernel to PTX, and that to machine code, with CuPy's options.
 
     Parameters
     ----------
@@ -72,46 +74,40 @@ def compile(source: str, name: str, architecture: int, options: tuple[str, ...] 
     architecture : int
         One of `ARCHITECTURES`.
     options : tuple of str
-        More of NVRTC's options; CuPy's by default.
+        More of NVRTC's options.
 
     Raises
     ------
     CompileError
         With NVRTC's log.
     """
-    ptx, _ = _compile(source, name, (*options, f"--gpu-architecture=compute_{architecture}"), "PTX")
-    # Only a compilation to machine code, for a real architecture, runs ptxas, which allots registers.
-    real = (*options, f"--gpu-architecture=sm_{architecture}", "--ptxas-options=-v")
-    _, log = _compile(source, name, real, "CUBIN")
+    words = [*options, *cupy_options(architecture), "--ptxas-options=-v"]
+    program = ctypes.c_void_p()
+    _call("nvrtcCreateProgram", ctypes.byref(program), source.encode(), f"{name}.cu".encode(), 0, None, None)
+    try:
+        pointers = (ctypes.c_char_p * len(words))(*(word.encode() for word in words))
+        failed = _library().nvrtcCompileProgram(program, len(words), pointers)
+        log = _read(program, "ProgramLog")
+        if failed:
+            raise CompileError(log)
+        ptx = _read(program, "PTX")
+    finally:
+        _call("nvrtcDestroyProgram", ctypes.byref(program))
     used = re.search(r"Used (\d+) registers", log)
     spilled = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", log)
     if not (used and spilled):
         raise CompileError(f"NVRTC's log names neither registers nor spills: {log}")
     shared = re.search(r"(\d+) bytes smem", log)
     stack, stores, loads = map(int, spilled.groups())
-    return Compiled(ptx.decode(), int(used[1]), stores + loads, stack, int(shared[1]) if shared else 0)
+    return Compiled(ptx, int(used[1]), stores + loads, stack, int(shared[1]) if shared else 0)
 
 
-def _compile(source: str, name: str, options: tuple[str, ...], kind: str) -> tuple[bytes, str]:
-    program = ctypes.c_void_p()
-    _call("nvrtcCreateProgram", ctypes.byref(program), source.encode(), f"{name}.cu".encode(), 0, None, None)
-    try:
-        words = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
-        failed = _library().nvrtcCompileProgram(program, len(options), words)
-        log = _read(program, "nvrtcGetProgramLogSize", "nvrtcGetProgramLog").rstrip(b"\0").decode()
-        if failed:
-            raise CompileError(log)
-        return _read(program, f"nvrtcGet{kind}Size", f"nvrtcGet{kind}").rstrip(b"\0"), log
-    finally:
-        _call("nvrtcDestroyProgram", ctypes.byref(program))
-
-
-def _read(program: ctypes.c_void_p, size: str, content: str) -> bytes:
-    n = ctypes.c_size_t()
-    _call(size, program, ctypes.byref(n))
-    buffer = ctypes.create_string_buffer(n.value)
-    _call(content, program, buffer)
-    return buffer.raw
+def _read(program: ctypes.c_void_p, what: str) -> str:
+    size = ctypes.c_size_t()
+    _call(f"nvrtcGet{what}Size", program, ctypes.byref(size))
+    buffer = ctypes.create_string_buffer(size.value)
+    _call(f"nvrtcGet{what}", program, buffer)
+    return buffer.value.decode()
 
 
 def _call(function: str, *arguments: object) -> None:

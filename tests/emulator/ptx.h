@@ -1,0 +1,111 @@
+// What translated PTX calls: one function an instruction that C++ has no operator for.
+#pragma once
+
+#include "cuda.h"
+
+#include <limits>
+#include <type_traits>
+
+namespace ptx {
+
+// Registers start as this and not as zero.
+constexpr unsigned long long POISON = 0xDEADBEEFDEADBEEFull;
+
+template <class To, class From> To bits(From value)
+{
+    static_assert(sizeof(To) == sizeof(From), "registers of different width");
+    To other;
+    std::memcpy(&other, &value, sizeof other);
+    return other;
+}
+
+template <class T> T poison()
+{
+    T value;
+    std::memcpy(&value, &POISON, sizeof value);
+    return value;
+}
+
+// --------------------------------------------------------------------------------------------------------- memory
+
+inline void aligned(unsigned long long address, std::size_t bytes)
+{
+    if (address % bytes)
+        emulator::fail("misaligned access of %zu bytes", bytes);
+}
+
+template <class T, int N> struct Vector {
+    T part[N];
+};
+
+template <class T, int N> Vector<T, N> load_global(std::uint64_t address, int site)
+{
+    aligned(address, N * sizeof(T));
+    return emulator::load((const Vector<T, N> *)address, site);
+}
+
+template <class T, int N> void store_global(std::uint64_t address, Vector<T, N> value, int site)
+{
+    aligned(address, N * sizeof(T));
+    emulator::note(emulator::STORES, address, sizeof value, site);
+    *(Vector<T, N> *)address = value;
+}
+
+// Shared addresses are offsets into the block's window of shared memory.
+template <class T, int N> T *shared(unsigned char *window, std::size_t size, std::uint64_t address)
+{
+    aligned(address, N * sizeof(T));
+    if (address + N * sizeof(T) > size)
+        emulator::fail("access to shared memory at %llu, beyond its %zu bytes", (unsigned long long)address, size);
+    return (T *)(window + address);
+}
+
+// ------------------------------------------------------------------------------------------------------ arithmetic
+
+// Shifts by the width or more give 0, or the sign, and no undefined behaviour.
+template <class T> T shl(T value, std::uint32_t by) { return by < 8 * sizeof(T) ? T(value << by) : T(0); }
+template <class T> T shr(T value, std::uint32_t by)
+{
+    return by < 8 * sizeof(T) ? T(value >> by) : T(std::is_signed_v<T> && value < 0 ? -1 : 0);
+}
+
+template <class T> T divide(T x, T y)
+{
+    if (y == 0)
+        emulator::fail("integer division by zero");
+    return T(x / y);
+}
+
+template <class T> T remainder(T x, T y)
+{
+    if (y == 0)
+        emulator::fail("integer division by zero");
+    return T(x % y);
+}
+
+// To an integer, after rounding: out of range saturates, NaN becomes 0.
+template <class T> T to_integer(double rounded)
+{
+    if (std::isnan(rounded))
+        return 0;
+    if (rounded < double(std::numeric_limits<T>::min()))
+        return std::numeric_limits<T>::min();
+    return rounded >= std::ldexp(1.0, std::numeric_limits<T>::digits) ? std::numeric_limits<T>::max() : T(rounded);
+}
+
+// ----------------------------------------------------------------------------------------------------------- warps
+
+enum Direction { UP, DOWN, BFLY, IDX };
+
+// PTX ISA, shfl.sync: c holds the clamp in bits 0-4 and the segment mask in bits 8-12.
+inline std::uint32_t shuffle(Direction how, std::uint32_t value, std::uint32_t b, std::uint32_t c, std::uint32_t mask,
+                             bool &inside)
+{
+    const int lane = emulator::self->lane, clamp = c & 31, segment = c >> 8 & 31, by = b & 31;
+    const int most = (lane & segment) | (clamp & ~segment), least = lane & segment;
+    int from = how == UP ? lane - by : how == DOWN ? lane + by : how == BFLY ? lane ^ by : least | (by & ~segment);
+    inside = how == UP ? from >= most : from <= most;
+    return emulator_shuffle(mask, value, inside ? from : lane, inside, "shfl.sync");
+}
+
+} // namespace ptx
