@@ -16,7 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-LIBRARIES = ("gpucal", "numpy", "pandas", "pyarrow", "astropy", "polars", "numba", "cupy")
+LIBRARIES = (
+    "gpucal",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "astropy",
+    "polars",
+    "numba",
+    "cupy-cuda12x",
+    "nvidia-cuda-nvrtc-cu12",
+)
 
 NOT_A_USER_S = ("PYTHONDONTWRITEBYTECODE", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 

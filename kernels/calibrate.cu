@@ -10,11 +10,12 @@
 // A run    As many whole bins as fit 512 pairs (a bin longer than that comes in pieces). The warp copies it to shared
 //          memory with 16-byte loads, 512 contiguous bytes an instruction, and then 1, 2, 4, ... 32 lanes sum a bin,
 //          whichever leaves at most 16 pairs a lane: 2 lanes at 30 pairs a bin, 32 at 360.
-// Bytes    Each count is fetched once (2 bytes), 64 bytes of constants a warp and pixel, 8 bytes of tau a bin; 8 bytes
-//          a bin are written. An Ariel observation, both detectors: 478 MB read, 17 MB written.
+// Bytes    Each count is fetched once (2 bytes), 64 bytes of constants a warp and pixel, 8 bytes of tau a bin, and 8
+//          bytes a bin are written. An Ariel observation, both detectors: 478 MB of counts, 22 MB of constants and tau,
+//          most of it from the cache, 15 MB written (benchmarks/kernels.py counts them).
 // Work     A pair takes 14 double-precision operations: 2 conversions, 2 * (4 fused multiply-adds and a product), a
 //          difference and a sum. The difference is of two rounded values, so that equal reads differ by exactly 0.
-// Needs    128 threads a block, 8.4 KB of shared memory; registers by architecture are bounded in tests/test_nvrtc.py.
+// Needs    128 threads a block, 8.5 KB of shared memory, 51 to 60 registers by architecture (tests/test_nvrtc.py).
 
 #define WARPS 4     // in a thread block
 #define STAGE 512   // pairs a warp stages at a time

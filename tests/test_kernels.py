@@ -164,7 +164,8 @@ def test_sanitizers_catch_planted_bugs(bug: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("detector", "pairs"), [("AIRS-CH0", 30), ("FGS1", 360), *(("AIRS-CH0", pairs) for pairs in (1, 4, 5, 12))]
+    ("detector", "pairs"),
+    [("AIRS-CH0", 30), ("FGS1", 360), *((detector, pairs) for detector in DETECTORS for pairs in (1, 4, 5, 12))],
 )
 def test_fetched_bytes_are_used(counting: Kernel, detector: str, pairs: int) -> None:
     small = replace(DETECTORS[detector], shape=(1, 2), crop=(0, 2))
