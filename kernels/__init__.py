@@ -1,7 +1,7 @@
 """CUDA sources of gpucal, shipped as package data (importable as ``gpucal.kernels``).
 
-Each ``NAME.cu`` is self-contained and holds one kernel, ``NAME``, with C linkage; its opening comment says what it computes,
-the layout of its arguments and how it is launched.
+Each ``NAME.cu`` is self-contained and holds one kernel, ``NAME``, with C linkage; its opening comment says what it
+computes, the layout of its arguments and how it is launched.
 """
 
 from __future__ import annotations
