@@ -7,20 +7,21 @@
 //          end reads of pair i: one aligned 32-bit word. out is (pixel, bin).
 // Mapping  A thread block works on one pixel at a time, blockIdx.y and then every gridDim.y further, and its warps
 //          share that pixel's bins in runs, with the other blocks of the same blockIdx.y. Any grid gives the same bits.
-// A run    As many whole bins as fit 512 pairs (a bin longer than that comes in pieces). The warp copies it to shared
-//          memory with 16-byte loads, 512 contiguous bytes an instruction, and then 1, 2, 4, ... 32 lanes sum a bin,
-//          whichever leaves at most 16 pairs a lane: 2 lanes at 30 pairs a bin, 32 at 360.
+// A run    As many whole bins as fit 508 pairs (a bin longer than that comes in pieces). The warp copies it to shared
+//          memory by 16-byte loads, 512 contiguous bytes each, four under way at once, and then 1, 2, 4, ... 32 lanes
+//          sum a bin, whichever leaves at most 15 pairs a lane: 2 lanes at 30 pairs a bin, 32 at 360.
 // Bytes    Each count is fetched once (2 bytes), 64 bytes of constants a warp and pixel, 8 bytes of tau a bin, and 8
 //          bytes a bin are written. An Ariel observation, both detectors: 478 MB of counts, 22 MB of constants and tau,
 //          most of it from the cache, 15 MB written (benchmarks/kernels.py counts them).
 // Work     A pair takes 14 double-precision operations: 2 conversions, 2 * (4 fused multiply-adds and a product), a
 //          difference and a sum. The difference is of two rounded values, so that equal reads differ by exactly 0.
-// Needs    128 threads a block, 8.5 KB of shared memory, 51 to 60 registers by architecture (tests/test_nvrtc.py).
+// Needs    128 threads a block, 8.5 KB of shared memory, 55 to 64 registers by architecture (tests/test_nvrtc.py).
 
 #define WARPS 4     // in a thread block
-#define STAGE 512   // pairs a warp stages at a time
-#define A_LANE 16   // pairs of a bin for one lane, at most, while there are lanes
-#define BLOCKS 8    // of this size on a multiprocessor: up to 64 registers. Left to itself, ptxas spills from sm_90 on.
+#define LOADS 4     // of 16 bytes a lane, for a stage
+#define STAGE 508   // pairs a warp stages at a time: with up to 3 that come before in the first 16 bytes, all LOADS hold
+#define A_LANE 15   // pairs of a bin for one lane, at most, while there are lanes: 32 lanes' fit a stage
+#define BLOCKS 8    // of this size on a multiprocessor: up to 64 registers. Left to itself, ptxas spills on sm_100.
 #define ALL 0xffffffffu
 
 // A pixel's constants: c1 ... c5 of P in raw counts (c0 cancels in a pair), dark, divisor, and the floor on the count.
@@ -43,7 +44,7 @@ calibrate(const unsigned short *__restrict__ counts, long long pitch, int n_pixe
           const double *__restrict__ pixels, const double *__restrict__ tau_s, unsigned saturation,
           double *__restrict__ out, unsigned *__restrict__ saturated)
 {
-    __shared__ uint4 stages[WARPS][STAGE / 4 + 1]; // one more, as a run may start inside a 16-byte word
+    __shared__ uint4 stages[WARPS][LOADS * 32];
     __shared__ double constants[WARPS][CONSTANTS];
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const unsigned *staged = (const unsigned *)stages[warp];
@@ -66,14 +67,21 @@ calibrate(const unsigned short *__restrict__ counts, long long pitch, int n_pixe
         const uint4 *row = (const uint4 *)(counts + pixel * pitch);
         unsigned highest = 0;
 
-        for (int first = (blockIdx.x * WARPS + warp) * run; first < n_bins; first += gridDim.x * WARPS * run) {
-            const int bins = min(run, n_bins - first), pairs = bins * pairs_per_bin;
+        const long long stride = (long long)gridDim.x * WARPS * run;
+        for (long long next = ((long long)blockIdx.x * WARPS + warp) * run; next < n_bins; next += stride) {
+            const int first = next, bins = min(run, n_bins - first), pairs = bins * pairs_per_bin;
             double sum = 0.0;
             for (int done = 0; done < pairs; done += STAGE) { // more than once only for a bin longer than a stage
                 const int begin = first * pairs_per_bin + done, here = min(STAGE, pairs - done), skip = begin % 4;
+                uint4 words[LOADS] = {};
+#pragma unroll
+                for (int k = 0; k < LOADS; ++k)
+                    if (4 * (32 * k + lane) < skip + here)
+                        words[k] = __ldg(row + begin / 4 + 32 * k + lane);
                 __syncwarp(); // the last stage has been used
-                for (int word = lane; 4 * word < skip + here; word += 32)
-                    stages[warp][word] = __ldg(row + begin / 4 + word);
+#pragma unroll
+                for (int k = 0; k < LOADS; ++k)
+                    stages[warp][32 * k + lane] = words[k];
                 __syncwarp();
 
                 for (int bin = group; bin - group < bins; bin += groups) { // the same turns for every lane

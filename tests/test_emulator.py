@@ -90,6 +90,7 @@ def test_atomics_add_up(tmp_path: Path) -> None:
     ("body", "message"),
     [
         ("if (lane < 16) __syncwarp(); else out[n] = __any_sync(~0u, 1);", "lanes of a warp meet at"),
+        ("out[n] = lane < 16 ? __all_sync(~0u, 1) : __any_sync(~0u, 1);", "meet at __a.._sync and __a.._sync"),
         ("if (lane == 3)\nreturn;\n__syncwarp();", "deadlock"),
         ("if (threadIdx.x < 32) __syncthreads();", "deadlock"),
         ("if (lane < 16) __syncwarp(0xffff0000u);", "__syncwarp with mask ffff0000 by lane 0, which is not in it"),
@@ -110,6 +111,39 @@ def test_misuse_is_an_error(body: str, message: str, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def nothing(tmp_path_factory: pytest.TempPathFactory) -> Kernel:
     return kernel("out[n] = 0;", tmp_path_factory.mktemp("nothing"))
+
+
+@pytest.mark.parametrize(("grid", "block"), [((1, 65_536), (1,)), ((0,), (1,)), ((1,), (1025,)), ((1,), (32, 32, 2))])
+def test_no_device_takes_such_a_launch(grid: tuple[int, ...], block: tuple[int, ...], nothing: Kernel) -> None:
+    with pytest.raises(ValueError, match="a device takes"):
+        nothing(grid, block, np.zeros(64, np.int32), np.zeros(64, np.int32))
+
+
+def test_a_warp_may_be_short(tmp_path: Path) -> None:
+    out = np.zeros(48, np.int32)
+    body = "__syncwarp(); out[n] = __shfl_xor_sync(~0u, lane, 1) + 100 * __all_sync(~0u, 1);"
+    kernel(body, tmp_path)((1,), (48,), np.zeros(1, np.int32), out)
+    np.testing.assert_array_equal(out, (np.arange(48) % 32 ^ 1) + 100)
+
+
+def test_programs_take_numbers_as_they_are(tmp_path: Path) -> None:
+    require_compiler()
+    source = 'extern "C" __global__ void k(double *out, double x, unsigned char a, long long b, unsigned long long c)'
+    program = Sanitized(source + "{ out[0] = x; out[1] = a; out[2] = (double)b; out[3] = (double)c; }", "k", tmp_path)
+    out = np.zeros(4)
+    program((1,), (1,), out, np.float64("-inf"), np.uint8(7), np.int64(-(2**40)), np.uint64(2**63))
+    assert out.tolist() == [-np.inf, 7.0, -(2.0**40), 2.0**63]
+    with pytest.raises(TypeError, match="argument 1 of k must be float64, got float32"):
+        program((1,), (1,), out, np.float32(1), np.uint8(7), np.int64(1), np.uint64(1))
+
+
+def test_kernels_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    out = np.zeros((2, 32), np.int32)
+    both = [kernel(f"out[n] = {k}; (void)__ldg(in + {32 * k} * lane);", tmp_path, count=True) for k in (1, 2)]
+    for one, row in zip(both, out, strict=True):
+        one((1,), (32,), np.zeros(4096, np.int32), row)
+    assert out[:, 0].tolist() == [1, 2]
+    assert [one.traffic()[0].instructions for one in both] == [1, 1]
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,27 @@ def test_saturation_looks_at_used_frames_only(built: dict[str, Kernel], threshol
     assert np.flatnonzero(saturated).tolist() == ([0, 1] if threshold <= 40_000 else [])
 
 
+def test_rows_beyond_32_bits(built: dict[str, Kernel]) -> None:
+    pitch = 2**31  # counts: the second row starts 4 GiB on; pages nobody touches take no memory
+    counts = np.zeros((2, pitch), np.uint16)
+    obs = observe(replace(DETECTORS["FGS1"], shape=(1, 2), crop=(0, 2)), 720, ADCS["2024"])
+    counts[:, :720] = obs.counts()
+    plan = obs.plan(Calibration())
+    out, saturated = np.empty((2, 1)), np.zeros(2, np.uint32)
+    sizes = np.int64(pitch), np.int32(2), np.int32(1), np.int32(360)
+    rest = constants(plan), plan.tau_s, np.uint32(65_535), out, saturated
+    built["calibrate"]((1, 1), (128,), counts, *sizes, *rest)
+    np.testing.assert_array_equal(out, calibrate(built["calibrate"], plan, obs.counts())[0])
+
+
+def test_a_large_grid_ends(built: dict[str, Kernel]) -> None:
+    obs = observe(SMALL["AIRS-CH0"], 40, ADCS["2024"])
+    plan = obs.plan(Calibration(binning=False))
+    few = calibrate(built["calibrate"], plan, obs.counts(), (1, 1))[0]
+    many = calibrate(built["calibrate"], plan, obs.counts(), (2**17, 1))[0]
+    np.testing.assert_array_equal(many, few)
+
+
 def test_equal_reads_differ_by_nothing(built: dict[str, Kernel]) -> None:
     obs = observe(SMALL["FGS1"], 720, ADCS["2025"])
     plan = obs.plan(Calibration(bins={"FGS1": 360}, dark=False))
@@ -79,6 +100,10 @@ def test_horner_has_the_bits_of_the_expression(built: dict[str, Kernel]) -> None
     electrons = steps.adc(obs.raw, obs.adc.gain, obs.adc.offset)
     with np.errstate(all="ignore"):
         expected = steps.linearity(electrons, obs.linear_corr)
+    zeros = np.full((6, 2), -0.0)
+    signed = horner(built["horner"], np.array([[3.0, -2.0]]), zeros)
+    expression = steps.linearity(np.array([[[3.0, -2.0]]]), zeros[:, None])[0]
+    np.testing.assert_array_equal(np.signbit(signed), np.signbit(expression))
     for grid in ((1, 1), (8, 6), (3, 2)):
         out = horner(built["horner"], electrons.reshape(6, -1), obs.linear_corr.reshape(6, -1), grid)
         bits = np.where(np.isnan(out), np.nan, out).view(np.uint64)
@@ -120,13 +145,13 @@ def test_sanitizers_are_silent_on_horner(sanitizer: str, built: dict[str, Kernel
 # What is planted, where, which sanitizer sees it, and what it says.
 BUGS = {
     "a load beyond the row": (
-        "row + begin / 4 + word)",
-        "row + begin / 4 + word + 8)",
+        "row + begin / 4 + 32 * k + lane)",
+        "row + begin / 4 + 32 * k + lane + 8)",
         "address",
         "heap-buffer-overflow",
     ),
     "a bin too many": ("if (member == 0 && bin < bins)", "if (member == 0)", "address", "heap-buffer-overflow"),
-    "shared memory too short": ("stages[WARPS][STAGE / 4 + 1]", "stages[WARPS][100]", "undefined", "out of bounds"),
+    "shared memory too short": ("stages[WARPS][LOADS * 32]", "stages[WARPS][100]", "undefined", "out of bounds"),
     "a row off its alignment": ("counts + pixel * pitch)", "counts + pixel * pitch + 2)", "undefined", "misaligned"),
     "no barrier before constants change": (
         "__syncwarp(); // the last pixel's constants have been used",
@@ -173,7 +198,7 @@ def test_fetched_bytes_are_used(counting: Kernel, detector: str, pairs: int) -> 
     plan = obs.plan(Calibration(bins={detector: pairs}))
     calibrate(counting, plan, obs.counts(), (1, 2))
     loads, _ = counting.traffic()
-    assert min(loads.efficiency) >= 0.9
+    assert min(loads.efficiency) >= (0.98 if pairs == small.bin_pairs else 0.9)
     counts, constants_and_tau = 2 * 2 * plan.used_frames, 2 * (64 + 8 * plan.n_bins)
     # Each count is fetched once, and with the last ones of a row what else lies in their 16 bytes.
     assert 0 <= loads.used_by_block - counts - constants_and_tau < 2 * 16

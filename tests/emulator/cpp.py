@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import shutil
 import subprocess
@@ -16,12 +17,23 @@ import numpy as np
 HERE = Path(__file__).parent
 
 # Contraction off: what is not written as a fused multiply-add is none, as with the explicit intrinsics on the device.
-FLAGS = ("-std=c++17", "-O2", "-march=native", "-ffp-contract=off", "-U_FORTIFY_SOURCE", "-Wall", "-Werror", "-pthread")
+FLAGS = (
+    *("-std=c++17", "-O2", "-march=native", "-ffp-contract=off", "-pthread"),
+    *("-Wall", "-Werror", "-Wno-unknown-pragmas"),  # pragmas are for the device's compiler
+    "-U_FORTIFY_SOURCE",  # it takes a longjmp between fibers for an error
+    "-fno-gnu-unique",  # each library keeps its own counts and failures
+)
 
 SANITIZERS = {
     "address": ("-fsanitize=address", "-fno-omit-frame-pointer"),
     "undefined": ("-fsanitize=undefined", "-fno-sanitize-recover=undefined"),
     "thread": ("-fsanitize=thread",),
+}
+
+# CUDA C++ Programming Guide, "Technical Specifications per Compute Capability".
+MOST = {
+    **{"grid.x": 2**31 - 1, "grid.y": 65_535, "grid.z": 65_535},
+    **{"block.x": 1024, "block.y": 1024, "block.z": 64},
 }
 
 Shape = Sequence[int]
@@ -61,9 +73,11 @@ def compiler() -> str | None:
     return shutil.which(os.environ.get("CXX", "g++"))
 
 
-def _build(source: str, kernel: str, folder: Path, flags: Sequence[str], name: str) -> Path:
+def _build(source: str, kernel: str, folder: Path, flags: Sequence[str]) -> Path:
     """Compile ``source``, CUDA or translated PTX, and return what was built."""
-    unit, built = folder / f"{name}.cpp", folder / name
+    # A name of its own: a library of a path that is loaded already would not be loaded again.
+    digest = hashlib.sha256(repr((source, flags)).encode()).hexdigest()[:12]
+    unit, built = folder / f"{kernel}-{digest}.cpp", folder / f"{kernel}-{digest}.so"
     unit.write_text(f'#include "launch.h"\n{source}\nEMULATE({kernel})\n')
     command = [str(compiler()), *FLAGS, "-I", str(HERE), *flags, "-x", "c++", str(unit), "-o", str(built)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -110,7 +124,7 @@ class Kernel:
         self, source: str, name: str, folder: Path, signature: Sequence[str] = (), *, count: bool = False
     ) -> None:
         flags = ["-shared", "-fPIC", *(["-DEMULATOR_COUNT"] if count else [])]
-        self._library = ctypes.CDLL(str(_build(source, name, folder, flags, f"{name}.so")))
+        self._library = ctypes.CDLL(str(_build(source, name, folder, flags)))
         self._launch = self._library[f"{name}_launch"]
         self._launch.restype = ctypes.c_char_p
         described = self._library[f"{name}_signature"]
@@ -125,9 +139,12 @@ class Kernel:
         ------
         TypeError
             If number or types of the arguments are not the kernel's.
+        ValueError
+            If no device would take such a grid or block.
         KernelError
             If the launch fails.
         """
+        shape = _shape(grid, block)
         _check(self.name, self.signature, arguments)
         boxes = [
             ctypes.c_void_p(value.ctypes.data) if isinstance(value, np.ndarray) else value.reshape(1)
@@ -136,7 +153,7 @@ class Kernel:
         pointers = (ctypes.c_void_p * len(boxes))(
             *(box.ctypes.data if isinstance(box, np.ndarray) else ctypes.addressof(box) for box in boxes)
         )
-        error = self._launch((ctypes.c_uint * 6)(*_three(grid), *_three(block)), pointers)
+        error = self._launch((ctypes.c_uint * 6)(*shape), pointers)
         if error:
             raise KernelError(f"{self.name}: {error.decode()}")
 
@@ -162,17 +179,24 @@ class Sanitized:
     def __init__(self, source: str, name: str, folder: Path, *sanitizers: str) -> None:
         flags = ["-DEMULATOR_THREADS", "-DEMULATOR_MAIN", "-g", "-O1"]
         flags += [flag for sanitizer in sanitizers for flag in SANITIZERS[sanitizer]]
-        self._program = _build(source, name, folder, flags, name)
+        self._program = _build(source, name, folder, flags)
         self._folder = folder
+        described = subprocess.run([self._program], capture_output=True, text=True, timeout=60, check=False)
+        self.signature = tuple(described.stdout.split(","))
+        self.name = name
 
     def __call__(self, grid: Shape, block: Shape, *arguments: Any) -> None:
         """Launch; arrays are copied to files of exactly their size, and back.
 
         Raises
         ------
+        TypeError, ValueError
+            As for `Kernel`.
         KernelError
-            With what the sanitizer printed.
+            With what the sanitizer printed, or if it does not end.
         """
+        shape = map(str, _shape(grid, block))
+        _check(self.name, self.signature, arguments)
         words = []
         for position, value in enumerate(arguments):
             if isinstance(value, np.ndarray):
@@ -181,8 +205,11 @@ class Sanitized:
                 words.append(str(path))
             else:
                 words.append(repr(value.item()))
-        shape = [str(n) for n in (*_three(grid), *_three(block))]
-        done = subprocess.run([self._program, *shape, *words], capture_output=True, text=True, timeout=300, check=False)
+        command = [self._program, *shape, *words]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        except subprocess.TimeoutExpired as error:
+            raise KernelError(f"{self.name} does not end: a deadlock?") from error
         if done.returncode:
             raise KernelError(f"exit {done.returncode}: {done.stderr[:4000]}")
         for word, value in zip(words, arguments, strict=True):
@@ -190,6 +217,12 @@ class Sanitized:
                 value[...] = np.fromfile(word, value.dtype).reshape(value.shape)
 
 
-def _three(shape: Shape) -> tuple[int, int, int]:
-    x, y, z = (*shape, 1, 1)[:3]
-    return x, y, z
+def _shape(grid: Shape, block: Shape) -> tuple[int, ...]:
+    """Check a launch against the limits of every device from sm_30 on, and give it three dimensions."""
+    shape = (*grid, 1, 1)[:3] + (*block, 1, 1)[:3]
+    for (name, most), size in zip(MOST.items(), shape, strict=True):
+        if not 0 < size <= most:
+            raise ValueError(f"{name} is {size}, a device takes 1 to {most}")
+    if shape[3] * shape[4] * shape[5] > 1024:
+        raise ValueError(f"a block of {shape[3] * shape[4] * shape[5]} threads, a device takes 1024")
+    return shape

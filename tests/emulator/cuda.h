@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 #define __global__
 #define __device__
@@ -36,10 +37,17 @@ inline double __dadd_rn(double x, double y) { return x + y; }
 inline double __dsub_rn(double x, double y) { return x - y; }
 inline double __ddiv_rn(double x, double y) { return x / y; }
 inline double __uint2double_rn(unsigned n) { return n; }
-inline unsigned __double2uint_ru(double x) // saturates; NaN becomes 0
+// To an integer, after rounding: out of range saturates; NaN becomes the number of the highest bit alone (PTX ISA, cvt).
+template <class T> T emulator_to_integer(double rounded)
 {
-    return x > 0.0 ? (x > 4294967295.0 ? 4294967295u : (unsigned)std::ceil(x)) : 0u;
+    if (std::isnan(rounded))
+        return T(std::make_unsigned_t<T>(1) << (8 * sizeof(T) - 1));
+    if (rounded < double(std::numeric_limits<T>::min()))
+        return std::numeric_limits<T>::min();
+    return rounded >= std::ldexp(1.0, std::numeric_limits<T>::digits) ? std::numeric_limits<T>::max() : T(rounded);
 }
+
+inline unsigned __double2uint_ru(double x) { return emulator_to_integer<unsigned>(std::ceil(x)); }
 
 // A macro, so that each load in the source has a name (its line) in the sector counts.
 #define __ldg(pointer) emulator::load(pointer, __LINE__)
@@ -70,33 +78,37 @@ template <class T> T __shfl_sync(unsigned mask, T value, int source, int width =
 
 template <class T> T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32)
 {
-    const int from = emulator::self->lane - (int)delta;
+    const int from = emulator::self->lane - (int)(delta % 32);
     return emulator_shuffle(mask, value, from, from >= (emulator::self->lane & ~(width - 1)), "__shfl_up_sync");
 }
 
 template <class T> T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32)
 {
-    const int from = emulator::self->lane + (int)delta;
+    const int from = emulator::self->lane + (int)(delta % 32);
     return emulator_shuffle(mask, value, from, from <= (emulator::self->lane | (width - 1)), "__shfl_down_sync");
 }
 
 template <class T> T __shfl_xor_sync(unsigned mask, T value, int flip, int width = 32)
 {
-    const int from = emulator::self->lane ^ flip;
+    const int from = emulator::self->lane ^ (flip & 31);
     return emulator_shuffle(mask, value, from, from <= (emulator::self->lane | (width - 1)), "__shfl_xor_sync");
 }
 
-inline unsigned __ballot_sync(unsigned mask, int predicate)
+inline unsigned emulator_votes(unsigned mask, int predicate, const char *name)
 {
-    const emulator::Lanes *lanes = emulator::exchange(mask, predicate != 0, "vote");
+    const emulator::Lanes *lanes = emulator::exchange(mask, predicate != 0, name);
     unsigned votes = 0;
     for (int lane = 0; lane < 32; ++lane)
         votes |= (mask >> lane & 1) && lanes[lane] ? 1u << lane : 0u;
     return votes;
 }
 
-inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
-inline int __all_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) == mask; }
+inline unsigned __ballot_sync(unsigned mask, int predicate) { return emulator_votes(mask, predicate, "__ballot_sync"); }
+inline int __any_sync(unsigned mask, int predicate) { return emulator_votes(mask, predicate, "__any_sync") != 0; }
+inline int __all_sync(unsigned mask, int predicate)
+{
+    return emulator_votes(mask, predicate, "__all_sync") == (mask & emulator::self->warp->lanes);
+}
 
 inline unsigned atomicOr(unsigned *address, unsigned value) { return __atomic_fetch_or(address, value, __ATOMIC_RELAXED); }
 inline unsigned atomicAdd(unsigned *address, unsigned value) { return __atomic_fetch_add(address, value, __ATOMIC_RELAXED); }

@@ -1,6 +1,7 @@
 // A kernel as a function of a shared library, launched as cuLaunchKernel does it: grid, block, pointers to arguments.
 // With EMULATOR_MAIN the same as a program, for the sanitizers:
 //
+//     program                                    prints the kernel's signature
 //     program GX GY GZ BX BY BZ ARGUMENT...      a number, or for a pointer a file; one it may write is written back
 #pragma once
 
@@ -8,7 +9,6 @@
 
 #include <fstream>
 #include <iterator>
-#include <sstream>
 #include <tuple>
 #include <type_traits>
 
@@ -45,8 +45,16 @@ template <class... A> std::string launch(void (*kernel)(A...), dim3 grid, dim3 b
 
 // An argument read from the command line. Buffers are as long as their files, so that a byte too far is found.
 template <class T> struct Argument {
-    T value{};
-    explicit Argument(const char *text) { std::istringstream(text) >> value; }
+    T value;
+    explicit Argument(const char *text)
+    {
+        if constexpr (std::is_floating_point_v<T>)
+            value = T(std::strtod(text, nullptr)); // nan and inf too
+        else if constexpr (std::is_signed_v<T>)
+            value = T(std::strtoll(text, nullptr, 10));
+        else
+            value = T(std::strtoull(text, nullptr, 10));
+    }
 };
 
 template <class T> struct Argument<T *> {
@@ -86,6 +94,10 @@ int program(void (*kernel)(A...), char **words, std::index_sequence<I...>)
 
 template <class... A> int program(void (*kernel)(A...), int count, char **words)
 {
+    if (count == 1) {
+        std::fputs(signature(kernel).c_str(), stdout);
+        return 0;
+    }
     return count == 7 + (int)sizeof...(A) ? program(kernel, words, std::index_sequence_for<A...>()) : 64;
 }
 

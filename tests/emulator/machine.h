@@ -15,7 +15,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <set>
@@ -141,23 +140,27 @@ class Gate {
 struct Warp {
     // Two sets of slots: nobody comes back to a set before all have passed the collective in between.
     struct Meeting {
+        std::atomic<unsigned> mask{0};
         Gate gate;
         std::atomic<unsigned long long> values[2][32] = {};
         std::atomic<const char *> names[2][32] = {};
         unsigned met[32] = {};
     };
-    Meeting whole;
-    std::mutex mutex;
-    std::map<unsigned, Meeting> parts; // by mask
+    unsigned lanes = 0; // there are: fewer in a block's last warp
+    Meeting meetings[8]; // one a mask; claimed without a lock, which would order memory
 
-    Meeting &meeting(unsigned mask)
-    {
-        if (mask == ALL_LANES)
-            return whole;
-        std::lock_guard<std::mutex> lock(mutex);
-        return parts[mask];
-    }
+    Meeting &meeting(unsigned mask);
 };
+
+inline Warp::Meeting &Warp::meeting(unsigned mask)
+{
+    for (Meeting &m : meetings) {
+        unsigned known = 0;
+        if (m.mask.compare_exchange_strong(known, mask, std::memory_order_relaxed) || known == mask)
+            return m;
+    }
+    fail("more than 8 masks in one warp");
+}
 
 using Lanes = std::atomic<unsigned long long>;
 
@@ -171,7 +174,7 @@ inline const Lanes *exchange(unsigned mask, unsigned long long value, const char
     const unsigned turn = m.met[lane]++ % 2;
     m.values[turn][lane].store(value, std::memory_order_relaxed);
     m.names[turn][lane].store(name, std::memory_order_relaxed);
-    m.gate.wait(__builtin_popcount(mask), orders_memory);
+    m.gate.wait(__builtin_popcount(mask & self->warp->lanes), orders_memory);
     const char *first = m.names[turn][__builtin_ctz(mask)].load(std::memory_order_relaxed);
     if (first != name) // each lane compares itself with the first
         fail("lanes of a warp meet at %s and %s", name, first);
@@ -223,6 +226,7 @@ struct Block {
     Gate gate;
     std::vector<std::atomic<int>> lines[2]; // the barrier at which each thread waits
     std::vector<unsigned> met;
+    std::once_flag poisoned; // its shared memory, by translated PTX
     Log log;
 
     Block(dim3 index, dim3 block, dim3 grid)
@@ -235,6 +239,7 @@ struct Block {
             t.index = {n % block.x, n / block.x % block.y, n / block.x / block.y};
             t.block_index = index, t.block_size = block, t.grid_size = grid;
             t.lane = n % 32, t.number = n, t.block = this, t.warp = &warps[n / 32];
+            t.warp->lanes |= 1u << t.lane;
         }
         log.seen.resize(block.count());
     }

@@ -27,6 +27,8 @@ class Compiled:
         The intermediate code.
     registers, spills, stack, shared : int
         A thread's registers, bytes spilled and bytes of stack; a block's bytes of static shared memory.
+    threads : int
+        The most a block may have, by its launch bounds.
     """
 
     ptx: str
@@ -34,6 +36,7 @@ class Compiled:
     spills: int
     stack: int
     shared: int
+    threads: int
 
 
 @functools.cache
@@ -99,7 +102,9 @@ def compile(source: str, name: str, architecture: int, options: tuple[str, ...] 
         raise CompileError(f"NVRTC's log names neither registers nor spills: {log}")
     shared = re.search(r"(\d+) bytes smem", log)
     stack, stores, loads = map(int, spilled.groups())
-    return Compiled(ptx, int(used[1]), stores + loads, stack, int(shared[1]) if shared else 0)
+    bounds = re.search(r"\.maxntid (\d+), 1, 1", ptx)
+    threads = int(bounds[1]) if bounds else 1024
+    return Compiled(ptx, int(used[1]), stores + loads, stack, int(shared[1]) if shared else 0, threads)
 
 
 def _read(program: ctypes.c_void_p, what: str) -> str:

@@ -64,7 +64,8 @@ def occupancy(architecture: int, threads: int, registers: int, shared: int) -> f
     """
     limits = LIMITS[architecture]
     warps = _up(threads, 32) // 32
-    by_registers = REGISTERS // _up(32 * registers, 256) // warps
+    # Each of four partitions has a quarter of the registers; a warp's are all in one.
+    by_registers = REGISTERS // 4 // _up(32 * registers, 256) * 4 // warps
     by_shared = limits.shared // _up(max(shared + limits.reserved, 1), limits.step)
     blocks = min(limits.blocks, limits.warps // warps, by_registers, by_shared)
     return blocks * warps / limits.warps

@@ -3,7 +3,6 @@
 
 #include "cuda.h"
 
-#include <limits>
 #include <type_traits>
 
 namespace ptx {
@@ -34,6 +33,21 @@ inline void aligned(unsigned long long address, std::size_t bytes)
         emulator::fail("misaligned access of %zu bytes", bytes);
 }
 
+// Every block finds its window poisoned.
+inline void enter(unsigned char *window, std::size_t size, unsigned most_threads)
+{
+    if (emulator::self->block_size.count() > most_threads)
+        emulator::fail("a block of more than the %u threads it was compiled for", most_threads);
+    std::call_once(emulator::self->block->poisoned, [&] { std::memset(window, 0xA5, size); });
+}
+
+inline std::uint32_t *word(std::uint64_t address, int site)
+{
+    aligned(address, 4);
+    emulator::note(emulator::STORES, address, 4, site);
+    return (std::uint32_t *)address;
+}
+
 template <class T, int N> struct Vector {
     T part[N];
 };
@@ -55,7 +69,7 @@ template <class T, int N> void store_global(std::uint64_t address, Vector<T, N> 
 template <class T, int N> T *shared(unsigned char *window, std::size_t size, std::uint64_t address)
 {
     aligned(address, N * sizeof(T));
-    if (address + N * sizeof(T) > size)
+    if (address > size || N * sizeof(T) > size - address)
         emulator::fail("access to shared memory at %llu, beyond its %zu bytes", (unsigned long long)address, size);
     return (T *)(window + address);
 }
@@ -69,28 +83,19 @@ template <class T> T shr(T value, std::uint32_t by)
     return by < 8 * sizeof(T) ? T(value >> by) : T(std::is_signed_v<T> && value < 0 ? -1 : 0);
 }
 
+// The least number by -1 wraps, where C++ leaves it undefined.
 template <class T> T divide(T x, T y)
 {
     if (y == 0)
         emulator::fail("integer division by zero");
-    return T(x / y);
+    return std::is_signed_v<T> && y == T(-1) ? T(0 - std::make_unsigned_t<T>(x)) : T(x / y);
 }
 
 template <class T> T remainder(T x, T y)
 {
     if (y == 0)
         emulator::fail("integer division by zero");
-    return T(x % y);
-}
-
-// To an integer, after rounding: out of range saturates, NaN becomes 0.
-template <class T> T to_integer(double rounded)
-{
-    if (std::isnan(rounded))
-        return 0;
-    if (rounded < double(std::numeric_limits<T>::min()))
-        return std::numeric_limits<T>::min();
-    return rounded >= std::ldexp(1.0, std::numeric_limits<T>::digits) ? std::numeric_limits<T>::max() : T(rounded);
+    return std::is_signed_v<T> && y == T(-1) ? T(0) : T(x % y);
 }
 
 // ----------------------------------------------------------------------------------------------------------- warps
@@ -105,7 +110,8 @@ inline std::uint32_t shuffle(Direction how, std::uint32_t value, std::uint32_t b
     const int most = (lane & segment) | (clamp & ~segment), least = lane & segment;
     int from = how == UP ? lane - by : how == DOWN ? lane + by : how == BFLY ? lane ^ by : least | (by & ~segment);
     inside = how == UP ? from >= most : from <= most;
-    return emulator_shuffle(mask, value, inside ? from : lane, inside, "shfl.sync");
+    constexpr const char *names[] = {"shfl.sync.up", "shfl.sync.down", "shfl.sync.bfly", "shfl.sync.idx"};
+    return emulator_shuffle(mask, value, inside ? from : lane, inside, names[how]);
 }
 
 } // namespace ptx

@@ -6,8 +6,10 @@ purpose: there the next compiler, ptxas, is free to fuse, and what runs on the d
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import count
 
 C = {
@@ -24,7 +26,8 @@ BITS = "b(?:16|32|64)"
 ANY = f"{INT}|{BITS}|f64"
 SPECIAL = {"tid": "index", "ctaid": "block_index", "ntid": "block_size", "nctaid": "grid_size"}
 ROUND = {"rni": "std::nearbyint", "rzi": "std::trunc", "rmi": "std::floor", "rpi": "std::ceil"}
-COMPARE = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "lo": "<", "ls": "<=", "hi": ">"}
+COMPARE = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
+UNSIGNED = {"lo": "<", "ls": "<=", "hi": ">", "hs": ">="}
 OPERATOR = {"add": "+", "sub": "-", "mul": "*", "div": "/", "and": "&", "or": "|", "xor": "^"}
 INTEGER = {"div": "ptx::divide", "rem": "ptx::remainder", "min": "std::min", "max": "std::max"}
 
@@ -33,11 +36,21 @@ class UnknownInstruction(Exception):
     """The translator does not know it; the line."""
 
 
+@dataclass(frozen=True)
+class Names:
+    """What a kernel has declared: registers and parameters with their types, places in shared memory."""
+
+    kinds: dict[str, str]
+    shared: dict[str, int]
+    parameters: dict[str, str]
+
+
 class Operands:
     """The operands of an instruction, as C++ expressions of the types it reads them by."""
 
-    def __init__(self, words: list[str], kinds: dict[str, str], shared: dict[str, int], site: int) -> None:
-        self.words, self.kinds, self.shared, self.site = words, kinds, shared, site
+    def __init__(self, words: list[str], names: Names, site: int) -> None:
+        self.words, self.site = words, site
+        self.kinds, self.shared, self.parameters = names.kinds, names.shared, names.parameters
 
     def kind(self, register: str) -> str:
         """PTX type a register was declared with."""
@@ -88,7 +101,10 @@ Rule = Callable[[Operands, re.Match[str]], str]
 def _load(o: Operands, m: re.Match[str]) -> str:
     space, n, kind, parts = m[1], int(m[2] or 1), m[3], o.parts(0)
     if space == "param":
-        return o.write(0, kind, f"{C[kind]}({o.words[1].strip('[]')})")
+        name = o.words[1].strip("[]")
+        declared = o.parameters[name]
+        same = kind == declared or "f" not in kind + declared
+        return o.write(0, kind, f"{C[kind]}({name})" if same else f"ptx::bits<{C[kind]}>({name})")
     place = f"{C[kind]}, {n}"
     if space == "shared":
         source = f"const auto *source = ptx::shared<{place}>(window, SHARED, {o.address(1)});"
@@ -136,7 +152,8 @@ def _convert(o: Operands, m: re.Match[str]) -> str:
     rounding, to, source = m[1], m[2], m[3]
     value = o.read(1, source)
     if source == "f64":
-        return o.write(0, to, f"ptx::to_integer<{C[to]}>({ROUND[rounding]}({value}))")
+        rounded = f"{ROUND[rounding]}({value})"
+        return o.write(0, to, rounded if to == "f64" else f"emulator_to_integer<{C[to]}>({rounded})")
     return o.write(0, to, f"{C[to]}({value})")
 
 
@@ -154,6 +171,34 @@ def _wide(o: Operands, kind: str) -> str:
 def _vote(o: Operands, m: re.Match[str]) -> str:
     call = f"__{m[1]}_sync({o.read(2, 'u32')}, {o.read(1, 'pred')})"
     return o.write(0, "b32", call) if m[1] == "ballot" else f"{o.words[0][1:]} = {call};"
+
+
+def _compare(o: Operands, m: re.Match[str]) -> str:
+    sign, kind = (COMPARE | UNSIGNED)[m[1]], m[2]
+    x, y = o.read(1, kind), o.read(2, kind)
+    # Of doubles, "ne" is false for NaN, which C++'s != is not.
+    test = f"{x} < {y} || {x} > {y}" if (m[1], kind) == ("ne", "f64") else f"{x} {sign} {y}"
+    return f"{o.words[0][1:]} = {test};"
+
+
+def _unordered(o: Operands, m: re.Match[str]) -> str:
+    """Comparisons of doubles that are true for NaN: not the opposite."""
+    x, y = o.read(1, "f64"), o.read(2, "f64")
+    opposite = {"equ": f"{x} < {y} || {x} > {y}", "neu": f"{x} == {y}"}
+    opposite |= {"ltu": f"{x} >= {y}", "leu": f"{x} > {y}", "gtu": f"{x} <= {y}", "geu": f"{x} < {y}"}
+    return f"{o.words[0][1:]} = !({opposite[m[1]]});"
+
+
+def _atomic(o: Operands, m: re.Match[str]) -> str:
+    returns = m[1] == "atom"
+    call = f"atomic{m[2].title()}(ptx::word({o.address(int(returns))}, {o.site}), {o.read(1 + returns, 'u32')})"
+    return o.write(0, "u32", call) if returns else f"{call};"
+
+
+def _barrier(o: Operands, m: re.Match[str]) -> str:
+    if o.words != ["0"]:
+        raise ValueError("a barrier of part of a block")
+    return f"emulator::sync_block({o.site});"
 
 
 RULES: tuple[tuple[str, Rule], ...] = (
@@ -192,10 +237,9 @@ RULES: tuple[tuple[str, Rule], ...] = (
         rf"(shl|shr)\.({BITS}|{INT})",
         lambda o, m: o.write(0, m[2], f"ptx::{m[1]}({o.read(1, m[2])}, {o.read(2, 'u32')})"),
     ),
-    (
-        rf"setp\.({'|'.join(COMPARE)})\.({ANY})",
-        lambda o, m: f"{o.words[0][1:]} = {o.read(1, m[2])} {COMPARE[m[1]]} {o.read(2, m[2])};",
-    ),
+    (rf"setp\.({'|'.join(COMPARE)})\.({ANY})", _compare),
+    (rf"setp\.({'|'.join(UNSIGNED)})\.(u(?:16|32|64))", _compare),
+    (r"setp\.(equ|neu|ltu|leu|gtu|geu)\.f64", _unordered),
     (rf"selp\.({ANY})", lambda o, m: o.write(0, m[1], f"{o.read(3, 'pred')} ? {o.read(1, m[1])} : {o.read(2, m[1])}")),
     (
         r"(add|sub|mul|div)\.rn\.f64",
@@ -206,18 +250,11 @@ RULES: tuple[tuple[str, Rule], ...] = (
         lambda o, m: o.write(0, "f64", f"std::fma({', '.join(o.read(k, 'f64') for k in (1, 2, 3))})"),
     ),
     (r"neg\.f64", lambda o, m: o.write(0, "f64", f"-{o.read(1, 'f64')}")),
-    (r"(?:bar\.sync|barrier\.sync(?:\.aligned)?)", lambda o, m: f"emulator::sync_block({o.site});"),
+    (r"(?:bar\.sync|barrier\.sync(?:\.aligned)?)", _barrier),
     (r"bar\.warp\.sync", lambda o, m: f"__syncwarp({o.read(0, 'u32')});"),
     (r"shfl\.sync\.(up|down|bfly|idx)\.b32", _shuffle),
     (r"vote\.sync\.(any|all|ballot)\.(?:pred|b32)", _vote),
-    (
-        r"atom\.global\.(or\.b32|add\.u32)",
-        lambda o, m: o.write(0, "u32", f"atomic{m[1][:-4].title()}((unsigned *){o.address(1)}, {o.read(2, 'u32')})"),
-    ),
-    (
-        r"red\.global\.(or\.b32|add\.u32)",
-        lambda o, m: f"atomic{m[1][:-4].title()}((unsigned *){o.address(0)}, {o.read(1, 'u32')});",
-    ),
+    (r"(atom|red)\.global\.(or(?=\.b32)|add(?=\.u32))\.[bu]32", _atomic),
     (r"bra(?:\.uni)?", lambda o, m: f"goto {_label(o.words[0])};"),
     (r"ret|exit", lambda o, m: "return;"),
 )
@@ -248,26 +285,26 @@ def translate(ptx: str, name: str) -> str:
     entries = {entry[1]: entry for entry in ENTRY.finditer(re.sub(r"//[^\n]*", "", ptx))}
     if name not in entries:
         raise UnknownInstruction(f"no kernel {name}")
-    _, parameters, _, body = entries[name].groups()
-    kinds: dict[str, str] = {}
-    shared: dict[str, int] = {}
+    _, parameters, directives, body = entries[name].groups()
+    words = [parameter.split() for parameter in parameters.split(",")]  # .param .u64 .ptr .global .align 8 name
+    names = Names({}, {}, {parameter: kind.strip(".") for _, kind, *_, parameter in words})
     registers, lines, window = [], [], 0
     for statement, site in zip(_statements(body), count(1)):
         if declared := re.fullmatch(r"\.reg \.(\w+)\s+(%\w+)<(\d+)>", statement):
             kind, prefix, n = declared.groups()
-            kinds[prefix] = kind
-            names = ", ".join(f"{prefix[1:]}{k} = ptx::poison<{C[kind]}>()" for k in range(int(n)))
-            registers.append(f"{C[kind]} {names};" if kind != "pred" else names_of_predicates(prefix, int(n)))
+            names.kinds[prefix] = kind
+            start = f"ptx::poison<{C[kind]}>()" if kind != "pred" else "false"  # a bool cannot be poisoned
+            registers.append(f"{C[kind]} {', '.join(f'{prefix[1:]}{k} = {start}' for k in range(int(n)))};")
         elif declared := re.fullmatch(r"\.shared \.align (\d+) \.b8 (\w+)\[(\d+)\]", statement):
             window = -(-window // int(declared[1])) * int(declared[1])
-            shared[declared[2]] = window
+            names.shared[declared[2]] = window
             window += int(declared[3])
         elif statement.endswith(":"):
             lines.append(f"{_label(statement[:-1])}:;")
         else:
-            lines.append(_instruction(statement, kinds, shared, site))
-    words = [parameter.split() for parameter in parameters.split(",")]  # .param .u64 .ptr .global .align 8 name
-    arguments = ", ".join(f"{C[kind.strip('.')]} {parameter}" for _, kind, *_, parameter in words)
+            lines.append(_instruction(statement, names, site))
+    most = re.search(r"\.maxntid (\d+), (\d+), (\d+)", directives)
+    threads = math.prod(map(int, most.groups())) if most else 1024
     return "\n".join(
         [
             '#include "ptx.h"',
@@ -275,17 +312,13 @@ def translate(ptx: str, name: str) -> str:
             '#pragma GCC diagnostic ignored "-Wunused-but-set-variable"',
             f"constexpr std::size_t SHARED = {window};",
             "alignas(128) static EMULATOR_SHARED unsigned char window[SHARED + 1];",
-            f"static void {name}({arguments})",
+            f"static void {name}({', '.join(f'{C[kind]} {word}' for word, kind in names.parameters.items())})",
             "{",
+            f"    ptx::enter(window, SHARED, {threads});",
             *(f"    {line}" for line in [*registers, *lines]),
             "}",
         ]
     )
-
-
-def names_of_predicates(prefix: str, n: int) -> str:
-    """Predicates start false: a bool cannot be poisoned."""
-    return f"bool {', '.join(f'{prefix[1:]}{k} = false' for k in range(n))};"
 
 
 def _statements(body: str) -> list[str]:
@@ -293,9 +326,9 @@ def _statements(body: str) -> list[str]:
     return [label or " ".join(statement.split()) for label, statement in found]
 
 
-def _instruction(statement: str, kinds: dict[str, str], shared: dict[str, int], site: int) -> str:
+def _instruction(statement: str, names: Names, site: int) -> str:
     guard, opcode, rest = re.fullmatch(r"(?:@(!?%\w+) )?(\S+)\s*(.*)", statement).groups()
-    operands = Operands(re.findall(r"\{[^}]*\}|\[[^\]]*\]|[^,\s][^,]*", rest), kinds, shared, site)
+    operands = Operands(re.findall(r"\{[^}]*\}|\[[^\]]*\]|[^,\s][^,]*", rest), names, site)
     for pattern, rule in RULES:
         if match := re.fullmatch(pattern, opcode):
             try:
