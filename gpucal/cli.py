@@ -147,6 +147,9 @@ def _parser() -> argparse.ArgumentParser:
     verb = _verb(verbs, "info", _info, "versions, backends, and what a folder holds")
     verb.add_argument("dataset", metavar="DATASET", type=Path, nargs="?", help="competition folder to list")
 
+    verb = _verb(verbs, "selftest", _selftest, "whether every backend computes what NumPy does; exit 1 if one does not")
+    verb.add_argument("--json", action="store_true", help="print the reports as JSON")
+
     verb = _verb(verbs, "bench", _bench, "how long a folder will take on this machine")
     verb.add_argument(
         "dataset", metavar="DATASET", type=Path, nargs="?", help="competition folder; by default synthetic data"
@@ -306,6 +309,25 @@ def _info(arguments: argparse.Namespace) -> int:
         for obs in dataset:
             _say(f"  {obs.split} {obs.planet} visit {obs.visit}")
     return DONE
+
+
+def _selftest(arguments: argparse.Namespace) -> int:
+    from gpucal.selftest import selftest
+
+    reports = selftest()
+    if arguments.json:
+        python = sys.version.split()[0]
+        _say(json.dumps({"gpucal": __version__, "python": python, "backends": [vars(report) for report in reports]}))
+    else:
+        for report in reports:
+            if report.parity is None:
+                _say(f"{report.backend}: {'WRONG' if report.wrong else 'not available'}: {report.unavailable}")
+                continue
+            times = ", ".join(f"{part} {milliseconds:.2f} ms" for part, milliseconds in report.milliseconds.items())
+            verdict = "WRONG NUMBERS" if report.wrong else "agrees with NumPy"
+            worst = f"{report.parity:.2g} of what rounding explains"
+            _say(f"{report.backend}: {verdict} ({worst}); {report.runs_on}; {times}")
+    return FAILED if any(report.wrong for report in reports) else DONE
 
 
 def _bench(arguments: argparse.Namespace) -> int:

@@ -11,10 +11,12 @@ __all__ = [
     "BackendUnavailable",
     "ConfigError",
     "DatasetError",
+    "DeviceError",
     "GpucalError",
     "InputError",
     "MissingExtra",
     "OutputError",
+    "WrongNumbers",
 ]
 
 
@@ -35,6 +37,14 @@ class DatasetError(GpucalError, LookupError):
 
 class BackendUnavailable(GpucalError, ImportError):
     """A backend asked for by name cannot run here; the line says why, and the mend."""
+
+
+class WrongNumbers(BackendUnavailable):
+    """A GPU computes something else than NumPy; nothing may run on it."""
+
+
+class DeviceError(GpucalError, RuntimeError):
+    """A GPU failed, or has no room for the least that is needed; the line names device and sizes."""
 
 
 class MissingExtra(GpucalError, ImportError):

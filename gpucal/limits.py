@@ -1,4 +1,4 @@
-"""How many cores this process may use: its affinity, and the quota of its control group (containers, clusters)."""
+"""What this process may use: cores, by its affinity and the quota of its control group (containers, clusters); GPUs."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import math
 import os
 from pathlib import Path
 
-__all__ = ["usable_cores"]
+__all__ = ["usable_cores", "visible_gpus"]
 
 _CGROUPS = Path("/sys/fs/cgroup")
+_GPUS = Path("/proc/driver/nvidia/gpus")
 
 
 def usable_cores(cgroups: Path = _CGROUPS) -> int:
@@ -27,6 +28,27 @@ def usable_cores(cgroups: Path = _CGROUPS) -> int:
     cores = len(os.sched_getaffinity(0))
     quotas = [quota for folder in _own_groups(cgroups) if (quota := _quota(folder)) is not None]
     return max(1, min([cores, *map(math.ceil, quotas)]))
+
+
+def visible_gpus(gpus: Path = _GPUS) -> list[str]:
+    """List the NVIDIA GPUs this process may use, without CUDA, which a process that starts others must not touch.
+
+    Parameters
+    ----------
+    gpus : Path
+        Where the driver lists them, a folder each.
+
+    Returns
+    -------
+    list of str
+        Values for CUDA_VISIBLE_DEVICES, which decides where it is set: up to its first empty or negative entry.
+    """
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is None:
+        return [str(number) for number, _ in enumerate(gpus.iterdir())] if gpus.is_dir() else []
+    entries = [entry.strip() for entry in chosen.split(",")]
+    end = next((n for n, entry in enumerate(entries) if not entry or entry.startswith("-")), len(entries))
+    return entries[:end]
 
 
 def _own_groups(cgroups: Path) -> list[Path]:

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import gpucal
-from gpucal.backends import Backend
+from gpucal.backends import Backend, Memory
 from gpucal.config import Calibration
 from gpucal.dataset import Observation
 from gpucal.decoders import Loaded, prepare_decoder
@@ -125,6 +125,8 @@ class Line:
         Bytes a value of the output takes until the caller asks for the next item; by default those of ``dtype``.
     wanted : callable, optional
         From an item and the fingerprint of its inputs to whether to calibrate it; called by the reader thread.
+    device : bool
+        Leave the signals on the backend's device.
 
     Raises
     ------
@@ -141,15 +143,17 @@ class Line:
         memory: int | None = None,
         value_bytes: int | None = None,
         wanted: Callable[[Item, str], bool] = lambda item, inputs: True,
+        device: bool = False,
     ) -> None:
         self._items = iter(items)
         self._dtype = dtype
         self._threads = threads
         self._value_bytes = value_bytes or dtype.itemsize
         self._wanted = wanted
+        self._device = device
         self._budget = _Budget(memory, threads)
         self._decoder = prepare_decoder(threads)
-        self._backend: Future[Backend] = Future()
+        self._memory: Future[Memory] = Future()
         self._binning = ThreadPoolExecutor(threads, "gpucal-bin")
         self._reading = ThreadPoolExecutor(1, "gpucal-read")
         self._waiting: deque[tuple[Item, Future[_Flight | Outcome]]] = deque()
@@ -164,7 +168,7 @@ class Line:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._budget.close()
-        self._backend.cancel()
+        self._memory.cancel()
         self._reading.shutdown(cancel_futures=True)
         self._binning.shutdown(cancel_futures=True)
 
@@ -189,11 +193,12 @@ class Line:
         Outcome
             One an item. Its memory counts as free again when the next is asked for.
         """
-        self._backend.set_result(backend)
+        memory = backend.memory(self._device)
+        self._memory.set_result(memory)
         while self._waiting:
             item, reading = self._waiting.popleft()
             self._read_ahead()
-            outcome, reserved, spare = _await(item, reading, backend)
+            outcome, reserved, spare = _await(item, reading, backend, memory)
             del reading
             yield outcome
             del outcome
@@ -232,7 +237,9 @@ class Line:
         except BaseException:
             self._budget.release(reserved)
             raise
-        out, saturated = np.empty(shape, self._dtype), np.zeros(plan.n_pixels, bool)
+        # On a device, only the backend can make it; on the host, it need not be waited for.
+        out = self._memory.result().empty(shape, self._dtype) if self._device else np.empty(shape, self._dtype)
+        saturated = np.zeros(plan.n_pixels, bool)
         units = iter(list(loaded.units(pixel_blocks(plan, signal.n_frames), self._budget.unit)))
         work = [
             self._binning.submit(self._decode_and_bin, plan, loaded, units, out, saturated)
@@ -258,13 +265,10 @@ class Line:
         start = time.perf_counter()
         try:
             for pixels, counts in loaded.decode(units):
-                bin_block = self._backend.result().bin_block
+                memory = self._memory.result()
                 decoded = time.perf_counter()
-                binned = np.empty((len(counts), plan.n_bins))
-                saturated[pixels] = bin_block(plan, pixels, counts, binned)
                 y, first = divmod(pixels.start, plan.detector.width)
-                with np.errstate(over="ignore", invalid="ignore"):  # float64 outliers beyond float32's range
-                    out[:, first : first + len(counts), y] = binned.T
+                saturated[pixels] = memory.bin_into(plan, pixels, counts, out[:, first : first + len(counts), y])
                 decoding, binning = decoding + decoded - start, binning + time.perf_counter() - decoded
                 start = time.perf_counter()
         except BaseException:
@@ -295,7 +299,9 @@ def pixel_blocks(plan: Plan, n_frames: int) -> Iterator[slice]:
             yield slice(y * width + x, y * width + min(x + step, width))
 
 
-def _await(item: Item, reading: Future[_Flight | Outcome], backend: Backend) -> tuple[Outcome, int, BytesIO | None]:
+def _await(
+    item: Item, reading: Future[_Flight | Outcome], backend: Backend, memory: Memory
+) -> tuple[Outcome, int, BytesIO | None]:
     """Wait for an item; return what became of it, the bytes it reserved, and the buffer that it is done with."""
     began, reserved = time.perf_counter(), 0
     try:
@@ -303,14 +309,14 @@ def _await(item: Item, reading: Future[_Flight | Outcome], backend: Backend) -> 
         if not isinstance(flight, _Flight):
             return flight, 0, None
         reserved = flight.reserved
-        return _landed(flight, backend), reserved, flight.buffer
+        return _landed(flight, backend, memory), reserved, flight.buffer
     except InputError as error:
         # Without its traceback, which would keep the item's memory: frame, flight, future, error, frame.
         plain = error.with_traceback(None).at(item.obs.where(item.detector))
         return Outcome(item, plain, "", began, {}), reserved, None
 
 
-def _landed(flight: _Flight, backend: Backend) -> Outcome:
+def _landed(flight: _Flight, backend: Backend, memory: Memory) -> Outcome:
     """Wait for an item's last block and make the product of it."""
     seconds = dict(flight.seconds)
     for work in flight.work:
@@ -321,7 +327,7 @@ def _landed(flight: _Flight, backend: Backend) -> Outcome:
     dq[flight.saturated] |= np.uint8(DQ.SATURATED)
     dq = np.ascontiguousarray(dq.reshape(detector.shape[0], detector.width).T)
     if config.bad_pixels == "nan":
-        signal[:, dq != 0] = np.nan
+        memory.blank(signal, dq != 0)
     provenance = {
         "version": gpucal.__version__,
         "backend": backend.name,

@@ -20,7 +20,8 @@ from gpucal.backends import choose
 from gpucal.config import Calibration
 from gpucal.dataset import Dataset, Observation
 from gpucal.detectors import DETECTORS
-from gpucal.errors import BackendUnavailable, ConfigError, InputError
+from gpucal.errors import ConfigError, InputError
+from gpucal.fleet import Fleet, gpus_for
 from gpucal.limits import usable_cores
 from gpucal.overlap import Item, Line, Outcome
 from gpucal.results import Calibrated
@@ -139,13 +140,10 @@ def stream(
         raise ConfigError(f"no detector {detector!r}; there are {', '.join(DETECTORS)}")
     facts, kind, threads = DETECTORS[detector], _checked_dtype(dtype), _threads(workers)
     items = (Item(obs, facts, config or Calibration.preset(obs.dataset.layout.preset)) for obs in observations)
-    with Line(items, dtype=kind, threads=threads, memory=memory) as line:
-        line.wait_for_data()
-        chosen = choose(backend)
-        if device:
-            raise BackendUnavailable(
-                f"device=True: backend {chosen.name!r} leaves no result on a device; use device=False"
-            )
+    with Line(items, dtype=kind, threads=threads, memory=memory, device=device) as line:
+        if not device:
+            line.wait_for_data()
+        chosen = choose("cupy" if device and backend is None else backend)
         for outcome in line.outcomes(chosen):
             result = outcome.result
             del outcome
@@ -217,6 +215,26 @@ def run(
     identity = json.dumps([settings.content_hash, kind.name, variance])
     settings_hash = hashlib.sha256(identity.encode()).hexdigest()
     store = Store(Path(out))
+    if gpus := gpus_for(backend, len(chosen_planets)):
+        splits = {obs.split for obs in observations}
+        options = {
+            "--backend": backend,
+            "--dtype": kind.name,
+            "--workers": max(1, threads // len(gpus)),
+            "--memory": memory and memory // len(gpus),
+            "--split": splits.pop() if len(splits) == 1 else None,
+            "--variance": variance,
+            "--overwrite": overwrite,
+        }
+        store.create(settings.to_toml())
+        last = [*DETECTORS][-1]
+        records = [store.path / str(obs.planet) / str(obs.visit) / f"{last}.json" for obs in observations]
+        since = time.time() if overwrite else 0.0
+        with _progress(progress, len(observations)) as bar:
+            fleet = Fleet(dataset.path, store.path, settings.to_toml(), options)
+            reports = fleet.run(gpus, [*chosen_planets], lambda: bar.update(_written(records, since) - bar.n))
+        store.write_manifest()
+        return _summed(reports, time.perf_counter() - began)
 
     def missing(item: Item, inputs: str) -> bool:
         return overwrite or not store.keep(*item.obs.key, item.detector, settings_hash, inputs)
@@ -261,6 +279,25 @@ def _take(outcome: Outcome, store: Store, summary: Summary, settings_hash: str, 
         summary.done += 1
         for stage, seconds in {**outcome.seconds, "write": time.perf_counter() - start}.items():
             summary.stages[stage] = summary.stages.get(stage, 0.0) + seconds
+
+
+def _written(records: list[Path], since: float) -> int:
+    """Count records that other processes have written by now."""
+    return sum(path.exists() and path.stat().st_mtime >= since for path in records)
+
+
+def _summed(reports: list[dict[str, Any]], seconds: float) -> Summary:
+    """Add up what several processes did."""
+    total = Summary(seconds=seconds, backend=reports[0]["backend"])
+    for report in reports:
+        total.done += report["done"]
+        total.skipped += report["skipped"]
+        total.failed |= report["failed"]
+        for stage, spent in report["stages"].items():
+            total.stages[stage] = total.stages.get(stage, 0.0) + spent
+    for line in total.failed.values():
+        log.error("%s", line)
+    return total
 
 
 @contextmanager

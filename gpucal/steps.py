@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-__all__ = ["adc", "bin", "cds", "dark", "flat", "linearity", "mask"]
+__all__ = ["Array", "adc", "bin", "cds", "dark", "flat", "linearity", "mask", "namespace"]
 
 Array: TypeAlias = Any
 """An array of any namespace that follows the array API standard."""
@@ -46,7 +46,7 @@ def adc(raw: Array, gain: float, offset: float, *, clip_negatives: bool = False)
     array of float64, shape (frame, spatial, wavelength)
         Electrons.
     """
-    xp = _namespace(raw)
+    xp = namespace(raw)
     electrons = xp.asarray(raw, dtype=xp.float64) / gain + offset
     return xp.where(electrons < 0.0, xp.zeros_like(electrons), electrons) if clip_negatives else electrons
 
@@ -69,7 +69,7 @@ def mask(electrons: Array, bad: Array) -> Array:
     array of float64, shape (frame, spatial, wavelength)
         Electrons, NaN at bad pixels.
     """
-    xp = _namespace(electrons)
+    xp = namespace(electrons)
     return xp.where(bad[None, :, :], xp.full_like(electrons, xp.nan), electrons)
 
 
@@ -88,7 +88,7 @@ def linearity(electrons: Array, coefficients: Array) -> Array:
     array of float64, shape (frame, spatial, wavelength)
         Linearised electrons.
     """
-    result = _namespace(electrons).zeros_like(electrons) + coefficients[-1, ...]
+    result = namespace(electrons).zeros_like(electrons) + coefficients[-1, ...]
     for power in range(coefficients.shape[0] - 2, -1, -1):
         result = result * electrons + coefficients[power, ...]
     return result
@@ -113,7 +113,7 @@ def dark(electrons: Array, dark_map: Array, integration_s: Array, dead: Array) -
     array of float64, shape (frame, spatial, wavelength)
         Electrons without dark current.
     """
-    xp = _namespace(electrons)
+    xp = namespace(electrons)
     used = xp.where(dead, xp.zeros_like(dark_map), dark_map)
     return electrons - used[None, :, :] * integration_s[:, None, None]
 
@@ -158,7 +158,7 @@ def bin(pairs: Array, pairs_per_bin: int, *, reduce: str = "sum") -> Array:
     array of float64, shape (bin, spatial, wavelength)
         Electrons.
     """
-    xp = _namespace(pairs)
+    xp = namespace(pairs)
     n_bins = pairs.shape[0] // pairs_per_bin
     grouped = xp.reshape(pairs[: n_bins * pairs_per_bin, ...], (n_bins, pairs_per_bin, *pairs.shape[1:]))
     total = xp.sum(grouped, axis=1)
@@ -182,13 +182,24 @@ def flat(bins: Array, flat_map: Array, dead: Array) -> Array:
     array of float64, shape (bin, spatial, wavelength)
         Flat-fielded electrons.
     """
-    xp = _namespace(bins)
+    xp = namespace(bins)
     with np.errstate(divide="ignore", invalid="ignore"):
         return bins / xp.where(dead, xp.ones_like(flat_map), flat_map)[None, :, :]
 
 
-def _namespace(array: Array) -> Array:
-    """Return the array's own namespace; the arrays of NumPy 1.26 do not say which, but their type does."""
+def namespace(array: Array) -> Array:
+    """Return an array's own namespace; the arrays of NumPy 1.26 and of CuPy do not say which, but their type does.
+
+    Parameters
+    ----------
+    array : array
+        Of any namespace.
+
+    Returns
+    -------
+    module
+        NumPy, CuPy, ...
+    """
     if hasattr(array, "__array_namespace__"):
         return array.__array_namespace__()
     return sys.modules[type(array).__module__.partition(".")[0]]

@@ -196,6 +196,7 @@ class Store:
             "inputs": inputs,
             "seconds": round(seconds, 4),
             "backend": cal.provenance["backend"],
+            "device": cal.provenance["device"],
             "version": cal.provenance["version"],
         }
         self._write_record(record)

@@ -188,7 +188,7 @@ WRONG_REQUESTS: dict[str, tuple[list[str], str]] = {
     "OUT is a file": (["RAW", "RAW/axis_info.parquet"], "cannot be written"),
     "OUT below a file": (["RAW", "RAW/axis_info.parquet/out"], "cannot be written"),
     "OUT where nobody may write": (["RAW", "/proc/gpucal"], "cannot be written"),
-    "backend not there": (["RAW", "OUT", "--backend", "cupy"], "use backend 'numpy' or 'auto'"),
+    "backend not there": (["RAW", "OUT", "--backend", "cupy"], 'pip install "gpucal[cuda12]" or "gpucal[cuda13]"'),
     "bin without a number": (["RAW", "OUT", "--bin", "FGS1"], "write it as DETECTOR=PAIRS"),
     "bin of nothing": (["RAW", "OUT", "--bin", "FGS1=0"], "bins: FGS1 = 0: must be an integer above 0"),
     "bin of an unknown detector": (["RAW", "OUT", "--bin", "AIRS=3"], "no detector 'AIRS'"),
@@ -200,8 +200,9 @@ WRONG_REQUESTS: dict[str, tuple[list[str], str]] = {
 
 @pytest.mark.parametrize("case", WRONG_REQUESTS)
 def test_a_wrong_request_is_one_line_and_exit_2(
-    case: str, old: Made, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    case: str, old: Made, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", None)  # as where it is not installed
     arguments, words = WRONG_REQUESTS[case]
     places = {"RAW": str(old[0]), "OUT": str(tmp_path / "out")}
     filled = [re.sub("^(RAW|OUT)", lambda match: places[match[1]], argument) for argument in arguments]

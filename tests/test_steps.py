@@ -11,7 +11,7 @@ import pytest
 from hostile import ADCS, BINS, SMALL, Observation, every_config, observe
 from reference import assert_close
 
-from gpucal import steps
+from gpucal import lightcurve, noise, steps
 from gpucal.config import Calibration
 
 DEVICE = strict.Device("device1")
@@ -103,3 +103,21 @@ def test_inputs_are_left_alone() -> None:
 def test_odd_frames_have_no_pairs() -> None:
     with pytest.raises(ValueError, match="even number of frames, got 3"):
         steps.cds(np.zeros((3, 1, 1)))
+
+
+@pytest.mark.parametrize("detector", SMALL)
+def test_variance_and_light_curve_stay_where_the_signal_is(detector: str) -> None:
+    obs = observe(SMALL[detector], 2 * 3 * BINS[detector], ADCS["2024"])
+    plan = obs.plan(Calibration(bins=BINS))
+    shape = (plan.n_bins, plan.detector.width, plan.detector.shape[0])
+    signal = np.random.default_rng(0).normal(0.0, 100.0, shape)
+    dq = np.where(np.random.default_rng(1).random(shape[1:]) < 0.5, 1, 0).astype(np.uint8)
+    dq[0] = 1
+    maps = [values.reshape(shape[:0:-1]).T for values in (plan.divisor, plan.dark, plan.read_noise)]
+    with np.errstate(all="ignore"):
+        on_device = noise.on_arrays(*map(to_device, (signal, *maps, plan.tau_s)), plan.pairs_per_bin)
+        np.testing.assert_array_equal(to_host(on_device), noise.variance(signal, plan))
+    photometer = plan.detector.photometer
+    curve = to_host(lightcurve.on_arrays(to_device(signal), to_device(dq == 0), photometer))
+    np.testing.assert_array_equal(curve, lightcurve.light_curve(signal, dq, plan.detector))
+    assert np.isnan(curve).any() != photometer

@@ -1,7 +1,8 @@
 """Which backends there are, which can run here, and why not.
 
 A backend is a module with ``probe() -> str``, which raises `BackendUnavailable` with the reason and the mend, and
-``bin_block(plan, pixels, counts, out) -> saturated``, the formula over one pixel block.
+``bin_block(plan, pixels, counts, out) -> saturated``, the formula over one pixel block. One for devices has ``bind()``
+instead, which makes such a function for the device that is current, and ``OnDevice``, a `Memory` there.
 """
 
 from __future__ import annotations
@@ -9,26 +10,25 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from gpucal.errors import BackendUnavailable, ConfigError
+from gpucal.errors import BackendUnavailable, ConfigError, WrongNumbers
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from gpucal.plan import Plan
+    from gpucal.steps import Array
 
-__all__ = ["PREFERENCE", "Backend", "choose"]
+__all__ = ["PREFERENCE", "Backend", "BinBlock", "InMemory", "Memory", "choose", "load"]
 
 log = logging.getLogger(__name__)
 
 # Fastest first: the order in which "auto" looks.
 PREFERENCE = ("cupy", "numba", "numpy")
-
-# Names of the interface that this version does not implement, and what to do instead.
-NOT_YET = ("cupy",)
 
 
 class BinBlock(Protocol):
@@ -36,7 +36,56 @@ class BinBlock(Protocol):
 
     def __call__(
         self, plan: Plan, pixels: slice, counts: NDArray[np.uint16], out: NDArray[np.float64]
-    ) -> NDArray[np.bool_]: ...
+    ) -> NDArray[np.bool_]:
+        """Fill ``out``; say which pixels are saturated."""
+
+
+class Memory(Protocol):
+    """Where results are, and how a block gets there."""
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """Make an array for a result (time, wavelength, spatial)."""
+
+    def bin_into(self, plan: Plan, pixels: slice, counts: NDArray[np.uint16], target: Array) -> NDArray[np.bool_]:
+        """Bin a block into ``target`` (bin, pixel), part of such an array; say which pixels are saturated."""
+
+    def blank(self, signal: Array, mask: NDArray[np.bool_]) -> None:
+        """Set masked pixels (wavelength, spatial) to NaN."""
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """Results are NumPy arrays.
+
+    Parameters
+    ----------
+    bin_block : callable
+        A backend's.
+    """
+
+    bin_block: BinBlock
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """As of `Memory`."""
+        import numpy as np
+
+        return np.empty(shape, dtype)
+
+    def bin_into(
+        self, plan: Plan, pixels: slice, counts: NDArray[np.uint16], target: NDArray[Any]
+    ) -> NDArray[np.bool_]:
+        """As of `Memory`."""
+        import numpy as np
+
+        binned = np.empty((len(counts), plan.n_bins))
+        saturated = self.bin_block(plan, pixels, counts, binned)
+        with np.errstate(over="ignore", invalid="ignore"):  # float64 outliers beyond float32's range
+            target[...] = binned.T
+        return saturated
+
+    def blank(self, signal: NDArray[Any], mask: NDArray[np.bool_]) -> None:
+        """As of `Memory`."""
+        signal[:, mask] = float("nan")
 
 
 @dataclass(frozen=True)
@@ -51,11 +100,40 @@ class Backend:
         Library or device, and version.
     bin_block : callable
         The formula over one pixel block.
+    on_device : callable, optional
+        Makes the `Memory` that keeps results on its device; None where it has none.
     """
 
     name: str
     runs_on: str
     bin_block: BinBlock
+    on_device: Callable[[], Memory] | None = None
+
+    def memory(self, device: bool) -> Memory:
+        """Return where its results are to be.
+
+        Parameters
+        ----------
+        device : bool
+            On its device.
+
+        Returns
+        -------
+        Memory
+            There.
+
+        Raises
+        ------
+        BackendUnavailable
+            If it has no device.
+        """
+        if not device:
+            return InMemory(self.bin_block)
+        if self.on_device is None:
+            raise BackendUnavailable(
+                f"device=True: backend {self.name!r} leaves no result on a device; use device=False"
+            )
+        return self.on_device()
 
 
 def load(name: str) -> Backend:
@@ -76,12 +154,10 @@ def load(name: str) -> Backend:
     BackendUnavailable
         If it cannot run here; the line says why, and the mend.
     """
-    if name in NOT_YET:
-        raise BackendUnavailable(
-            f"backend {name!r} is not part of this version of gpucal; use backend 'numpy' or 'auto'"
-        )
     module = importlib.import_module(f"gpucal.backends.{name}_")
-    return Backend(name, module.probe(), cast("BinBlock", module.bin_block))
+    runs_on = module.probe()
+    bin_block = module.bind() if hasattr(module, "bind") else module.bin_block
+    return Backend(name, runs_on, cast("BinBlock", bin_block), getattr(module, "OnDevice", None))
 
 
 def choose(name: str | None = None) -> Backend:
@@ -109,14 +185,16 @@ def choose(name: str | None = None) -> Backend:
         raise ConfigError(f"backend = {wanted!r}: must be one of auto, {', '.join(PREFERENCE)}")
     if wanted != "auto":
         return load(wanted)
-    reasons = []
+    reasons, level = [], logging.INFO
     for candidate in PREFERENCE:
         try:
             backend = load(candidate)
         except BackendUnavailable as error:
             reasons.append(str(error))
+            if isinstance(error, WrongNumbers):
+                level = logging.ERROR
         else:
             if reasons:
-                log.info("backend %s: %s", backend.name, "; ".join(reasons))
+                log.log(level, "backend %s: %s", backend.name, "; ".join(reasons))
             return backend
     raise BackendUnavailable("; ".join(reasons))

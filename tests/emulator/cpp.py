@@ -86,7 +86,7 @@ def _build(source: str, kernel: str, folder: Path, flags: Sequence[str]) -> Path
     return built
 
 
-def _check(kernel: str, signature: Sequence[str], arguments: Sequence[Any]) -> None:
+def check_arguments(kernel: str, signature: Sequence[str], arguments: Sequence[Any]) -> None:
     """Compare arguments with the kernel's signature: a launch on the device checks neither number nor type."""
     if len(arguments) != len(signature):
         raise TypeError(f"{kernel} takes {len(signature)} arguments, got {len(arguments)}")
@@ -144,8 +144,8 @@ class Kernel:
         KernelError
             If the launch fails.
         """
-        shape = _shape(grid, block)
-        _check(self.name, self.signature, arguments)
+        shape = checked_shape(grid, block)
+        check_arguments(self.name, self.signature, arguments)
         boxes = [
             ctypes.c_void_p(value.ctypes.data) if isinstance(value, np.ndarray) else value.reshape(1)
             for value in arguments
@@ -195,8 +195,8 @@ class Sanitized:
         KernelError
             With what the sanitizer printed, or if it does not end.
         """
-        shape = map(str, _shape(grid, block))
-        _check(self.name, self.signature, arguments)
+        shape = map(str, checked_shape(grid, block))
+        check_arguments(self.name, self.signature, arguments)
         words = []
         for position, value in enumerate(arguments):
             if isinstance(value, np.ndarray):
@@ -217,7 +217,7 @@ class Sanitized:
                 value[...] = np.fromfile(word, value.dtype).reshape(value.shape)
 
 
-def _shape(grid: Shape, block: Shape) -> tuple[int, ...]:
+def checked_shape(grid: Shape, block: Shape) -> tuple[int, ...]:
     """Check a launch against the limits of every device from sm_30 on, and give it three dimensions."""
     shape = (*grid, 1, 1)[:3] + (*block, 1, 1)[:3]
     for (name, most), size in zip(MOST.items(), shape, strict=True):

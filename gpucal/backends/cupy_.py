@@ -1,0 +1,371 @@
+"""The formula on a GPU: ``kernels/calibrate.cu`` through CuPy. No other module imports cupy.
+
+A thread that bins takes a lane: a stream of its own, pinned buffers to copy from and to, and their likes on the device.
+Two threads are two streams, so that one's upload overlaps the other's kernel and download, and all of it the decoding.
+Cropped uint16 counts go over the bus; binned electrons come back, or stay.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from functools import cache, partial
+from queue import Empty, SimpleQueue
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpucal.backends import BinBlock
+from gpucal.errors import BackendUnavailable, DeviceError, WrongNumbers
+from gpucal.kernels import source
+from gpucal.parity import difference
+from gpucal.plan import Plan
+from gpucal.steps import Array
+
+__all__ = ["OnDevice", "bind", "probe", "split"]
+
+log = logging.getLogger(__name__)
+
+_THREADS = 128  # of a block of the kernel
+_ROW = 64  # counts: rows start on 128 bytes
+
+# Thread blocks worth launching: a dozen for each multiprocessor of a large GPU, so that the last do not leave it idle.
+_BLOCKS = 2048
+
+_OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation, which pinned allocations raise
+
+
+def probe() -> str:
+    """Compile the kernel, launch it, compare it with NumPy, and say what it runs on.
+
+    Returns
+    -------
+    str
+        Device, driver, NVRTC and CuPy.
+
+    Raises
+    ------
+    BackendUnavailable
+        If there is no CuPy, no driver, no device or no compiler, or the device computes something else than NumPy.
+    """
+    return _gpu().runs_on
+
+
+def bind() -> BinBlock:
+    """Give the formula for the current device, to be called from any thread.
+
+    Returns
+    -------
+    callable
+        ``out[p, b] = (Σ_pairs [P(n_end) − P(n_start)] − dark·τ[b]) / divisor``; see `gpucal.backends.numpy_.bin_block`.
+        Raises `DeviceError` if the device fails, or has no room for a single pixel.
+    """
+    return _gpu().bin_block
+
+
+def split(plan: Plan, counts: NDArray[np.uint16]) -> dict[str, float]:
+    """Time the parts of a block.
+
+    Parameters
+    ----------
+    plan : Plan
+        The arrays of the formula.
+    counts : ndarray of uint16, shape (pixel, frame)
+        Raw counts of all its pixels.
+
+    Returns
+    -------
+    dict of str to float
+        Seconds of ``upload``, ``kernel`` and ``download``, each synchronised.
+    """
+    return _gpu().split(plan, counts)
+
+
+class _Buffer:
+    """Pinned memory and its like on the device, as long as the longest use so far."""
+
+    def __init__(self, dtype: type[np.generic]) -> None:
+        self._dtype = dtype
+        self._size = 0
+        self._host: Any = None
+        self._device: Array = None
+
+    def views(self, *shape: int) -> tuple[NDArray[Any], Array]:
+        """Return a C-contiguous array of that shape on either side."""
+        import cupy
+        import cupyx
+
+        size = int(np.prod(shape))
+        if size > self._size:
+            self._size, self._host, self._device = 0, None, None  # given back first
+            self._host, self._device = cupyx.empty_pinned(size, self._dtype), cupy.empty(size, self._dtype)
+            self._size = size
+        return self._host[:size].reshape(shape), self._device[:size].reshape(shape)
+
+
+class _Lane:
+    """What one block needs on its way through the device: queue the three parts in order, then synchronise."""
+
+    def __init__(self) -> None:
+        import cupy
+
+        self.stream = cupy.cuda.Stream(non_blocking=True)
+        self._counts = _Buffer(np.uint16)
+        self._constants, self._tau_s, self._out = (_Buffer(np.float64) for _ in range(3))
+        self._saturated = _Buffer(np.uint32)
+
+    def upload(self, plan: Plan, pixels: slice, counts: NDArray[np.uint16]) -> None:
+        """Copy a block, its constants and τ to pinned memory, and queue their way to the device."""
+        n, used = len(counts), plan.used_frames
+        self.pitch = -(-used // _ROW) * _ROW
+        # All room first: an allocation that fails then leaves nothing on its way.
+        raw, self.raw = self._counts.views(n, self.pitch)
+        constants, self.constants = self._constants.views(n, 8)
+        tau_s, self.tau_s = self._tau_s.views(plan.n_bins)
+        self.electrons, self.out = self._out.views(n, plan.n_bins)
+        self.flags, self.saturated = self._saturated.views(n)
+
+        raw[:, :used] = counts[:, :used]
+        constants[:] = _constants(plan, pixels)
+        tau_s[:] = plan.tau_s
+        self.flags[:] = 0
+        for host, device in (
+            (raw, self.raw),
+            (constants, self.constants),
+            (tau_s, self.tau_s),
+            (self.flags, self.saturated),
+        ):
+            device.set(host, stream=self.stream)
+
+    def launch(self, kernel: Callable[..., None], plan: Plan) -> None:
+        """Queue the kernel. Every argument has the C type of its parameter: nothing else checks them."""
+        n = len(self.flags)
+        sizes = np.int64(self.pitch), np.int32(n), np.int32(plan.n_bins), np.int32(plan.pairs_per_bin)
+        results = np.uint32(plan.saturation), self.out, self.saturated
+        with self.stream:
+            kernel(_grid(n, plan.n_bins), (_THREADS,), (self.raw, *sizes, self.constants, self.tau_s, *results))
+
+    def download(self, electrons: bool) -> None:
+        """Queue the way back to pinned memory of the flags, and of the electrons if they are wanted there."""
+        self.saturated.get(stream=self.stream, out=self.flags, blocking=False)
+        if electrons:
+            self.out.get(stream=self.stream, out=self.electrons, blocking=False)
+
+
+class _Gpu:
+    """One device, checked, its kernel and its idle lanes.
+
+    Parameters
+    ----------
+    number : int
+        The device.
+    """
+
+    def __init__(self, number: int) -> None:
+        import cupy
+
+        self._cupy = cupy
+        self._device = cupy.cuda.Device(number)
+        self._idle: SimpleQueue[_Lane] = SimpleQueue()
+        with self._device:
+            self._kernel = cupy.RawModule(code=source("calibrate"), options=()).get_function("calibrate")
+        self.runs_on = _described(cupy, number)
+
+    def bin_block(
+        self, plan: Plan, pixels: slice, counts: NDArray[np.uint16], out: NDArray[np.float64]
+    ) -> NDArray[np.bool_]:
+        """As of `gpucal.backends.numpy_.bin_block`."""
+
+        def deliver(part: slice, lane: _Lane) -> None:
+            lane.download(electrons=True)
+            lane.stream.synchronize()
+            out[part] = lane.electrons
+
+        return self._in_pieces(plan, pixels, counts, deliver)
+
+    def bin_into(self, plan: Plan, pixels: slice, counts: NDArray[np.uint16], target: Array) -> NDArray[np.bool_]:
+        """Leave the electrons on the device, in ``target`` (bin, pixel)."""
+
+        def deliver(part: slice, lane: _Lane) -> None:
+            with lane.stream:
+                target[:, part] = lane.out.T
+            lane.download(electrons=False)
+            lane.stream.synchronize()
+
+        return self._in_pieces(plan, pixels, counts, deliver)
+
+    def split(self, plan: Plan, counts: NDArray[np.uint16]) -> dict[str, float]:
+        """Time upload, kernel and download of a block of all a plan's pixels, each by itself, in seconds."""
+        seconds = {}
+        with self._device:
+            lane = self._lane()
+            parts: dict[str, Callable[[], None]] = {
+                "upload": partial(lane.upload, plan, slice(0, plan.n_pixels), counts),
+                "kernel": partial(lane.launch, self._kernel, plan),
+                "download": partial(lane.download, electrons=True),
+            }
+            for part, queue in parts.items():
+                start = time.perf_counter()
+                queue()
+                lane.stream.synchronize()
+                seconds[part] = time.perf_counter() - start
+            self._idle.put(lane)
+        return seconds
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """Make an array on the device."""
+        with self._device:
+            try:
+                return self._cupy.empty(shape, dtype)
+            except self._cupy.cuda.memory.OutOfMemoryError as error:
+                size = int(np.prod(shape)) * dtype.itemsize
+                raise DeviceError(
+                    f"{self.runs_on}: no room for a result of {size:,} bytes; keep fewer on the device at once"
+                ) from error
+
+    def _in_pieces(
+        self,
+        plan: Plan,
+        pixels: slice,
+        counts: NDArray[np.uint16],
+        deliver: Callable[[slice, _Lane], None],
+    ) -> NDArray[np.bool_]:
+        """Run a block, or its halves, quarters, ... where the device's memory is short."""
+        saturated = np.empty(len(counts), bool)
+        pieces = [slice(0, len(counts))]
+        while pieces:
+            part = pieces.pop()
+            n = part.stop - part.start
+            mine = slice(pixels.start + part.start, pixels.start + part.stop)
+            full: Exception | None = None
+            try:
+                self._run(plan, mine, counts[part], saturated[part], partial(deliver, part))
+            except (self._cupy.cuda.memory.OutOfMemoryError, self._cupy.cuda.runtime.CUDARuntimeError) as error:
+                if getattr(error, "status", _OUT_OF_MEMORY) != _OUT_OF_MEMORY:
+                    raise DeviceError(f"{self.runs_on}: {_line(error)}; see gpucal selftest") from error
+                full = error.with_traceback(None)  # whose frames would keep the lane's buffers
+            if full is None:
+                continue
+            self._free()
+            if n == 1:
+                raise DeviceError(
+                    f"{self.runs_on}: no room for one pixel, {2 * plan.used_frames:,} bytes of counts and "
+                    f"{8 * plan.n_bins:,} of result ({_line(full)}); free device memory or use another backend"
+                ) from full
+            log.warning("%s is short of memory: a block of %d pixels is halved", self.runs_on, n)
+            pieces += [slice(part.start + n // 2, part.stop), slice(part.start, part.start + n // 2)]
+        return saturated
+
+    def _run(
+        self,
+        plan: Plan,
+        pixels: slice,
+        counts: NDArray[np.uint16],
+        saturated: NDArray[np.bool_],
+        deliver: Callable[[_Lane], None],
+    ) -> None:
+        """Run a block on a lane; one that an error leaves is not used again."""
+        with self._device:
+            lane = self._lane()
+            lane.upload(plan, pixels, counts)
+            lane.launch(self._kernel, plan)
+            deliver(lane)
+            saturated[:] = lane.flags != 0
+            self._idle.put(lane)
+
+    def _lane(self) -> _Lane:
+        try:
+            return self._idle.get_nowait()
+        except Empty:
+            return _Lane()
+
+    def _free(self) -> None:
+        """Give back what is idle: other threads' lanes, and what the pools keep."""
+        while True:
+            try:
+                self._idle.get_nowait()
+            except Empty:
+                break
+        self._cupy.get_default_memory_pool().free_all_blocks()
+        self._cupy.get_default_pinned_memory_pool().free_all_blocks()
+
+
+class OnDevice:
+    """Results that stay on the current device, as CuPy arrays."""
+
+    def __init__(self) -> None:
+        gpu = _gpu()
+        self.empty, self.bin_into = gpu.empty, gpu.bin_into
+
+    @staticmethod
+    def blank(signal: Array, mask: NDArray[np.bool_]) -> None:
+        """Set masked pixels (wavelength, spatial) to NaN."""
+        import cupy
+
+        signal[...] = cupy.where(cupy.asarray(mask), cupy.nan, signal)
+        cupy.cuda.get_current_stream().synchronize()
+
+
+def _gpu() -> _Gpu:
+    """Return the current device, checked when it is first used."""
+    try:
+        import cupy
+    except ImportError as error:
+        reason = str(error).partition("\n")[0]
+        raise BackendUnavailable(
+            f'backend \'cupy\' cannot be imported ({reason}); pip install "gpucal[cuda12]" or "gpucal[cuda13]"'
+        ) from error
+    try:
+        if not cupy.cuda.runtime.getDeviceCount():
+            raise BackendUnavailable("backend 'cupy': no GPU is visible; see CUDA_VISIBLE_DEVICES")
+        return _checked(int(cupy.cuda.runtime.getDevice()))
+    except cupy.cuda.compiler.CompileException as error:
+        raise BackendUnavailable(f"backend 'cupy': the kernel does not compile: {_line(error)}") from error
+    except RuntimeError as error:  # CUDARuntimeError without driver or device, DynamicLibNotFoundError without NVRTC
+        raise BackendUnavailable(
+            f"backend 'cupy': {_line(error)}; it needs an NVIDIA driver, a GPU and NVRTC (cupy-cuda12x[ctk])"
+        ) from error
+
+
+@cache
+def _checked(number: int) -> _Gpu:
+    gpu = _Gpu(number)
+    worst = difference(gpu.bin_block)
+    if not worst <= 1.0:
+        raise WrongNumbers(
+            f"backend 'cupy': {gpu.runs_on} gives other numbers than NumPy, {worst:.3g} times what rounding explains; "
+            "do not use this GPU"
+        )
+    return gpu
+
+
+def _described(cupy: ModuleType, number: int) -> str:
+    runtime = cupy.cuda.runtime
+    facts = runtime.getDeviceProperties(number)
+    driver = runtime.driverGetVersion()
+    return (
+        f"{facts['name'].decode()} (sm_{facts['major']}{facts['minor']}, device {number}), "
+        f"driver for CUDA {driver // 1000}.{driver % 1000 // 10}, "
+        f"NVRTC {'.'.join(map(str, cupy.cuda.nvrtc.getVersion()))}, CuPy {cupy.__version__}"
+    )
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _constants(plan: Plan, pixels: slice) -> NDArray[np.float64]:
+    """Lay out each pixel's numbers as the kernel wants them: c1 ... c5, dark, divisor, floor."""
+    table = np.zeros((pixels.stop - pixels.start, 8))
+    table[:, : len(plan.coefficients) - 1] = plan.coefficients[1:, pixels].T
+    table[:, 5], table[:, 6], table[:, 7] = plan.dark[pixels], plan.divisor[pixels], plan.floor
+    return table
+
+
+def _grid(n_pixels: int, n_bins: int) -> tuple[int, int]:
+    """Choose a grid; any gives the same bits. Four warps a block, each with its own run of bins."""
+    across = max(1, min(-(-n_bins // 4), -(-_BLOCKS // n_pixels)))
+    return across, min(n_pixels, 65_535)
