@@ -47,10 +47,10 @@ def gpus_for(backend: str | None, planets: int) -> list[str]:
         Values for CUDA_VISIBLE_DEVICES; empty where one process is to do it all.
     """
     wanted = backend or os.environ.get("GPUCAL_BACKEND") or "auto"
-    if wanted not in ("auto", "cupy") or planets < 2 or importlib.util.find_spec("cupy") is None:
-        return []
-    gpus = visible_gpus()[:planets]
-    return gpus if len(gpus) > 1 else []
+    gpus = visible_gpus()[:planets] if wanted in ("auto", "cupy") else []
+    # Settings reach the processes as TOML, which Python reads from 3.11 on.
+    able = len(gpus) > 1 and sys.version_info >= (3, 11) and importlib.util.find_spec("cupy") is not None
+    return gpus if able else []
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from threading import Condition
@@ -198,7 +199,7 @@ class Line:
         while self._waiting:
             item, reading = self._waiting.popleft()
             self._read_ahead()
-            outcome, reserved, spare = _await(item, reading, backend, memory)
+            outcome, reserved, spare = _await(item, reading, partial(_landed, backend, memory))
             del reading
             yield outcome
             del outcome
@@ -227,7 +228,6 @@ class Line:
         except InputError as error:
             raise InputError(error.problem, error.mend, error.path or signal.path) from error
         opened = time.perf_counter()
-
         shape = (plan.n_bins, detector.width, detector.shape[0])
         reserved = signal.size + int(np.prod(shape)) * self._value_bytes
         spare = self._budget.acquire(reserved, signal.path, self._check_alive)
@@ -237,9 +237,8 @@ class Line:
         except BaseException:
             self._budget.release(reserved)
             raise
-        # On a device, only the backend can make it; on the host, it need not be waited for.
-        out = self._memory.result().empty(shape, self._dtype) if self._device else np.empty(shape, self._dtype)
-        saturated = np.zeros(plan.n_pixels, bool)
+        empty = self._memory.result().empty if self._device else np.empty  # on the host, no backend is waited for
+        out, saturated = empty(shape, self._dtype), np.zeros(plan.n_pixels, bool)
         units = iter(list(loaded.units(pixel_blocks(plan, signal.n_frames), self._budget.unit)))
         work = [
             self._binning.submit(self._decode_and_bin, plan, loaded, units, out, saturated)
@@ -300,7 +299,7 @@ def pixel_blocks(plan: Plan, n_frames: int) -> Iterator[slice]:
 
 
 def _await(
-    item: Item, reading: Future[_Flight | Outcome], backend: Backend, memory: Memory
+    item: Item, reading: Future[_Flight | Outcome], land: Callable[[_Flight], Outcome]
 ) -> tuple[Outcome, int, BytesIO | None]:
     """Wait for an item; return what became of it, the bytes it reserved, and the buffer that it is done with."""
     began, reserved = time.perf_counter(), 0
@@ -309,14 +308,14 @@ def _await(
         if not isinstance(flight, _Flight):
             return flight, 0, None
         reserved = flight.reserved
-        return _landed(flight, backend, memory), reserved, flight.buffer
+        return land(flight), reserved, flight.buffer
     except InputError as error:
         # Without its traceback, which would keep the item's memory: frame, flight, future, error, frame.
         plain = error.with_traceback(None).at(item.obs.where(item.detector))
         return Outcome(item, plain, "", began, {}), reserved, None
 
 
-def _landed(flight: _Flight, backend: Backend, memory: Memory) -> Outcome:
+def _landed(backend: Backend, memory: Memory, flight: _Flight) -> Outcome:
     """Wait for an item's last block and make the product of it."""
     seconds = dict(flight.seconds)
     for work in flight.work:
@@ -354,15 +353,13 @@ class _Budget:
         least = _PROCESS + threads * _decode_bytes(BLOCK)
         if self.strict and total < least:
             raise ConfigError(f"memory = {total:,} bytes: {threads} threads need {least:,} beside the data; raise it")
-        # Half of the rest may be decoded counts.
-        share = (total - _PROCESS) // (2 * threads)
+        share = (total - _PROCESS) // (2 * threads)  # half of the rest may be decoded counts
         self.unit = max(BLOCK, min(_UNIT, (share - _decode_bytes(0)) * 2 // 3))
         self.other = _PROCESS + threads * _decode_bytes(self.unit)
         self.total = total - self.other
         self._threads = threads
-        self._used = 0
+        self._used, self._closed = 0, False
         self._spare: list[BytesIO] = []
-        self._closed = False
         self._changed = Condition()
 
     def acquire(self, wanted: int, path: Path, check_alive: Callable[[], None]) -> BytesIO | None:

@@ -16,14 +16,16 @@ import numpy as np
 import pytest
 from conftest import BINS, Made
 from emulator import standin
-from hostile import ADCS, SMALL, observe
+from hostile import ADCS, AIRS, FGS1, SMALL, observe
 from launch import cases, require, require_compiler
 from reference import assert_close
 
 import gpucal
+from gpucal import steps
 from gpucal.backends import choose, load
 from gpucal.cli import main
 from gpucal.config import Calibration
+from gpucal.detectors import Detector
 from gpucal.errors import BackendUnavailable, DeviceError
 from gpucal.plan import Plan
 
@@ -321,3 +323,42 @@ def test_device_results_need_a_device(old: Made) -> None:
     obs = next(iter(gpucal.open_dataset(old[0])))
     with pytest.raises(BackendUnavailable, match="device=True: backend 'numpy' leaves no result on a device"):
         gpucal.calibrate(obs, "FGS1", backend="numpy", device=True)
+
+
+def test_every_allocation_of_a_run_may_fail(old: Made) -> None:
+    require_compiler()
+    obs = next(iter(gpucal.open_dataset(old[0])))
+
+    def made(n: int) -> np.ndarray | str:
+        with standin.installed() as device:
+            device.fail_allocation(n)
+            try:
+                return gpucal.calibrate(obs, "FGS1", CONFIG, device=True, workers=1).signal.get()
+            except DeviceError as error:
+                return str(error)
+
+    good, *results = (made(n) for n in (10**6, *range(1, 12)))
+    refused = [result for result in results if isinstance(result, str)]
+    assert len(refused) == 1  # the result itself; for all else there was another way
+    assert "no room for a result of" in refused[0]
+    for result in results:
+        if not isinstance(result, str):
+            np.testing.assert_array_equal(result, good)
+
+
+@pytest.mark.parametrize("detector", [AIRS, FGS1], ids=lambda detector: detector.name)
+def test_steps_of_a_full_observation_fit_a_gpu(device: standin.Machine, detector: Detector) -> None:
+    import cupy
+
+    obs = observe(detector, 240, ADCS["2024"])
+    cut = (..., slice(*detector.crop))
+    raw, dead, flat, dark, linear = (
+        cupy.asarray(np.ascontiguousarray(values[cut]))
+        for values in (obs.raw, obs.dead, obs.flat, obs.dark, obs.linear_corr)
+    )
+    electrons = steps.adc(raw, obs.adc.gain, obs.adc.offset)
+    electrons = steps.linearity(electrons, linear)
+    electrons = steps.dark(electrons, dark, cupy.asarray(obs.integration_s(Calibration())), dead)
+    bins = steps.flat(steps.bin(steps.cds(electrons), 30), flat, dead)
+    assert_close(bins.get().transpose(0, 2, 1), obs.reference(Calibration(bins={detector.name: 30})))
+    assert device.memory[0].peak / 240 * detector.frames < 7.5e9  # half of a T4's or a P100's
