@@ -317,7 +317,8 @@ def _selftest(arguments: argparse.Namespace) -> int:
     reports = selftest()
     if arguments.json:
         python = sys.version.split()[0]
-        _say(json.dumps({"gpucal": __version__, "python": python, "backends": [vars(report) for report in reports]}))
+        facts = [{**vars(report), "parity": str(report.parity)} for report in reports]  # inf is no JSON
+        _say(json.dumps({"gpucal": __version__, "python": python, "backends": facts}))
     else:
         for report in reports:
             if report.parity is None:

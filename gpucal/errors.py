@@ -9,14 +9,15 @@ from pathlib import Path
 
 __all__ = [
     "BackendUnavailable",
+    "BrokenDevice",
     "ConfigError",
     "DatasetError",
     "DeviceError",
+    "DeviceMemoryError",
     "GpucalError",
     "InputError",
     "MissingExtra",
     "OutputError",
-    "WrongNumbers",
 ]
 
 
@@ -39,12 +40,16 @@ class BackendUnavailable(GpucalError, ImportError):
     """A backend asked for by name cannot run here; the line says why, and the mend."""
 
 
-class WrongNumbers(BackendUnavailable):
-    """A GPU computes something else than NumPy; nothing may run on it."""
+class BrokenDevice(BackendUnavailable):
+    """A GPU fails at its first kernel, or computes something else than NumPy; nothing may run on it."""
 
 
 class DeviceError(GpucalError, RuntimeError):
-    """A GPU failed, or has no room for the least that is needed; the line names device and sizes."""
+    """A GPU failed, or the process that used it; the line names the device."""
+
+
+class DeviceMemoryError(DeviceError, MemoryError):
+    """A GPU has no room for the least that is needed."""
 
 
 class MissingExtra(GpucalError, ImportError):

@@ -22,16 +22,17 @@ from typing import Any
 
 from gpucal.errors import DeviceError
 from gpucal.limits import visible_gpus
+from gpucal.overlap import DEFAULT_MEMORY
 
 __all__ = ["Fleet", "gpus_for"]
 
 log = logging.getLogger(__name__)
 
 # What is started for each device, before the arguments of ``gpucal``.
-COMMAND = (sys.executable, "-m", "gpucal.cli")
+COMMAND = (sys.executable, "-P", "-m", "gpucal.cli")
 
 
-def gpus_for(backend: str | None, planets: int) -> list[str]:
+def gpus_for(backend: str | None, planets: int, memory: int | None = None) -> list[str]:
     """Choose the GPUs to spread planets over.
 
     Parameters
@@ -40,6 +41,8 @@ def gpus_for(backend: str | None, planets: int) -> list[str]:
         As asked for.
     planets : int
         How many there are to calibrate.
+    memory : int, optional
+        Bytes that all processes may have together; each needs `gpucal.overlap.DEFAULT_MEMORY`.
 
     Returns
     -------
@@ -47,7 +50,8 @@ def gpus_for(backend: str | None, planets: int) -> list[str]:
         Values for CUDA_VISIBLE_DEVICES; empty where one process is to do it all.
     """
     wanted = backend or os.environ.get("GPUCAL_BACKEND") or "auto"
-    gpus = visible_gpus()[:planets] if wanted in ("auto", "cupy") else []
+    most = min(planets, memory // DEFAULT_MEMORY if memory else planets)
+    gpus = visible_gpus()[:most] if wanted in ("auto", "cupy") else []
     # Settings reach the processes as TOML, which Python reads from 3.11 on.
     able = len(gpus) > 1 and sys.version_info >= (3, 11) and importlib.util.find_spec("cupy") is not None
     return gpus if able else []
@@ -101,22 +105,37 @@ class Fleet:
             for option, value in self.options.items():
                 shared += [option] if value is True else [option, str(value)] if value else []
             log.info("%d planets over GPUs %s, a process each", len(planets), ", ".join(gpus))
-            work = [
-                pool.submit(_one, gpu, [*shared, "--planet", *map(str, planets[n :: len(gpus)])])
-                for n, gpu in enumerate(gpus)
+            processes = [
+                _start(gpu, [*shared, "--planet", *map(str, planets[n :: len(gpus)])]) for n, gpu in enumerate(gpus)
             ]
-            while wait(work, timeout=0.5).not_done:
-                tick()
+            said = [pool.submit(process.communicate) for process in processes]
+            try:
+                while wait(said, timeout=0.5).not_done:
+                    tick()
+            except BaseException:  # an interrupt: the pool would wait for all they have to do
+                for process in processes:
+                    process.terminate()
+                raise
             tick()
-        return [process.result() for process in work]
+        return [_summary(*facts) for facts in zip(gpus, processes, (one.result() for one in said), strict=True)]
 
 
-def _one(gpu: str, arguments: list[str]) -> dict[str, Any]:
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": gpu}
-    done = subprocess.run([*COMMAND, *arguments], env=environment, capture_output=True, text=True, check=False)
+def _start(gpu: str, arguments: list[str]) -> subprocess.Popen[str]:
+    # It finds modules where this process does, folders added in a notebook included.
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": gpu, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    pipe = subprocess.PIPE
+    return subprocess.Popen([*COMMAND, *arguments], env=environment, stdout=pipe, stderr=pipe, text=True)
+
+
+def _summary(gpu: str, process: subprocess.Popen[str], said: tuple[str, str]) -> dict[str, Any]:
+    """Read what a process printed last, and hand on what it logged."""
+    printed, logged = (text.strip().splitlines() for text in said)
     try:
-        summary: dict[str, Any] = json.loads(done.stdout)
-    except ValueError as error:
-        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise DeviceError(f"GPU {gpu}: the process for it ended: {said[-1].removeprefix('gpucal: ')}") from error
+        summary: dict[str, Any] = json.loads(printed[-1])
+    except (ValueError, IndexError) as error:
+        reason = logged[-1].removeprefix("gpucal: ") if logged else f"exit code {process.returncode}"
+        raise DeviceError(f"GPU {gpu}: the process for it ended: {reason}") from error
+    for line in logged:
+        if not any(failed in line for failed in summary["failed"].values()):  # those the caller logs
+            log.warning("GPU %s: %s", gpu, line)
     return summary

@@ -187,8 +187,8 @@ def run(
     variance : bool
         Write variances too.
     memory : int, optional
-        Peak resident memory of the process to stay below, bytes. By default 900 MB, not enforced on a single item that
-        needs more; a number given is.
+        Peak resident memory to stay below, bytes. By default 900 MB a process, not enforced on a single item that
+        needs more; a number given is. What CUDA holds on the host comes on top.
     overwrite : bool
         Make everything again.
     progress : bool
@@ -207,6 +207,8 @@ def run(
         If the backend asked for cannot run here.
     OutputError
         If the folder cannot be written.
+    DeviceError
+        If a GPU fails; of several, each has a process of its own, and whatever ends that one.
     """
     chosen_planets = dataset.planets if planets is None else dict.fromkeys(planets)
     observations = [dataset[p, visit] for p in chosen_planets for visit in dataset.visits(dataset[p].planet)]
@@ -215,7 +217,7 @@ def run(
     identity = json.dumps([settings.content_hash, kind.name, variance])
     settings_hash = hashlib.sha256(identity.encode()).hexdigest()
     store = Store(Path(out))
-    if gpus := gpus_for(backend, len(chosen_planets)):
+    if gpus := gpus_for(backend, len(chosen_planets), memory):
         splits = {obs.split for obs in observations}
         options = {
             "--backend": backend,
@@ -288,7 +290,8 @@ def _written(records: list[Path], since: float) -> int:
 
 def _summed(reports: list[dict[str, Any]], seconds: float) -> Summary:
     """Add up what several processes did."""
-    total = Summary(seconds=seconds, backend=reports[0]["backend"])
+    backends = dict.fromkeys(report["backend"] for report in reports)
+    total = Summary(seconds=seconds, backend=", ".join(backends))
     for report in reports:
         total.done += report["done"]
         total.skipped += report["skipped"]

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gpucal.backends import PREFERENCE, load
-from gpucal.errors import BackendUnavailable, WrongNumbers
+from gpucal.backends import PREFERENCE, Backend, load
+from gpucal.errors import BackendUnavailable, BrokenDevice, DeviceError
 from gpucal.parity import difference, example
 
 __all__ = ["Report", "selftest"]
@@ -25,9 +25,9 @@ class Report:
     backend : str
         Its name.
     runs_on : str
-        Library or device, with versions; empty where it cannot run.
+        Library or device, with versions; empty where it cannot be used at all.
     unavailable : str
-        Why not, and the mend.
+        Why it does not run, and the mend.
     parity : float, optional
         Worst difference from NumPy over what rounding explains: up to 1 is parity. None where it did not run.
     milliseconds : dict of str to float
@@ -64,8 +64,16 @@ def _report(name: str, rounds: int) -> Report:
     try:
         backend = load(name)
     except BackendUnavailable as error:
-        return Report(name, unavailable=str(error), wrong=isinstance(error, WrongNumbers))
-    worst = difference(backend.bin_block)
+        return Report(name, unavailable=str(error), wrong=isinstance(error, BrokenDevice))
+    try:
+        worst = difference(backend.bin_block)
+        return Report(name, backend.runs_on, "", worst, _timed(name, backend, rounds), not worst <= 1.0)
+    except DeviceError as error:
+        return Report(name, backend.runs_on, str(error), wrong=True)
+
+
+def _timed(name: str, backend: Backend, rounds: int) -> dict[str, float]:
+    """Median milliseconds of a block, and of its parts where the backend tells them apart."""
     plan, counts = example()
     out = np.empty((plan.n_pixels, plan.n_bins))
     parts: dict[str, list[float]] = {}
@@ -76,5 +84,4 @@ def _report(name: str, rounds: int) -> Report:
         times = {"block": time.perf_counter() - start} | (split(plan, counts) if split else {})
         for part, seconds in times.items():
             parts.setdefault(part, []).append(1e3 * seconds)
-    medians = {part: statistics.median(values[1:]) for part, values in parts.items()}  # the first warms up
-    return Report(name, backend.runs_on, parity=worst, milliseconds=medians, wrong=not worst <= 1.0)
+    return {part: statistics.median(values[1:]) for part, values in parts.items()}  # the first warms up

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ import os, sys
 sys.path[:0] = {[str(Path(__file__).parent)]!r}
 from emulator import standin
 from gpucal.cli import main
-with standin.installed(name="GPU " + os.environ["CUDA_VISIBLE_DEVICES"]):
+with standin.installed(name="GPU " + os.environ["CUDA_VISIBLE_DEVICES"]) as device:
     sys.exit(main(sys.argv[1:]))
 """
 
@@ -64,7 +65,8 @@ def test_else_the_driver_lists_them(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_who_gets_a_process(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert gpus_for(None, 1100) == gpus_for("cupy", 2) == ["3", "GPU-8f"]
-    assert gpus_for("cupy", 1) == gpus_for("numpy", 1100) == []
+    assert gpus_for(None, 1100, 2 * 10**9) == ["3", "GPU-8f"]
+    assert gpus_for(None, 1100, 10**9) == gpus_for("cupy", 1) == gpus_for("numpy", 1100) == []
     monkeypatch.setenv("GPUCAL_BACKEND", "numba")
     assert gpus_for(None, 1100) == []
     assert gpus_for("auto", 1100) == ["3", "GPU-8f"]
@@ -120,3 +122,29 @@ def test_a_process_that_ends_is_one_line(
     monkeypatch.setattr(fleet, "COMMAND", (sys.executable, "-c", "import sys; sys.exit('gpucal: a line')"))
     with pytest.raises(DeviceError, match="GPU 3: the process for it ended: a line"):
         gpucal.run(dataset, tmp_path / "out", CONFIG)
+
+
+def test_what_a_process_logs_is_handed_on(
+    two_gpus: None, old: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = CHILD.replace(
+        "    sys.exit(main",
+        "    if os.environ['CUDA_VISIBLE_DEVICES'] == '3':\n        device.spoil('calibrate')\n    sys.exit(main",
+    )
+    monkeypatch.setattr(fleet, "COMMAND", (sys.executable, "-c", broken))
+    summary = gpucal.run(gpucal.open_dataset(old[0]), tmp_path / "out", CONFIG)
+    assert (summary.done, summary.backend) == (4, "numba, cupy")
+    (line,) = [message for message in caplog.messages if message.startswith("GPU 3: ")]
+    assert "gives other numbers than NumPy" in line
+
+
+def test_an_interrupt_ends_the_processes(two_gpus: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet, "COMMAND", (sys.executable, "-c", "import time; time.sleep(60)"))
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        fleet.Fleet(tmp_path, tmp_path, "", {}).run(["0", "1"], [1, 2], interrupted)
+    assert time.monotonic() - began < 20

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from gpucal.errors import BackendUnavailable, ConfigError, WrongNumbers
+from gpucal.errors import BackendUnavailable, BrokenDevice, ConfigError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -191,7 +191,7 @@ def choose(name: str | None = None) -> Backend:
             backend = load(candidate)
         except BackendUnavailable as error:
             reasons.append(str(error))
-            if isinstance(error, WrongNumbers):
+            if isinstance(error, BrokenDevice):
                 level = logging.ERROR
         else:
             if reasons:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from functools import cache, partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache, cached_property, partial
 from queue import Empty, SimpleQueue
 from types import ModuleType
 from typing import Any
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpucal.backends import BinBlock
-from gpucal.errors import BackendUnavailable, DeviceError, WrongNumbers
+from gpucal.errors import BackendUnavailable, BrokenDevice, DeviceError, DeviceMemoryError
 from gpucal.kernels import source
 from gpucal.parity import difference
 from gpucal.plan import Plan
@@ -34,6 +35,9 @@ _ROW = 64  # counts: rows start on 128 bytes
 
 # Thread blocks worth launching: a dozen for each multiprocessor of a large GPU, so that the last do not leave it idle.
 _BLOCKS = 2048
+
+# What importing CuPy may raise: it makes a folder for what it compiles, and wheels for another NumPy fail in odd ways.
+_IMPORT = (ImportError, OSError, ValueError, AttributeError, RuntimeError)
 
 _OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation, which pinned allocations raise
 
@@ -102,6 +106,7 @@ class _Buffer:
         if size > self._size:
             self._size, self._host, self._device = 0, None, None  # given back first
             self._host, self._device = cupyx.empty_pinned(size, self._dtype), cupy.empty(size, self._dtype)
+            cupy.cuda.Device().synchronize()  # as in _Gpu.empty
             self._size = size
         return self._host[:size].reshape(shape), self._device[:size].reshape(shape)
 
@@ -200,7 +205,7 @@ class _Gpu:
     def split(self, plan: Plan, counts: NDArray[np.uint16]) -> dict[str, float]:
         """Time upload, kernel and download of a block of all a plan's pixels, each by itself, in seconds."""
         seconds = {}
-        with self._device:
+        with self._typed(f"{counts.nbytes:,} bytes of counts"):
             lane = self._lane()
             parts: dict[str, Callable[[], None]] = {
                 "upload": partial(lane.upload, plan, slice(0, plan.n_pixels), counts),
@@ -217,14 +222,32 @@ class _Gpu:
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """Make an array on the device."""
-        with self._device:
-            try:
-                return self._cupy.empty(shape, dtype)
-            except self._cupy.cuda.memory.OutOfMemoryError as error:
-                size = int(np.prod(shape)) * dtype.itemsize
-                raise DeviceError(
-                    f"{self.runs_on}: no room for a result of {size:,} bytes; keep fewer on the device at once"
-                ) from error
+        with self._typed(f"a result of {int(np.prod(shape)) * dtype.itemsize:,} bytes"):
+            array = self._cupy.empty(shape, dtype)
+            # The pool gives memory out again that another stream may still read, for which lanes do not wait.
+            self._device.synchronize()
+            return array
+
+    def blank(self, signal: Array, mask: NDArray[np.bool_]) -> None:
+        """Set masked pixels (wavelength, spatial) to NaN."""
+        with self._typed(f"another {signal.nbytes:,} bytes to mask a result"):
+            signal[...] = self._cupy.where(self._cupy.asarray(mask), self._cupy.nan, signal)
+            self._device.synchronize()
+
+    @cached_property
+    def on_device(self) -> float:
+        """How far results that stay are from NumPy, see `gpucal.parity.difference`: CuPy's own kernels move them."""
+
+        def there_and_back(
+            plan: Plan, pixels: slice, counts: NDArray[np.uint16], out: NDArray[np.float64]
+        ) -> NDArray[np.bool_]:
+            target = self.empty((plan.n_bins, len(counts)), np.dtype(np.float64))
+            saturated = self.bin_into(plan, pixels, counts, target)
+            with self._device:
+                out[:] = target.get().T
+            return saturated
+
+        return difference(there_and_back)
 
     def _in_pieces(
         self,
@@ -240,21 +263,16 @@ class _Gpu:
             part = pieces.pop()
             n = part.stop - part.start
             mine = slice(pixels.start + part.start, pixels.start + part.stop)
-            full: Exception | None = None
+            full: DeviceMemoryError | None = None
             try:
                 self._run(plan, mine, counts[part], saturated[part], partial(deliver, part))
-            except (self._cupy.cuda.memory.OutOfMemoryError, self._cupy.cuda.runtime.CUDARuntimeError) as error:
-                if getattr(error, "status", _OUT_OF_MEMORY) != _OUT_OF_MEMORY:
-                    raise DeviceError(f"{self.runs_on}: {_line(error)}; see gpucal selftest") from error
-                full = error.with_traceback(None)  # whose frames would keep the lane's buffers
+            except DeviceMemoryError as error:
+                full = DeviceMemoryError(*error.args)  # without the frames of the other, which would keep the lane
             if full is None:
                 continue
             self._free()
             if n == 1:
-                raise DeviceError(
-                    f"{self.runs_on}: no room for one pixel, {2 * plan.used_frames:,} bytes of counts and "
-                    f"{8 * plan.n_bins:,} of result ({_line(full)}); free device memory or use another backend"
-                ) from full
+                raise full
             log.warning("%s is short of memory: a block of %d pixels is halved", self.runs_on, n)
             pieces += [slice(part.start + n // 2, part.stop), slice(part.start, part.start + n // 2)]
         return saturated
@@ -268,13 +286,30 @@ class _Gpu:
         deliver: Callable[[_Lane], None],
     ) -> None:
         """Run a block on a lane; one that an error leaves is not used again."""
-        with self._device:
+        need = f"{2 * plan.used_frames * len(counts):,} bytes of counts and {8 * plan.n_bins * len(counts):,} of result"
+        with self._typed(need):
             lane = self._lane()
             lane.upload(plan, pixels, counts)
             lane.launch(self._kernel, plan)
             deliver(lane)
             saturated[:] = lane.flags != 0
             self._idle.put(lane)
+
+    @contextmanager
+    def _typed(self, need: str) -> Iterator[None]:
+        """Make the device current, and its errors ours."""
+        cuda = self._cupy.cuda
+        try:
+            with self._device:
+                yield
+        except (cuda.memory.OutOfMemoryError, cuda.runtime.CUDARuntimeError, cuda.driver.CUDADriverError) as error:
+            if getattr(error, "status", _OUT_OF_MEMORY) == _OUT_OF_MEMORY:
+                raise DeviceMemoryError(
+                    f"{self.runs_on}: no room for {need} ({_line(error)}); free device memory or use another backend"
+                ) from error
+            raise DeviceError(
+                f"{self.runs_on}: {_line(error)}; start again, and if it happens again use another"
+            ) from error
 
     def _lane(self) -> _Lane:
         try:
@@ -289,56 +324,68 @@ class _Gpu:
                 self._idle.get_nowait()
             except Empty:
                 break
-        self._cupy.get_default_memory_pool().free_all_blocks()
-        self._cupy.get_default_pinned_memory_pool().free_all_blocks()
+        with self._device:
+            self._cupy.get_default_memory_pool().free_all_blocks()
+            self._cupy.get_default_pinned_memory_pool().free_all_blocks()
 
 
 class OnDevice:
-    """Results that stay on the current device, as CuPy arrays."""
+    """Results that stay on the device that is current now, as CuPy arrays; checked when it is first used so."""
 
     def __init__(self) -> None:
         gpu = _gpu()
-        self.empty, self.bin_into = gpu.empty, gpu.bin_into
-
-    @staticmethod
-    def blank(signal: Array, mask: NDArray[np.bool_]) -> None:
-        """Set masked pixels (wavelength, spatial) to NaN."""
-        import cupy
-
-        signal[...] = cupy.where(cupy.asarray(mask), cupy.nan, signal)
-        cupy.cuda.get_current_stream().synchronize()
+        with _explained():
+            _refuse_unless(gpu.on_device <= 1.0, gpu, gpu.on_device)
+        self.empty, self.bin_into, self.blank = gpu.empty, gpu.bin_into, gpu.blank
 
 
 def _gpu() -> _Gpu:
     """Return the current device, checked when it is first used."""
     try:
         import cupy
-    except ImportError as error:
+    except _IMPORT as error:
         reason = str(error).partition("\n")[0]
         raise BackendUnavailable(
             f'backend \'cupy\' cannot be imported ({reason}); pip install "gpucal[cuda12]" or "gpucal[cuda13]"'
         ) from error
-    try:
+    with _explained():
         if not cupy.cuda.runtime.getDeviceCount():
             raise BackendUnavailable("backend 'cupy': no GPU is visible; see CUDA_VISIBLE_DEVICES")
         return _checked(int(cupy.cuda.runtime.getDevice()))
-    except cupy.cuda.compiler.CompileException as error:
-        raise BackendUnavailable(f"backend 'cupy': the kernel does not compile: {_line(error)}") from error
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Say why a device cannot be used."""
+    import cupy
+
+    try:
+        yield
+    except DeviceMemoryError as error:
+        raise BackendUnavailable(f"backend 'cupy': {error}") from error
+    except DeviceError as error:
+        raise BrokenDevice(f"backend 'cupy': {error}") from error
+    except (cupy.cuda.compiler.CompileException, OSError) as error:  # the latter where CuPy keeps what it compiled
+        raise BackendUnavailable(f"backend 'cupy': a kernel does not compile: {_line(error)}") from error
     except RuntimeError as error:  # CUDARuntimeError without driver or device, DynamicLibNotFoundError without NVRTC
         raise BackendUnavailable(
             f"backend 'cupy': {_line(error)}; it needs an NVIDIA driver, a GPU and NVRTC (cupy-cuda12x[ctk])"
         ) from error
 
 
+def _refuse_unless(agrees: bool, gpu: _Gpu, worst: float) -> None:
+    if not agrees:
+        raise BrokenDevice(
+            f"backend 'cupy': {gpu.runs_on} gives other numbers than NumPy, {worst:.3g} times what rounding explains; "
+            "do not use this GPU"
+        )
+
+
 @cache
 def _checked(number: int) -> _Gpu:
     gpu = _Gpu(number)
     worst = difference(gpu.bin_block)
-    if not worst <= 1.0:
-        raise WrongNumbers(
-            f"backend 'cupy': {gpu.runs_on} gives other numbers than NumPy, {worst:.3g} times what rounding explains; "
-            "do not use this GPU"
-        )
+    _refuse_unless(worst <= 1.0, gpu, worst)
     return gpu
 
 
