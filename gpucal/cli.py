@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import math
 import logging
 import re
 import sys
@@ -312,12 +313,12 @@ def _info(arguments: argparse.Namespace) -> int:
 
 
 def _selftest(arguments: argparse.Namespace) -> int:
-    from gpucal.selftest import selftest
+    from gpucal.selftest import PROVED, selftest
 
     reports = selftest()
     if arguments.json:
         python = sys.version.split()[0]
-        facts = [{**vars(report), "parity": str(report.parity)} for report in reports]  # inf is no JSON
+        facts = [vars(report) | ({"parity": "inf"} if report.parity == math.inf else {}) for report in reports]
         _say(json.dumps({"gpucal": __version__, "python": python, "backends": facts}))
     else:
         for report in reports:
@@ -328,6 +329,7 @@ def _selftest(arguments: argparse.Namespace) -> int:
             verdict = "WRONG NUMBERS" if report.wrong else "agrees with NumPy"
             worst = f"{report.parity:.2g} of what rounding explains"
             _say(f"{report.backend}: {verdict} ({worst}); {report.runs_on}; {times}")
+        _say(PROVED)
     return FAILED if any(report.wrong for report in reports) else DONE
 
 

@@ -13,7 +13,13 @@ from gpucal.backends import PREFERENCE, Backend, load
 from gpucal.errors import BackendUnavailable, BrokenDevice, DeviceError
 from gpucal.parity import difference, example
 
-__all__ = ["Report", "selftest"]
+__all__ = ["PROVED", "Report", "selftest"]
+
+PROVED = (
+    "The CUDA kernel is verified by executing NVIDIA's compiler output on a CPU; it is not yet measured on hardware. "
+    "What this prints on a GPU, with --json, is a report worth sending."
+)
+"""What is known of the kernel beside what a self-test finds."""
 
 
 @dataclass(frozen=True)

@@ -121,3 +121,16 @@ def test_variance_and_light_curve_stay_where_the_signal_is(detector: str) -> Non
     curve = to_host(lightcurve.on_arrays(to_device(signal), to_device(dq == 0), photometer))
     np.testing.assert_array_equal(curve, lightcurve.light_curve(signal, dq, plan.detector))
     assert np.isnan(curve).any() != photometer
+
+
+def test_what_else_happens_on_a_device() -> None:
+    """A block's way into a result (time, wavelength, spatial), and the masking of one, as in `backends.cupy_`."""
+    rng = np.random.default_rng(0)
+    binned, mask = rng.normal(size=(5, 4)), rng.random((7, 3)) < 0.5
+    expected = np.zeros((4, 7, 3))
+    expected[:, 1:6, 2] = binned.T
+    signal = to_device(np.zeros((4, 7, 3)))
+    signal[:, 1:6, 2] = to_device(binned).T
+    np.testing.assert_array_equal(to_host(signal), expected)
+    signal[...] = strict.where(to_device(mask), strict.nan, signal)
+    np.testing.assert_array_equal(to_host(signal), np.where(mask, np.nan, expected))
