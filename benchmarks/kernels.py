@@ -27,7 +27,7 @@ from emulator import nvrtc
 from emulator.cpp import Kernel
 from emulator.occupancy import occupancy
 from hostile import ADCS, observe
-from launch import THREADS, calibrate
+from launch import calibrate
 
 NAMES = {
     60: "P100",
@@ -70,7 +70,7 @@ def compiled() -> list[dict[str, Any]]:
     for name in kernels.NAMES:
         for architecture in nvrtc.ARCHITECTURES:
             made = nvrtc.compile(kernels.source(name), name, architecture)
-            resident = occupancy(architecture, THREADS[name], made.registers, made.shared)
+            resident = occupancy(architecture, kernels.THREADS, made.registers, made.shared)
             row = {"kernel": name, "architecture": architecture, "registers": made.registers, "spills": made.spills}
             rows.append({**row, "shared": made.shared, "occupancy": resident})
     return rows

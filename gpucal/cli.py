@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import math
 import logging
+import math
 import re
 import sys
 import traceback

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from emulator import standin
 from hostile import ADCS, AIRS, FGS1, Observation, observe, write
+from launch import require_compiler
 
 BINS = {"AIRS-CH0": 7, "FGS1": 16}
 """Four bins of AIRS-CH0 and of FGS1 in these folders, with pairs left over."""
@@ -32,3 +35,11 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Made:
 def new(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """2025 layout: planet 5 with visits 0 and 1. Not to be written to."""
     return _make(tmp_path_factory.mktemp("competition") / "y2025", "2025", [(5, 0), (5, 1)])
+
+
+@pytest.fixture
+def device() -> Iterator[standin.Machine]:
+    """A stand-in for CuPy with one device; see tests/emulator/standin."""
+    require_compiler()
+    with standin.installed() as controller:
+        yield controller

@@ -15,9 +15,6 @@ from gpucal import kernels
 from gpucal.config import Calibration
 from gpucal.plan import Plan
 
-THREADS = dict.fromkeys(kernels.NAMES, 128)
-"""Threads of a block, which each source fixes."""
-
 Launch = Callable[..., None]
 
 
@@ -60,14 +57,14 @@ def calibrate(
     saturated = np.zeros(plan.n_pixels, np.uint32)
     sizes = np.int64(wide.shape[1]), np.int32(plan.n_pixels), np.int32(plan.n_bins), np.int32(plan.pairs_per_bin)
     rest = cpp.on_device(constants(plan)), cpp.on_device(plan.tau_s), np.uint32(plan.saturation), out, saturated
-    kernel(grid, (THREADS["calibrate"],), wide, *sizes, *rest)
+    kernel(grid, (kernels.THREADS,), wide, *sizes, *rest)
     return out, saturated.astype(bool)
 
 
 def horner(kernel: Launch, electrons: np.ndarray, coefficients: np.ndarray, grid: Sequence[int] = (1, 4)) -> np.ndarray:
     """Launch ``horner`` on (frame, pixel) and (6, pixel)."""
     out = np.full_like(electrons, np.nan)
-    kernel(grid, (THREADS["horner"],), electrons, coefficients, *map(np.int64, electrons.shape), out)
+    kernel(grid, (kernels.THREADS,), electrons, coefficients, *map(np.int64, electrons.shape), out)
     return out
 
 

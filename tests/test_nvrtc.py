@@ -7,7 +7,7 @@ import importlib.util
 import pytest
 from emulator import nvrtc
 from emulator.occupancy import LIMITS, occupancy
-from launch import THREADS, require, require_nvrtc
+from launch import require, require_nvrtc
 
 from gpucal import kernels
 
@@ -29,8 +29,8 @@ def test_registers_spills_and_occupancy(name: str, architecture: int) -> None:
     compiled = nvrtc.compile(kernels.source(name), name, architecture)
     assert (compiled.spills, compiled.stack) == (0, 0)
     assert compiled.registers <= REGISTERS[name]
-    assert compiled.threads == THREADS[name]
-    resident = occupancy(architecture, THREADS[name], compiled.registers, compiled.shared)
+    assert compiled.threads == kernels.THREADS
+    resident = occupancy(architecture, kernels.THREADS, compiled.registers, compiled.shared)
     assert resident >= OCCUPANCY[name][architecture]
 
 

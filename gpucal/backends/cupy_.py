@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from gpucal.backends import BinBlock
 from gpucal.errors import BackendUnavailable, BrokenDevice, DeviceError, DeviceMemoryError
-from gpucal.kernels import source
+from gpucal.kernels import ROW, THREADS, calibrate_grid, source
 from gpucal.parity import difference
 from gpucal.plan import Plan
 from gpucal.steps import Array
@@ -29,12 +29,6 @@ from gpucal.steps import Array
 __all__ = ["OnDevice", "bind", "probe", "split"]
 
 log = logging.getLogger(__name__)
-
-_THREADS = 128  # of a block of the kernel
-_ROW = 64  # counts: rows start on 128 bytes
-
-# Thread blocks worth launching: a dozen for each multiprocessor of a large GPU, so that the last do not leave it idle.
-_BLOCKS = 2048
 
 # What importing CuPy may raise: it makes a folder for what it compiles, and wheels for another NumPy fail in odd ways.
 _IMPORT = (ImportError, OSError, ValueError, AttributeError, RuntimeError)
@@ -125,7 +119,7 @@ class _Lane:
     def upload(self, plan: Plan, pixels: slice, counts: NDArray[np.uint16]) -> None:
         """Copy a block, its constants and τ to pinned memory, and queue their way to the device."""
         n, used = len(counts), plan.used_frames
-        self.pitch = -(-used // _ROW) * _ROW
+        self.pitch = -(-used // ROW) * ROW
         # All room first: an allocation that fails then leaves nothing on its way.
         raw, self.raw = self._counts.views(n, self.pitch)
         constants, self.constants = self._constants.views(n, 8)
@@ -151,7 +145,7 @@ class _Lane:
         sizes = np.int64(self.pitch), np.int32(n), np.int32(plan.n_bins), np.int32(plan.pairs_per_bin)
         results = np.uint32(plan.saturation), self.out, self.saturated
         with self.stream:
-            kernel(_grid(n, plan.n_bins), (_THREADS,), (self.raw, *sizes, self.constants, self.tau_s, *results))
+            kernel(calibrate_grid(n, plan.n_bins), (THREADS,), (self.raw, *sizes, self.constants, self.tau_s, *results))
 
     def download(self, electrons: bool) -> None:
         """Queue the way back to pinned memory of the flags, and of the electrons if they are wanted there."""
@@ -161,13 +155,7 @@ class _Lane:
 
 
 class _Gpu:
-    """One device, checked, its kernel and its idle lanes.
-
-    Parameters
-    ----------
-    number : int
-        The device.
-    """
+    """One device, its kernel and its idle lanes."""
 
     def __init__(self, number: int) -> None:
         import cupy
@@ -410,9 +398,3 @@ def _constants(plan: Plan, pixels: slice) -> NDArray[np.float64]:
     table[:, : len(plan.coefficients) - 1] = plan.coefficients[1:, pixels].T
     table[:, 5], table[:, 6], table[:, 7] = plan.dark[pixels], plan.divisor[pixels], plan.floor
     return table
-
-
-def _grid(n_pixels: int, n_bins: int) -> tuple[int, int]:
-    """Choose a grid; any gives the same bits. Four warps a block, each with its own run of bins."""
-    across = max(1, min(-(-n_bins // 4), -(-_BLOCKS // n_pixels)))
-    return across, min(n_pixels, 65_535)
