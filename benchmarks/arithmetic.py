@@ -47,7 +47,7 @@ class Case:
         self.flat = rng.normal(1.0, 0.02, shape)
         self.integration_s = np.resize([0.1, 4.5], self.frames)
         dead = np.zeros(shape, bool)
-        frames = CalibrationFrames(self.dark, dead, self.flat, self.linear_corr, np.full(shape, 13.0), "")
+        frames = CalibrationFrames(self.dark, dead, self.flat, self.linear_corr, np.full(shape, 13.0), self.dark, "")
         axis = Axis(np.arange(self.frames) / 3600, None, self.integration_s)
         self.plan: Plan = make_plan(detector, Calibration(), frames, Adc(GAIN, OFFSET), axis, self.frames)
         self.counts = rng.integers(400, 30_000, (self.plan.n_pixels, self.frames), dtype=np.uint16)

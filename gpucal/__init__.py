@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from gpucal.errors import GpucalError
     from gpucal.pipeline import calibrate, run, stream
     from gpucal.plan import DQ
-    from gpucal.results import Calibrated, Results, open_results
+    from gpucal.product import Calibrated
+    from gpucal.results import Results, open_results
 
 __version__ = "0.1.0"
 
@@ -35,7 +36,7 @@ __all__ = [
 
 _ROOMS = {
     "DQ": "plan",
-    "Calibrated": "results",
+    "Calibrated": "product",
     "Calibration": "config",
     "Dataset": "dataset",
     "GpucalError": "errors",

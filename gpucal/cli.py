@@ -12,27 +12,18 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+from typing import NoReturn, TextIO
 
 from gpucal import __version__
-from gpucal.errors import ConfigError, GpucalError, MissingExtra, OutputError
-
-if TYPE_CHECKING:
-    from gpucal.config import Calibration
-    from gpucal.dataset import Dataset
+from gpucal.errors import GpucalError, MissingExtra, OutputError
+from gpucal.flags import add_settings, settings_from
+from gpucal.rules import FORMATS, PRODUCTS
 
 __all__ = ["console", "main"]
 
 DONE, FAILED, WRONG = 0, 1, 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
-_SWITCHES = {
-    "mask": "do not flag dead and hot pixels",
-    "linearity": "leave the linearity correction out",
-    "dark": "do not subtract the dark current",
-    "flat": "do not divide by the flat field",
-    "binning": "make every CDS pair a bin of its own",
-}
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 
@@ -107,21 +98,14 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--dtype", choices=["float64", "float32"], default="float32", help="of the stored signal; float32 by default"
     )
-    for step, effect in _SWITCHES.items():
-        verb.add_argument(f"--no-{step}", dest=step, action="store_false", default=None, help=effect)
+    add_settings(verb)
     verb.add_argument(
-        "--bin", action="append", metavar="DETECTOR=PAIRS", help="CDS pairs in a bin, such as AIRS-CH0=30 or FGS1=360"
+        "--product",
+        choices=PRODUCTS,
+        default="cubes",
+        help="store cubes, by default, or light curves with errors and nothing else",
     )
-    verb.add_argument("--reduce", choices=["sum", "mean"], help="what a bin holds; the notebook sums")
-    verb.add_argument("--integration", choices=["notebook", "updated"], help="whose integration times")
-    verb.add_argument(
-        "--bad-pixels", choices=["keep", "nan"], help="leave flagged pixels as computed, or make them NaN"
-    )
-    verb.add_argument(
-        "--preset", choices=["ariel2024", "ariel2024-update", "ariel2025"], help="settings of an official notebook"
-    )
-    verb.add_argument("--config", type=Path, metavar="FILE.toml", help="settings from a file such as OUT/config.toml")
-    verb.add_argument("--variance", action="store_true", help="store the variance too")
+    verb.add_argument("--variance", action="store_true", help="store the variance of cubes too")
     verb.add_argument(
         "--workers", type=int, metavar="N", help="threads that decode and bin; by default the usable cores"
     )
@@ -159,6 +143,11 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--workers", type=int, metavar="N", help="threads that decode and bin; as for calibrate")
     verb.add_argument("--json", action="store_true", help="print the figures as JSON")
 
+    verb = _verb(verbs, "export", _export, "write a results folder's cubes as stacks, Zarr or FITS")
+    verb.add_argument("out", metavar="OUT", type=Path, help="results folder")
+    verb.add_argument("to", metavar="TO", type=Path, help="folder to write; for zarr one that does not exist")
+    verb.add_argument("--format", choices=FORMATS, default="npy", help="npy by default: one array a detector")
+
     verb = _verb(verbs, "plot", _plot, "draw a calibrated planet's light curves")
     verb.add_argument("out", metavar="OUT", type=Path, help="results folder; the picture goes there too")
     verb.add_argument("planet", metavar="PLANET", type=int, help="its id")
@@ -183,23 +172,6 @@ def _bytes(text: str) -> int:
     return int(float(match[1]) * _UNITS[match[2] or ""])
 
 
-def _settings(arguments: argparse.Namespace, dataset: Dataset) -> Calibration:
-    """Preset, then TOML, then flags; the last word wins."""
-    from gpucal.config import Calibration, read_toml
-
-    toml: dict[str, Any] = read_toml(arguments.config) if arguments.config else {}
-    preset = arguments.preset or toml.pop("preset", None) or dataset.layout.preset
-    toml.pop("preset", None)
-    names = ("mask", "linearity", "dark", "flat", "binning", "reduce", "integration", "bad_pixels")
-    flags = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-    for text in arguments.bin or []:
-        name, _, pairs = text.partition("=")
-        if not pairs.isdecimal():
-            raise ConfigError(f"--bin {text}: write it as DETECTOR=PAIRS, such as AIRS-CH0=30")
-        flags.setdefault("bins", {})[name] = int(pairs)
-    return Calibration.preset(preset).replace(**toml).replace(**flags)
-
-
 def _calibrate(arguments: argparse.Namespace) -> int:
     from gpucal.dataset import open_dataset
     from gpucal.pipeline import run
@@ -208,10 +180,11 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     summary = run(
         dataset,
         arguments.out,
-        _settings(arguments, dataset),
+        settings_from(arguments, dataset.layout.preset),
         planets=arguments.planet,
         backend=arguments.backend,
         dtype=arguments.dtype,
+        product=arguments.product,
         variance=arguments.variance,
         workers=arguments.workers,
         memory=arguments.memory,
@@ -271,7 +244,7 @@ def _demo(arguments: argparse.Namespace) -> int:
         cal = calibrate(obs, name)
         seconds = time.perf_counter() - start
         truth = Truth.load(truths / str(planet) / "0" / f"{name}.npz")
-        expected, noise = truth.expected(DETECTORS[name], cal.plan.pairs_per_bin)
+        expected, noise = truth.expected(cal.detector, DETECTORS[name].bin_pairs)
         sigma = ((cal.signal - expected) / np.sqrt(noise))[:, ~cal.mask]
         _say(
             f"{name}: {cal.signal.shape} in {seconds:.2f} s ({cal.provenance['backend']}), bias {sigma.mean():+.4f} σ, "
@@ -352,6 +325,16 @@ def _bench(arguments: argparse.Namespace) -> int:
     folders = {str(dataset.path): len(dataset)} if dataset else COMPETITIONS
     for name, count in folders.items():
         _say(f"{name}: {count} observations in about {figures.predicted_s(count) / 60:.0f} minutes")
+    return DONE
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from gpucal.export import export
+    from gpucal.results import open_results
+
+    results = open_results(arguments.out)
+    written = export(results, arguments.to, arguments.format)
+    _say(f"{len(results)} observations in {', '.join(map(str, written[:4]))}{', ...' if len(written) > 4 else ''}")
     return DONE
 
 

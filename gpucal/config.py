@@ -1,42 +1,24 @@
-"""Calibration settings: frozen, validated when made, three presets, TOML in and out, a content hash."""
+"""Calibration settings: frozen, validated when made, three presets, TOML in and out, a content hash.
+
+What the notebook does, what others did and when to choose which is in ``examples/settings.md``.
+"""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
 import json
-import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from gpucal.detectors import DETECTORS, Detector
+from gpucal.detectors import Detector
 from gpucal.errors import ConfigError
+from gpucal.rules import BY_DETECTOR, CHOICES, RANGES, Window, checked_mapping, checked_number
 
 __all__ = ["PRESETS", "Calibration"]
-
-_CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "reduce": ("sum", "mean"),
-        "integration": ("notebook", "updated"),
-        "bad_pixels": ("keep", "nan"),
-        "odd_frames": ("error", "drop"),
-    }
-)
-
-# name -> (must exceed, must not exceed, in words)
-_RANGES: Mapping[str, tuple[float, float, str]] = MappingProxyType(
-    {
-        "hot_sigma": (0.0, sys.float_info.max, "a number above 0"),
-        "hot_iterations": (0, sys.float_info.max, "an integer above 0"),
-        "saturation": (0, 65_536, "an integer from 1 to 65536 (65536 never flags)"),
-        "linearity_tolerance": (0.0, sys.float_info.max, "a fraction above 0"),
-        "linearity_range": (0.0, sys.float_info.max, "a number of electrons above 0"),
-        "linearity_max_offset": (0.0, sys.float_info.max, "a number of electrons above 0"),
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -52,21 +34,38 @@ class Calibration:
         Whether the step is done.
     binning : bool
         Sum CDS pairs in time bins; off, every pair is a bin of its own.
-    bins : mapping of str to int
-        CDS pairs in a bin, by detector; a detector left out keeps its default (AIRS-CH0 30, FGS1 360).
+    bins : mapping of str to int or str
+        CDS pairs in a bin, by detector, or seconds as in ``"144 s"``, which is the nearest number of pairs; a detector
+        left out keeps its default (AIRS-CH0 30, FGS1 360).
+    crop : mapping of str to (int, int)
+        First and one-past-last wavelength column that are calibrated, by detector; by default AIRS-CH0 39 to 321 and
+        all 32 of FGS1.
+    gain : {'divide', 'multiply'}
+        Electrons are ``counts / gain + offset``, as in every official notebook, or ``counts · gain + offset``, as the
+        documentation of 2024 says.
     reduce : {'sum', 'mean'}
         What a bin holds, electrons either way: the sum over its pairs, as in the notebook, or their mean.
     integration : {'notebook', 'updated'}
         Integration times: as first published (AIRS-CH0 0.1/4.5 s, FGS1 0.1/0.1 s), or with the 0.1 s added to end
         reads by the update of 29 August 2024 and by the 2025 notebook.
-    bad_pixels : {'keep', 'nan'}
-        Leave flagged pixels as computed, or set them to NaN.
+    flat_order : {'after-cds', 'before-cds'}
+        Where the division by the flat stands among the steps. Division distributes over differences and sums, so the
+        result is the same but for rounding (and not finite either way where a flat is 0); what is computed is the
+        formula either way.
+    bad_pixels : {'keep', 'nan', 'interpolate'}
+        Leave flagged pixels as computed, set them to NaN, or put a straight line between their good neighbours along
+        the spatial axis there (`gpucal.repair`), flagged INTERPOLATED.
+    bad_coefficients : {'keep', 'benign'}
+        Apply calibration values flagged BAD_LINEARITY or BAD_FLAT as they are, or replace them by the identity and by
+        1; the flags stay.
     odd_frames : {'error', 'drop'}
         An odd number of frames is an error, as in the notebook, or the last frame is dropped.
     clip_negatives : bool
         Raise negative electrons to zero straight after the ADC step.
+    hot_clip : {'cropped', 'full-frame', 'off'}
+        What the sigma clip that finds hot pixels looks at: the cropped dark, as in the notebook, all of it, or nothing.
     hot_sigma : float
-        Threshold of the iterated sigma clip of the cropped dark that finds hot pixels.
+        Threshold of that clip.
     hot_iterations : int
         Iterations of that clip.
     saturation : int
@@ -77,6 +76,12 @@ class Calibration:
         ...up to this many electrons...
     linearity_max_offset : float
         ...or with a constant term beyond this many electrons.
+    weights : {'plain', 'variance'}
+        Light curves: the sum over good pixels, or the optimal sum with weights of profile over variance.
+    rows : mapping of str to (int, int)
+        Light curves: first and one-past-last spatial row, by detector; by default all.
+    background_rows : mapping of str to sequence of (int, int)
+        Light curves: rows whose mean is subtracted as background, by detector; by default none.
 
     Raises
     ------
@@ -89,30 +94,38 @@ class Calibration:
     dark: bool = True
     flat: bool = True
     binning: bool = True
-    bins: Mapping[str, int] = field(default_factory=dict)
+    bins: Mapping[str, int | str] = field(default_factory=dict)
+    crop: Mapping[str, Window] = field(default_factory=dict)
+    gain: str = "divide"
     reduce: str = "sum"
     integration: str = "notebook"
+    flat_order: str = "after-cds"
     bad_pixels: str = "keep"
+    bad_coefficients: str = "keep"
     odd_frames: str = "error"
     clip_negatives: bool = False
+    hot_clip: str = "cropped"
     hot_sigma: float = 5.0
     hot_iterations: int = 5
     saturation: int = 65_535
     linearity_tolerance: float = 0.10
     linearity_range: float = 30_000.0
     linearity_max_offset: float = 10.0
+    weights: str = "plain"
+    rows: Mapping[str, Window] = field(default_factory=dict)
+    background_rows: Mapping[str, tuple[Window, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for setting in fields(self):
             value = getattr(self, setting.name)
-            if setting.name == "bins":
-                object.__setattr__(self, "bins", _checked_bins(value))
+            if setting.name in BY_DETECTOR:
+                object.__setattr__(self, setting.name, checked_mapping(setting.name, value))
             elif setting.type == "bool" and not isinstance(value, bool):
                 raise ConfigError(f"{setting.name} = {value!r}: must be true or false")
-            elif setting.name in _CHOICES and value not in _CHOICES[setting.name]:
-                raise ConfigError(f"{setting.name} = {value!r}: must be one of {', '.join(_CHOICES[setting.name])}")
-            elif setting.name in _RANGES:
-                object.__setattr__(self, setting.name, _checked_number(setting.name, setting.type == "int", value))
+            elif setting.name in CHOICES and value not in CHOICES[setting.name]:
+                raise ConfigError(f"{setting.name} = {value!r}: must be one of {', '.join(CHOICES[setting.name])}")
+            elif setting.name in RANGES:
+                object.__setattr__(self, setting.name, checked_number(setting.name, setting.type == "int", value))
 
     def __hash__(self) -> int:
         return hash(self.content_hash)
@@ -167,7 +180,7 @@ class Calibration:
         return base.replace(**named)
 
     def replace(self, /, **changes: object) -> Calibration:
-        """Return a copy with some settings changed; ``bins`` are merged, not replaced.
+        """Return a copy with some settings changed; those by detector, such as ``bins``, are merged.
 
         Parameters
         ----------
@@ -189,13 +202,14 @@ class Calibration:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
                 raise ConfigError(f"unknown setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-        if isinstance(bins := changes.get("bins"), Mapping):
-            changes["bins"] = {**self.bins, **bins}
+        for name in BY_DETECTOR:
+            if isinstance(mapping := changes.get(name), Mapping):
+                changes[name] = {**getattr(self, name), **mapping}
         return Calibration(**{**self.to_dict(), **changes})
 
     @classmethod
     def from_toml(cls, path: str | Path) -> Calibration:
-        """Read settings from a TOML file: top-level ``name = value``, and a ``[bins]`` table.
+        """Read settings from a TOML file: top-level ``name = value``, and tables by detector such as ``[bins]``.
 
         Parameters
         ----------
@@ -220,9 +234,10 @@ class Calibration:
         Returns
         -------
         dict
-            Setting name to bool, int, float, str or (for ``bins``) dict.
+            Setting name to bool, int, float, str or, for settings by detector, dict.
         """
-        return {s.name: dict(self.bins) if s.name == "bins" else getattr(self, s.name) for s in fields(self)}
+        values = {setting.name: getattr(self, setting.name) for setting in fields(self)}
+        return {name: dict(value) if name in BY_DETECTOR else value for name, value in values.items()}
 
     def to_toml(self) -> str:
         """Return every setting as a TOML document that `from_toml` reads back to equal settings.
@@ -232,30 +247,60 @@ class Calibration:
         str
             The document.
         """
-        # JSON's booleans, numbers and strings are TOML's for every value a setting can take.
-        scalars = [f"{name} = {json.dumps(value)}" for name, value in self.to_dict().items() if name != "bins"]
-        bins = [f'"{name}" = {pairs}' for name, pairs in self.bins.items()]
-        return "\n".join([*scalars, "", "[bins]", *bins]) + "\n"
+        # JSON's booleans, numbers, strings and arrays are TOML's for every value a setting can take.
+        settings = self.to_dict()
+        lines = [f"{name} = {json.dumps(value)}" for name, value in settings.items() if name not in BY_DETECTOR]
+        for name in BY_DETECTOR:
+            lines += ["", f"[{name}]", *(f'"{key}" = {json.dumps(value)}' for key, value in settings[name].items())]
+        return "\n".join(lines) + "\n"
 
     @property
     def content_hash(self) -> str:
         """SHA-256 of the settings: equal settings have equal hashes, however they were arrived at."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
-    def pairs_per_bin(self, detector: Detector) -> int:
+    def pairs_per_bin(self, detector: Detector, pair_s: float) -> int:
         """Return the CDS pairs in a time bin of a detector.
 
         Parameters
         ----------
         detector : Detector
             The detector.
+        pair_s : float
+            Time from one pair of reads to the next, s; only bins given in seconds depend on it.
 
         Returns
         -------
         int
             At least 1.
+
+        Raises
+        ------
+        ConfigError
+            If a bin in seconds is nearer to no pair than to one.
         """
-        return self.bins[detector.name] if self.binning else 1
+        bin_ = self.bins[detector.name] if self.binning else 1
+        if isinstance(bin_, int):
+            return bin_
+        pairs = round(float(bin_.removesuffix("s")) / pair_s) if pair_s > 0 else 0
+        if pairs < 1:
+            raise ConfigError(f"bins: {detector.name} = {bin_!r}: a pair of reads takes {pair_s:g} s; use longer bins")
+        return pairs
+
+    def cropped(self, detector: Detector) -> Detector:
+        """Return a detector with the crop that is set for it.
+
+        Parameters
+        ----------
+        detector : Detector
+            One of `gpucal.detectors.DETECTORS`.
+
+        Returns
+        -------
+        Detector
+            The same, or with another crop.
+        """
+        return replace(detector, crop=self.crop[detector.name])
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
@@ -286,25 +331,6 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: {error.strerror or error}; give the path of a TOML file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not a TOML file ({error})") from error
-
-
-def _checked_bins(bins: object) -> Mapping[str, int]:
-    if not isinstance(bins, Mapping):
-        raise ConfigError(f"bins = {bins!r}: must map a detector to its pairs in a bin")
-    for name, pairs in bins.items():
-        if name not in DETECTORS:
-            raise ConfigError(f"bins: no detector {name!r}; there are {', '.join(DETECTORS)}")
-        if isinstance(pairs, bool) or not isinstance(pairs, int) or pairs < 1:
-            raise ConfigError(f"bins: {name} = {pairs!r}: must be an integer above 0")
-    return MappingProxyType({name: bins.get(name, detector.bin_pairs) for name, detector in DETECTORS.items()})
-
-
-def _checked_number(name: str, whole: bool, value: object) -> float | int:
-    low, high, wanted = _RANGES[name]
-    kinds = (int,) if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not low < value <= high:
-        raise ConfigError(f"{name} = {value!r}: must be {wanted}")
-    return value if whole else float(value)
 
 
 PRESETS: Mapping[str, Calibration] = MappingProxyType(

@@ -248,8 +248,8 @@ class Dataset:
             if not (path / beside).is_file():
                 raise DatasetError(f"{path}: no {beside}; copy it from the competition data")
         # Values derived from files, kept by content or name; filling them twice from two threads is harmless.
-        self._frames: dict[tuple[str, str], CalibrationFrames] = {}
-        self._axes: dict[str, Axis] = {}
+        self._frames: dict[tuple[Detector, str], CalibrationFrames] = {}
+        self._axes: dict[Detector, Axis] = {}
         self._adc: dict[str, list[dict[str, str]]] = {}
 
     def __getitem__(self, key: int | Key) -> Observation:
@@ -292,7 +292,7 @@ class Dataset:
 
     def _calibration_frames(self, folder: Path, detector: Detector) -> CalibrationFrames:
         raw = read_raw_frames(folder)
-        key = (detector.name, digest_of(raw))
+        key = (detector, digest_of(raw))
         if key not in self._frames:
             self._frames[key] = read_frames(raw, folder, detector)
         return self._frames[key]
@@ -304,9 +304,9 @@ class Dataset:
         return find_adc(self._adc[split], path, planet, detector)
 
     def _axis_of(self, detector: Detector) -> Axis:
-        if detector.name not in self._axes:
-            self._axes[detector.name] = read_axis(self.path / "axis_info.parquet", detector)
-        return self._axes[detector.name]
+        if detector not in self._axes:
+            self._axes[detector] = read_axis(self.path / "axis_info.parquet", detector)
+        return self._axes[detector]
 
 
 def open_dataset(path: str | Path, split: str | None = None) -> Dataset:

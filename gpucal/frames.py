@@ -40,7 +40,7 @@ _AGAIN = "copy it again from the competition data"
 
 @dataclass(frozen=True)
 class CalibrationFrames:
-    """Calibration frames of one detector, cropped as the signal is; read-only arrays (spatial, wavelength).
+    """Calibration frames of one detector, cropped as the signal is but for one; read-only arrays (spatial, wavelength).
 
     Parameters
     ----------
@@ -54,6 +54,8 @@ class CalibrationFrames:
         Linearity coefficients, ascending powers; non-finite ones are let through and flagged.
     read : ndarray of float64, shape (spatial, wavelength)
         Read noise of one read, electrons; finite and not negative.
+    whole_dark : ndarray of float64, shape (spatial, stored wavelength)
+        The dark without the crop.
     digest : str
         SHA-256 of the five files' bytes.
     """
@@ -63,6 +65,7 @@ class CalibrationFrames:
     flat: NDArray[np.float64]
     linear_corr: NDArray[np.float64]
     read: NDArray[np.float64]
+    whole_dark: NDArray[np.float64]
     digest: str
 
 
@@ -99,6 +102,12 @@ class Axis:
     time_h: NDArray[np.float64]
     wavelength_um: NDArray[np.float64] | None
     integration_s: NDArray[np.float64] | None
+
+    @property
+    def pair_s(self) -> float:
+        """Median time from one CDS pair to the next, s; 0 where there is but one."""
+        starts_h = self.time_h[::2]
+        return float(np.median(np.diff(starts_h))) * 3600.0 if starts_h.size > 1 else 0.0
 
 
 def _finite(values: NDArray[np.float64]) -> bool:
@@ -200,15 +209,23 @@ def read_frames(raw: Mapping[str, bytes], folder: Path, detector: Detector) -> C
     InputError
         If a file is not Parquet, or its shape, type or values are not possible.
     """
-    frames = {name: _parse(raw[name], folder / f"{name}.parquet", frame, detector) for name, frame in _FRAMES.items()}
+    cut = slice(*detector.crop)
+    whole = {name: _parse(raw[name], folder / f"{name}.parquet", frame, detector) for name, frame in _FRAMES.items()}
+    frames = {name: np.ascontiguousarray(values[:, :, cut]) for name, values in whole.items()}
+    for name, values in frames.items():
+        frame = _FRAMES[name]
+        if frame.valid is not None and not frame.valid(values):
+            raise InputError(f"has values that are not {frame.must_be}", _AGAIN, folder / f"{name}.parquet")
     dead = frames["dead"][0].astype(bool)
-    dead.flags.writeable = False
+    for values in (dead, *frames.values(), *whole.values()):
+        values.flags.writeable = False
     return CalibrationFrames(
         dark=frames["dark"][0],
         dead=dead,
         flat=frames["flat"][0],
         linear_corr=frames["linear_corr"],
         read=frames["read"][0],
+        whole_dark=whole["dark"][0],
         digest=digest_of(raw),
     )
 
@@ -234,11 +251,7 @@ def _parse(data: bytes, path: Path, frame: _Frame, detector: Detector) -> NDArra
     values = np.empty(shape, np.float64)
     for index, column in enumerate(table.columns):
         values[:, index] = values_of(column)
-    cropped = np.ascontiguousarray(values.reshape(frame.planes, rows, width)[:, :, slice(*detector.crop)])
-    if frame.valid is not None and not frame.valid(cropped):
-        raise InputError(f"has values that are not {frame.must_be}", _AGAIN, path)
-    cropped.flags.writeable = False
-    return cropped
+    return values.reshape(frame.planes, rows, width)
 
 
 def read_adc_table(path: Path) -> list[dict[str, str]]:

@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import gpucal
 from gpucal.backends import Backend, Memory
 from gpucal.config import Calibration
 from gpucal.dataset import Observation
@@ -34,8 +33,10 @@ from gpucal.detectors import Detector
 from gpucal.errors import ConfigError, InputError
 from gpucal.frames import Axis
 from gpucal.plan import DQ, Plan, make_plan
+from gpucal.product import Calibrated
+from gpucal.provenance import provenance
 from gpucal.reader import open_signal
-from gpucal.results import Calibrated
+from gpucal.repair import plan_repair
 
 __all__ = ["BLOCK", "DEFAULT_MEMORY", "Item", "Line", "Outcome", "pixel_blocks"]
 
@@ -99,6 +100,7 @@ class _Flight:
     axis: Axis
     plan: Plan
     inputs: str
+    fingerprints: dict[str, str]
     signal: NDArray[Any]
     saturated: NDArray[np.bool_]
     buffer: BytesIO
@@ -217,10 +219,11 @@ class Line:
         obs, detector = item.obs, item.detector
         signal = open_signal(obs.signal_path(detector), detector)
         frames, adc, axis = obs.frames(detector), obs.adc(detector), obs.axis(detector)
-        content = hashlib.sha256(f"{signal.fingerprint} {frames.digest} {adc}".encode())
+        axes = hashlib.sha256()
         for values in (axis.time_h, axis.wavelength_um, axis.integration_s):
-            content.update(b"-" if values is None else values.tobytes())
-        inputs = content.hexdigest()
+            axes.update(b"-" if values is None else values.tobytes())
+        prints = {"signal": signal.fingerprint, "calibration": frames.digest, "adc": str(adc), "axes": axes.hexdigest()}
+        inputs = hashlib.sha256(" ".join(prints.values()).encode()).hexdigest()
         if not self._wanted(item, inputs):
             return Outcome(item, None, inputs, began, {})
         try:
@@ -245,7 +248,7 @@ class Line:
             for _ in range(self._threads)
         ]
         seconds = {"open": opened - began, "read": time.perf_counter() - start}
-        return _Flight(item, axis, plan, inputs, out, saturated, loaded.buffer, work, reserved, began, seconds)
+        return _Flight(item, axis, plan, inputs, prints, out, saturated, loaded.buffer, work, reserved, began, seconds)
 
     def _check_alive(self) -> None:
         """Raise RuntimeError if the interpreter is exiting: it waits for the reader, and nobody asks for more."""
@@ -325,17 +328,13 @@ def _landed(backend: Backend, memory: Memory, flight: _Flight) -> Outcome:
     signal, dq = flight.signal, flight.plan.dq.copy()
     dq[flight.saturated] |= np.uint8(DQ.SATURATED)
     dq = np.ascontiguousarray(dq.reshape(detector.shape[0], detector.width).T)
-    if config.bad_pixels == "nan":
-        memory.blank(signal, dq != 0)
-    provenance = {
-        "version": gpucal.__version__,
-        "backend": backend.name,
-        "device": backend.runs_on,
-        "settings": config.to_dict(),
-        "settings_hash": config.content_hash,
-        "inputs": flight.inputs,
-    }
-    cal = Calibrated(*obs.key, signal, dq, flight.axis.wavelength_um, provenance, flight.plan)
+    dq, change = plan_repair(dq, config.bad_pixels)
+    if change is not None:
+        memory.change(signal, change)
+    history = provenance(config, flight.inputs, flight.fingerprints, backend.name, backend.runs_on)
+    cal = Calibrated(
+        *obs.key, detector, signal, dq, flight.plan.time_h, flight.axis.wavelength_um, history, flight.plan
+    )
     return Outcome(flight.item, cal, flight.inputs, flight.began, seconds)
 
 

@@ -6,25 +6,29 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 
 from gpucal.backends import choose
-from gpucal.config import Calibration
+from gpucal.config import PRESETS, Calibration
 from gpucal.dataset import Dataset, Observation
 from gpucal.detectors import DETECTORS
-from gpucal.errors import ConfigError, InputError
+from gpucal.errors import ConfigError, InputError, OutputError
+from gpucal.export import LIGHT_CURVES, write_light_curves
 from gpucal.fleet import Fleet, gpus_for
 from gpucal.limits import usable_cores
 from gpucal.overlap import Item, Line, Outcome
-from gpucal.results import Calibrated
+from gpucal.product import Calibrated, arrays_of
+from gpucal.results import open_results
+from gpucal.rules import PRODUCTS
 from gpucal.store import Store
 
 __all__ = ["Summary", "calibrate", "run", "stream"]
@@ -138,8 +142,10 @@ def stream(
     """
     if detector not in DETECTORS:
         raise ConfigError(f"no detector {detector!r}; there are {', '.join(DETECTORS)}")
-    facts, kind, threads = DETECTORS[detector], _checked_dtype(dtype), _threads(workers)
-    items = (Item(obs, facts, config or Calibration.preset(obs.dataset.layout.preset)) for obs in observations)
+    kind, threads = _checked_dtype(dtype), _threads(workers)
+    presets = {name: config or preset for name, preset in PRESETS.items()}
+    settings = ((obs, presets[obs.dataset.layout.preset]) for obs in observations)
+    items = (Item(obs, chosen.cropped(DETECTORS[detector]), chosen) for obs, chosen in settings)
     with Line(items, dtype=kind, threads=threads, memory=memory, device=device) as line:
         if not device:
             line.wait_for_data()
@@ -162,6 +168,7 @@ def run(
     planets: Iterable[int] | None = None,
     backend: str | None = None,
     dtype: DTypeLike = np.float32,
+    product: str = "cubes",
     variance: bool = False,
     workers: int | None = None,
     memory: int | None = None,
@@ -184,8 +191,11 @@ def run(
         As for `calibrate`.
     dtype : dtype
         Of the files.
+    product : {'cubes', 'light-curves'}
+        Store the cubes; or light curves with their errors and nothing else, each observation's by itself and those of
+        all in ``light-curves.parquet`` and ``light-curves.npy``, see `gpucal.export.write_light_curves`.
     variance : bool
-        Write variances too.
+        Store the cubes' variances too.
     memory : int, optional
         Peak resident memory to stay below, bytes. By default 900 MB a process, not enforced on a single item that
         needs more; a number given is. What CUDA holds on the host comes on top.
@@ -213,8 +223,10 @@ def run(
     chosen_planets = dataset.planets if planets is None else dict.fromkeys(planets)
     observations = [dataset[p, visit] for p in chosen_planets for visit in dataset.visits(dataset[p].planet)]
     kind, threads, began = _checked_dtype(dtype), _threads(workers), time.perf_counter()
+    if product not in PRODUCTS:
+        raise ConfigError(f"product = {product!r}: must be one of {', '.join(PRODUCTS)}")
     settings = config or Calibration.preset(dataset.layout.preset)
-    identity = json.dumps([settings.content_hash, kind.name, variance])
+    identity = json.dumps([settings.content_hash, kind.name, product, variance])
     settings_hash = hashlib.sha256(identity.encode()).hexdigest()
     store = Store(Path(out))
     if gpus := gpus_for(backend, len(chosen_planets), memory):
@@ -225,6 +237,7 @@ def run(
             "--workers": max(1, threads // len(gpus)),
             "--memory": memory and memory // len(gpus),
             "--split": splits.pop() if len(splits) == 1 else None,
+            "--product": product,
             "--variance": variance,
             "--overwrite": overwrite,
         }
@@ -235,16 +248,18 @@ def run(
         with _progress(progress, len(observations)) as bar:
             fleet = Fleet(dataset.path, store.path, settings.to_toml(), options)
             reports = fleet.run(gpus, [*chosen_planets], lambda: bar.update(_written(records, since) - bar.n))
-        store.write_manifest()
-        return _summed(reports, time.perf_counter() - began)
+        summary = _summed(reports, time.perf_counter() - began)
+        _finish(store, product, summary)
+        return summary
 
     def missing(item: Item, inputs: str) -> bool:
         return overwrite or not store.keep(*item.obs.key, item.detector, settings_hash, inputs)
 
-    items = [Item(obs, detector, settings) for obs in observations for detector in DETECTORS.values()]
-    value_bytes = kind.itemsize + variance * (
-        8 + kind.itemsize
-    )  # a variance is computed in float64 and stored like the signal
+    detectors = [settings.cropped(detector) for detector in DETECTORS.values()]
+    items = [Item(obs, detector, settings) for obs in observations for detector in detectors]
+    needs_variance = variance or product == "light-curves"
+    # A variance is computed in float64 and stored like the signal.
+    value_bytes = kind.itemsize + needs_variance * (8 + kind.itemsize)
     with Line(items, dtype=kind, threads=threads, memory=memory, value_bytes=value_bytes, wanted=missing) as line:
         line.wait_for_data()
         chosen = choose(backend)
@@ -252,17 +267,42 @@ def run(
         summary = Summary(backend=chosen.name)
         with _progress(progress, len(observations)) as bar:
             for outcome in line.outcomes(chosen):
-                _take(outcome, store, summary, settings_hash, variance)
-                if outcome.item.detector is items[-1].detector:
+                _take(
+                    outcome, store, summary, settings_hash, partial(arrays_of, product=product, with_variance=variance)
+                )
+                if outcome.item.detector is detectors[-1]:
                     bar.update()
                     bar.set_postfix_str(f"{60 * bar.n / (time.perf_counter() - began):.1f} planets/min")
                 del outcome  # its output is memory that the next item may use
-    store.write_manifest()
+    _finish(store, product, summary)
     summary.seconds = time.perf_counter() - began
     return summary
 
 
-def _take(outcome: Outcome, store: Store, summary: Summary, settings_hash: str, with_variance: bool) -> None:
+def _finish(store: Store, product: str, summary: Summary) -> None:
+    """Write what is made of all items together; nothing of what was there before may outlive its items."""
+    store.write_manifest()
+    files = [store.path / name for name in LIGHT_CURVES]
+    results = open_results(store.path) if product == "light-curves" else None
+    if results and results.ids and not summary.done and all(file.exists() for file in files):
+        return
+    for file in files:
+        file.unlink(missing_ok=True)
+    if results and results.ids:
+        try:
+            write_light_curves(results)
+        except OutputError as error:  # what differs in shape has no stack; every item is there by itself
+            log.error("%s", error)
+            summary.failed["light curves of all"] = str(error)
+
+
+def _take(
+    outcome: Outcome,
+    store: Store,
+    summary: Summary,
+    settings_hash: str,
+    arrays: Callable[[Calibrated], dict[str, NDArray[Any]]],
+) -> None:
     """Write what became of an item, and count it."""
     obs, detector = outcome.item.obs, outcome.item.detector
     if outcome.result is None:
@@ -275,9 +315,8 @@ def _take(outcome: Outcome, store: Store, summary: Summary, settings_hash: str, 
     else:
         start = time.perf_counter()
         spent = sum(outcome.seconds.values())
-        store.commit(
-            outcome.result, settings=settings_hash, inputs=outcome.inputs, seconds=spent, with_variance=with_variance
-        )
+        cal = outcome.result
+        store.commit(cal, arrays(cal), settings=settings_hash, inputs=outcome.inputs, seconds=spent)
         summary.done += 1
         for stage, seconds in {**outcome.seconds, "write": time.perf_counter() - start}.items():
             summary.stages[stage] = summary.stages.get(stage, 0.0) + seconds

@@ -5,13 +5,14 @@
 P is the pixel's linearity polynomial composed with the ADC's n / gain + offset: still of degree 5, in raw counts n.
 Every switch is data here and no code path anywhere else: linearity off, P is the ADC line; dark off, dark is 0; flat
 off, the divisor is 1; no binning, bins of one pair; a dead pixel, which the notebook leaves alone, dark 0, divisor 1;
-a mean instead of a sum, the divisor times the pairs; clipping negatives, a real-valued floor on the count.
+a mean instead of a sum, the divisor times the pairs; clipping negatives, a real-valued floor on the count; bad
+coefficients made benign, the identity and 1. Before or after CDS, the flat divides the same sum.
 """
 
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from gpucal.config import Calibration
 from gpucal.detectors import Detector
 from gpucal.errors import InputError
-from gpucal.frames import Adc, Axis, CalibrationFrames
+from gpucal.frames import DEGREE, Adc, Axis, CalibrationFrames
 
 __all__ = ["DQ", "Plan", "make_plan"]
 
@@ -124,7 +125,7 @@ def make_plan(
     """
     if n_frames % 2 and config.odd_frames == "error":
         raise InputError(f"has {n_frames} frames, an odd number", 'set odd_frames = "drop" in a --config file')
-    pairs_per_bin = config.pairs_per_bin(detector)
+    pairs_per_bin = config.pairs_per_bin(detector, axis.pair_s)
     n_bins = n_frames // 2 // pairs_per_bin
     if n_bins == 0:
         problem = f"has {n_frames} frames, fewer than the {2 * pairs_per_bin} of one bin"
@@ -136,27 +137,30 @@ def make_plan(
             problem = f"has {n_frames} frames, but axis_info.parquet describes only {length}"
             raise InputError(problem, "take both files from the same data set")
 
+    dq = _data_quality(detector, config, frames)
+    if config.bad_coefficients == "benign":
+        frames = _benign(frames, dq)
     dead = frames.dead.ravel()
+    scale = adc.gain if config.gain == "multiply" else 1.0 / adc.gain
     divisor = np.where(dead, 1.0, frames.flat.ravel()) if config.flat else np.ones(dead.size)
     return Plan(
         detector=detector,
         n_bins=n_bins,
         pairs_per_bin=pairs_per_bin,
-        coefficients=_coefficients(config, frames, adc),
-        floor=max(0.0, -adc.offset * adc.gain) if config.clip_negatives else 0.0,
+        coefficients=_coefficients(config, frames, scale, adc.offset),
+        floor=max(0.0, -adc.offset / scale) if config.clip_negatives else 0.0,
         dark=np.where(dead, 0.0, frames.dark.ravel()) if config.dark else np.zeros(dead.size),
         tau_s=_integration_steps_s(detector, config, axis, used).reshape(n_bins, pairs_per_bin).sum(axis=1),
         divisor=divisor * pairs_per_bin if config.reduce == "mean" else divisor,
         read_noise=frames.read.ravel(),
         saturation=config.saturation,
-        dq=_data_quality(config, frames).ravel(),
+        dq=dq.ravel(),
         time_h=axis.time_h[:used].reshape(n_bins, 2 * pairs_per_bin).mean(axis=1),
     )
 
 
-def _coefficients(config: Calibration, frames: CalibrationFrames, adc: Adc) -> NDArray[np.float64]:
-    """Compose the linearity polynomial, or the identity, with n / gain + offset, by Horner's rule on polynomials."""
-    scale, shift = 1.0 / adc.gain, adc.offset
+def _coefficients(config: Calibration, frames: CalibrationFrames, scale: float, shift: float) -> NDArray[np.float64]:
+    """Compose the linearity polynomial, or the identity, with n · scale + shift, by Horner's rule on polynomials."""
     if not config.linearity:
         return np.repeat([[shift], [scale]], frames.dead.size, axis=1)
     linear_corr = frames.linear_corr.reshape(frames.linear_corr.shape[0], -1)
@@ -181,16 +185,27 @@ def _integration_steps_s(detector: Detector, config: Calibration, axis: Axis, us
     return frames_s[1::2] + update_s - frames_s[0::2]
 
 
-def _data_quality(config: Calibration, frames: CalibrationFrames) -> NDArray[np.uint8]:
+def _data_quality(detector: Detector, config: Calibration, frames: CalibrationFrames) -> NDArray[np.uint8]:
     dq = np.zeros(frames.dead.shape, np.uint8)
     if config.mask:
         dq[frames.dead] |= np.uint8(DQ.DEAD)
-        dq[hot_pixels(frames.dark, config.hot_sigma, config.hot_iterations)] |= np.uint8(DQ.HOT)
+    if config.mask and config.hot_clip != "off":
+        whole = config.hot_clip == "full-frame"
+        hot = hot_pixels(frames.whole_dark if whole else frames.dark, config.hot_sigma, config.hot_iterations)
+        dq[hot[:, slice(*detector.crop)] if whole else hot] |= np.uint8(DQ.HOT)
     if config.flat:
         dq[~(np.isfinite(frames.flat) & (frames.flat > 0))] |= np.uint8(DQ.BAD_FLAT)
     if config.linearity:
         dq[_bad_linearity(config, frames.linear_corr)] |= np.uint8(DQ.BAD_LINEARITY)
     return dq
+
+
+def _benign(frames: CalibrationFrames, dq: NDArray[np.uint8]) -> CalibrationFrames:
+    """Replace flagged polynomials by the identity and flagged flats by 1."""
+    identity = np.zeros((DEGREE + 1, 1, 1))
+    identity[1] = 1.0
+    linear_corr = np.where(dq & DQ.BAD_LINEARITY, identity, frames.linear_corr)
+    return replace(frames, linear_corr=linear_corr, flat=np.where(dq & DQ.BAD_FLAT, 1.0, frames.flat))
 
 
 def hot_pixels(dark: NDArray[np.float64], sigma: float, iterations: int) -> NDArray[np.bool_]:

@@ -1,91 +1,36 @@
-"""The calibrated product, and a results folder read back, lazily."""
+"""A results folder read back, lazily."""
 
 from __future__ import annotations
 
 import logging
 import tokenize
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpucal.detectors import DETECTORS, Detector
+from gpucal.config import Calibration
+from gpucal.detectors import DETECTORS
 from gpucal.errors import OutputError
-from gpucal.lightcurve import light_curve
-from gpucal.noise import variance
-from gpucal.plan import Plan
+from gpucal.lightcurve import Choices, LightCurve
+from gpucal.product import Calibrated
 from gpucal.store import records
 
-__all__ = ["Calibrated", "ResultArray", "Results", "open_results"]
+if TYPE_CHECKING:
+    from typing import Unpack
+
+__all__ = ["ORDER", "ResultArray", "Results", "open_results"]
 
 log = logging.getLogger(__name__)
 
+ORDER = ("FGS1", "AIRS-CH0")
+"""Detectors of the 283 light curves, side by side."""
+
 # What NumPy raises on a damaged file: found by changing every byte of one's header.
 _DAMAGED = (EOFError, MemoryError, OverflowError, SyntaxError, TypeError, ValueError, tokenize.TokenError)
-
-
-@dataclass(frozen=True, eq=False)
-class Calibrated:
-    """One detector of one observation, calibrated and binned.
-
-    Parameters
-    ----------
-    planet, visit : int
-        Which observation.
-    signal : ndarray of float64 or float32, shape (time, wavelength, spatial)
-        Electrons.
-    dq : ndarray of uint8, shape (wavelength, spatial)
-        Data-quality flags, see `gpucal.DQ`; 0 is good.
-    wavelength : ndarray of float64, shape (wavelength,), or None
-        µm, descending; None for FGS1.
-    provenance : mapping
-        Version, backend, what it ran on, settings and their hash, input fingerprint.
-    plan : Plan
-        The arrays of the formula it was made with.
-    """
-
-    planet: int
-    visit: int
-    signal: NDArray[Any]
-    dq: NDArray[np.uint8]
-    wavelength: NDArray[np.float64] | None
-    provenance: Mapping[str, Any]
-    plan: Plan = field(repr=False)
-
-    @property
-    def detector(self) -> Detector:
-        """The detector."""
-        return self.plan.detector
-
-    @property
-    def time(self) -> NDArray[np.float64]:
-        """Mean time of each bin, hours, shape (time,)."""
-        return self.plan.time_h
-
-    @property
-    def mask(self) -> NDArray[np.bool_]:
-        """True where any flag is set, shape (wavelength, spatial)."""
-        flagged: NDArray[np.bool_] = self.dq != 0
-        return flagged
-
-    @cached_property
-    def variance(self) -> NDArray[np.float64]:
-        """Variance of the signal, electrons², same shape; see `gpucal.noise.variance`."""
-        return variance(self.signal, self.plan)
-
-    def light_curve(self) -> NDArray[np.float64]:
-        """Sum over good pixels.
-
-        Returns
-        -------
-        ndarray of float64, shape (time, 282) or (time, 1)
-            Electrons.
-        """
-        return light_curve(self.signal, self.dq, self.detector)
 
 
 class ResultArray:
@@ -165,7 +110,7 @@ class Results:
         keys = sorted({item[:2] for item in found})
         self.ids = [key for key in keys if all((*key, name) in done for name in DETECTORS)]
         self.failed = {item: str(r.get("error", "failed")) for item, r in found.items() if item not in done}
-        self._files = {item: r["files"] for item, r in done.items()}
+        self._records = done
         if (settings := len({str(r.get("settings")) for r in done.values()})) > 1:
             log.warning(
                 "%s: holds %d items of %d different settings; to have one, run `gpucal calibrate DATASET %s` again",
@@ -200,8 +145,51 @@ class Results:
         """
         return ResultArray(self, detector, "dq").load()
 
-    def light_curves(self) -> NDArray[np.float64]:
-        """Sum every complete observation over its good spatial pixels.
+    def calibrated(self, key: tuple[int, int], detector: str) -> Calibrated:
+        """Read one item of a complete observation back as the product that `gpucal.calibrate` gives.
+
+        Parameters
+        ----------
+        key : tuple of int
+            Planet and visit.
+        detector : str
+            Its name.
+
+        Returns
+        -------
+        Calibrated
+            Without a plan; with its variance if that was stored.
+
+        Raises
+        ------
+        KeyError
+            If there is no such detector.
+        OutputError
+            If the observation is not complete, holds light curves only, or a file is missing or damaged.
+        """
+        if detector not in DETECTORS:
+            raise KeyError(f"no detector {detector!r}; there are {', '.join(DETECTORS)}")
+        record = self._record(key, detector)
+        history, files = record["provenance"], record["files"]
+        return Calibrated(
+            planet=key[0],
+            visit=key[1],
+            detector=Calibration.from_dict(history["settings"]).cropped(DETECTORS[detector]),
+            signal=self._read(key, detector, "signal"),
+            dq=self._read(key, detector, "dq"),
+            time=self._read(key, detector, "time"),
+            wavelength=self._read(key, detector, "wavelength") if "wavelength" in files else None,
+            provenance=history,
+            stored_variance=partial(self._read, key, detector, "variance") if "variance" in files else None,
+        )
+
+    def light_curves(self, **choices: Unpack[Choices]) -> NDArray[np.float64]:
+        """Sum every complete observation over its usable spatial pixels, or read the sums if they were stored.
+
+        Parameters
+        ----------
+        **choices
+            ``weights``, ``rows``, ``background_rows`` as of `gpucal.Calibrated.light_curve`, for cubes.
 
         Returns
         -------
@@ -210,19 +198,44 @@ class Results:
 
         Raises
         ------
+        ConfigError
+            If a choice is not possible.
         OutputError
-            If nothing is complete, a file is missing or damaged, or bins differ in number between the detectors or
-            the observations.
+            If nothing is complete, a file is missing or damaged, choices are made for stored light curves, or bins
+            differ in number between the detectors or the observations.
         """
-        return self._stack(self.light_curves_of(key) for key in self.ids)
+        return self._stack(self.light_curves_of(key, **choices) for key in self.ids)
 
-    def light_curves_of(self, key: tuple[int, int]) -> NDArray[np.float64]:
-        """Sum one complete observation over its good spatial pixels.
+    def light_curves_with_errors(self, **choices: Unpack[Choices]) -> LightCurve:
+        """Sum every complete observation as `light_curves` does, with errors.
+
+        Parameters
+        ----------
+        **choices
+            As of `light_curves`.
+
+        Returns
+        -------
+        LightCurve
+            ``flux`` and ``error``, each (observation, time, 283), electrons.
+
+        Raises
+        ------
+        ConfigError, OutputError
+            As of `light_curves`; cubes need their stored variances.
+        """
+        curves = [self.light_curves_with_errors_of(key, **choices) for key in self.ids]
+        return LightCurve(self._stack(curve.flux for curve in curves), self._stack(curve.error for curve in curves))
+
+    def light_curves_of(self, key: tuple[int, int], **choices: Unpack[Choices]) -> NDArray[np.float64]:
+        """Sum one complete observation over its usable spatial pixels, or read the sums if they were stored.
 
         Parameters
         ----------
         key : tuple of int
             Planet and visit.
+        **choices
+            As of `light_curves`.
 
         Returns
         -------
@@ -231,24 +244,69 @@ class Results:
 
         Raises
         ------
-        OutputError
-            If the observation is not complete, a file is missing or damaged, or the detectors' bins differ in number.
+        ConfigError, OutputError
+            As of `light_curves`.
         """
+        return self._joined(
+            self._stored_curve(key, name, "flux", choices)
+            if "flux" in self._record(key, name)["files"]
+            else self.calibrated(key, name).light_curve(**choices)
+            for name in ORDER
+        )
+
+    def light_curves_with_errors_of(self, key: tuple[int, int], **choices: Unpack[Choices]) -> LightCurve:
+        """Sum one complete observation as `light_curves_of` does, with errors.
+
+        Parameters
+        ----------
+        key : tuple of int
+            Planet and visit.
+        **choices
+            As of `light_curves`.
+
+        Returns
+        -------
+        LightCurve
+            ``flux`` and ``error``, each (time, 283), electrons.
+
+        Raises
+        ------
+        ConfigError, OutputError
+            As of `light_curves_with_errors`.
+        """
+        curves = [
+            LightCurve(*(self._stored_curve(key, name, kind, choices) for kind in ("flux", "error")))
+            if "flux" in self._record(key, name)["files"]
+            else self.calibrated(key, name).light_curve_with_errors(**choices)
+            for name in ORDER
+        ]
+        return LightCurve(self._joined(c.flux for c in curves), self._joined(c.error for c in curves))
+
+    def _stored_curve(self, key: tuple[int, int], detector: str, kind: str, choices: Choices) -> NDArray[np.float64]:
+        if choices:
+            which = ", ".join(choices)
+            raise OutputError(f"{self.path}: holds light curves as they were made; calibrate again to choose {which}")
+        return self._read(key, detector, kind).astype(np.float64)
+
+    def _joined(self, curves: Iterable[NDArray[np.float64]]) -> NDArray[np.float64]:
+        """Put the detectors side by side."""
+        parts = list(curves)
+        if len({len(part) for part in parts}) > 1:
+            bins = [len(part) for part in parts]
+            raise OutputError(f"{self.path}: {' and '.join(ORDER)} have {bins} bins; give them equal ones")
+        return np.concatenate(parts, axis=1)
+
+    def _record(self, key: tuple[int, int], detector: str) -> dict[str, Any]:
         if key not in self.ids:
             raise OutputError(f"{self.path}: no complete planet {key[0]} visit {key[1]} in it; calibrate it first")
-        curves = [
-            light_curve(self._read(key, name, "signal"), self._read(key, name, "dq"), DETECTORS[name])
-            for name in ("FGS1", "AIRS-CH0")
-        ]
-        if len({len(curve) for curve in curves}) > 1:
-            raise OutputError(
-                f"{self.path}: FGS1 and AIRS-CH0 have {[len(c) for c in curves]} bins; give them equal ones"
-            )
-        return np.concatenate(curves, axis=1)
+        return self._records[(*key, detector)]
 
     def _read(self, key: tuple[int, int], detector: str, kind: str, *, mapped: bool = False) -> NDArray[Any]:
         """Read one array of a complete observation, or map its file into memory."""
-        file = self._files[(*key, detector)][kind]
+        files = self._record(key, detector)["files"]
+        if kind not in files:
+            raise OutputError(f"{self.path}: holds no {kind} of planet {key[0]} visit {key[1]}, but {', '.join(files)}")
+        file = files[kind]
         path = self.path / str(key[0]) / str(key[1]) / file["file"]
         again = f"run `gpucal calibrate DATASET {self.path}` again"
         damaged = f"{path}: is damaged; remove it and {again}"

@@ -22,9 +22,11 @@ from gpucal.detectors import Detector
 from gpucal.errors import OutputError
 
 if TYPE_CHECKING:
-    from gpucal.results import Calibrated
+    from numpy.typing import NDArray
 
-__all__ = ["Store", "records"]
+    from gpucal.product import Calibrated
+
+__all__ = ["Store", "records", "temporary_name", "unwritable"]
 
 # Columns of manifest.parquet, of the records' fields of these names.
 _MANIFEST: Mapping[str, str] = MappingProxyType(
@@ -41,6 +43,9 @@ _MANIFEST: Mapping[str, str] = MappingProxyType(
         "inputs": "string",
     }
 )
+
+# Files that an item has at least, of either product.
+_KINDS = ({"signal", "dq", "time"}, {"flux", "error", "time"})
 
 
 class Store:
@@ -71,7 +76,7 @@ class Store:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise _unwritable(self.path, error) from error
+            raise unwritable(self.path, error) from error
         self.write("config.toml", settings.encode())
 
     def record(self, planet: int, visit: int, detector: Detector) -> dict[str, Any] | None:
@@ -133,19 +138,21 @@ class Store:
         except (OSError, KeyError):  # a record without sizes is of an earlier version, which did not write them
             return False
 
-    def commit(self, cal: Calibrated, *, settings: str, inputs: str, seconds: float, with_variance: bool) -> None:
+    def commit(
+        self, cal: Calibrated, arrays: Mapping[str, NDArray[Any]], *, settings: str, inputs: str, seconds: float
+    ) -> None:
         """Write an item: arrays first, its record last, each renamed into place.
 
         Parameters
         ----------
         cal : Calibrated
             The item.
+        arrays : mapping of str to ndarray
+            What is stored of it, by kind.
         settings, inputs : str
             Hash of the settings and fingerprint of the inputs it was made from.
         seconds : float
             What it took.
-        with_variance : bool
-            Whether to write the variance too.
 
         Raises
         ------
@@ -153,17 +160,15 @@ class Store:
             If it cannot be written.
         """
         name = cal.detector.name
-        arrays = {"signal": cal.signal, "dq": cal.dq}
-        if with_variance:
-            arrays["variance"] = cal.variance.astype(cal.signal.dtype)
         folder = self.path / str(cal.planet) / str(cal.visit)
         files: dict[str, Any] = {}
         staged: list[tuple[Path, Path]] = []
+        before = self.record(cal.planet, cal.visit, cal.detector) or {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for kind, array in arrays.items():
                 target = folder / f"{name}.{kind}.npy"
-                temporary = _temporary(target)
+                temporary = temporary_name(target)
                 staged.append((temporary, target))
                 with temporary.open("wb") as file:
                     np.save(file, array, allow_pickle=False)
@@ -179,10 +184,13 @@ class Store:
                 }
             # From here the old item, if any, is gone; without a record a half-renamed one does not exist either.
             (folder / f"{name}.json").unlink(missing_ok=True)
+            for kind, file in before.get("files", {}).items():
+                if kind not in files:  # of another product, or a variance that is no longer wanted
+                    (folder / Path(file["file"]).name).unlink(missing_ok=True)
             for temporary, target in staged:
                 temporary.replace(target)
         except OSError as error:
-            raise _unwritable(folder, error) from error
+            raise unwritable(folder, error) from error
         finally:
             for temporary, _ in staged:
                 temporary.unlink(missing_ok=True)
@@ -198,6 +206,7 @@ class Store:
             "backend": cal.provenance["backend"],
             "device": cal.provenance["device"],
             "version": cal.provenance["version"],
+            "provenance": dict(cal.provenance),
         }
         self._write_record(record)
 
@@ -265,13 +274,13 @@ class Store:
 
     def _place(self, name: str, write: Callable[[Path], object]) -> None:
         target = self.path / name
-        temporary = _temporary(target)
+        temporary = temporary_name(target)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             write(temporary)
             temporary.replace(target)
         except OSError as error:
-            raise _unwritable(target, error) from error
+            raise unwritable(target, error) from error
 
 
 def records(path: Path) -> Iterator[dict[str, Any]]:
@@ -320,15 +329,43 @@ def _is_record(found: object) -> bool:
     files = found.get("files")
     return (
         isinstance(files, dict)
-        and {"signal", "dq"} <= files.keys()
+        and any(product <= files.keys() for product in _KINDS)
+        and isinstance(found.get("provenance"), dict)
+        and isinstance(found["provenance"].get("settings"), dict)
         and all(isinstance(file, dict) and {"shape", "dtype"} <= file.keys() for file in files.values())
         and all(isinstance(file.get("file"), str) for file in files.values())
     )
 
 
-def _temporary(target: Path) -> Path:
+def temporary_name(target: Path) -> Path:
+    """Return a name beside a file to write it under until it is complete.
+
+    Parameters
+    ----------
+    target : Path
+        The file.
+
+    Returns
+    -------
+    Path
+        A new name at every call.
+    """
     return target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
 
 
-def _unwritable(path: Path, error: OSError) -> OutputError:
+def unwritable(path: Path, error: OSError) -> OutputError:
+    """Say that something cannot be written.
+
+    Parameters
+    ----------
+    path : Path
+        What.
+    error : OSError
+        Why.
+
+    Returns
+    -------
+    OutputError
+        To be raised.
+    """
     return OutputError(f"{path}: cannot be written ({error.strerror or error}); free space or choose another folder")

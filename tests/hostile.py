@@ -64,8 +64,8 @@ class Observation:
         seconds[1::2] += 0.1 if config.integration == "updated" else 0.0
         return seconds
 
-    def reference(self, config: Calibration) -> reference.Reference:
-        """What the literal loops make of it."""
+    def reference(self, config: Calibration, bin_pairs: int | None = None) -> reference.Reference:
+        """What the literal loops make of it; bins in seconds have to be told in pairs."""
         return reference.calibrate(
             self.raw,
             dark=self.dark,
@@ -75,7 +75,7 @@ class Observation:
             gain=self.adc.gain,
             offset=self.adc.offset,
             dt=self.integration_s(config),
-            bin_pairs=config.bins[self.detector.name] if config.bins else self.detector.bin_pairs,
+            bin_pairs=bin_pairs or config.bins[self.detector.name],
             crop=self.detector.crop,
             mask=config.mask,
             linearity=config.linearity,
@@ -86,12 +86,18 @@ class Observation:
             clip_negatives=config.clip_negatives,
             hot_sigma=config.hot_sigma,
             hot_iterations=config.hot_iterations,
+            multiply=config.gain == "multiply",
+            hot_clip=config.hot_clip,
+            flat_first=config.flat_order == "before-cds",
+            benign=config.bad_coefficients == "benign",
+            drop_odd=config.odd_frames == "drop",
         )
 
     def plan(self, config: Calibration) -> Plan:
         """The package's plan for it."""
         cut = (..., slice(*self.detector.crop))
-        frames = CalibrationFrames(**{name: values[cut] for name, values in self.maps.items()}, digest="")
+        maps = {name: values[cut] for name, values in self.maps.items()}
+        frames = CalibrationFrames(**maps, whole_dark=self.dark, digest="")
         seconds = self.integration_s(Calibration()) if self.detector.integration_column else None
         axis = Axis(np.arange(len(self.raw)) / 1000.0, None, seconds)
         return make_plan(self.detector, config, frames, self.adc, axis, len(self.raw))

@@ -42,12 +42,20 @@ class Reference:
     hot: np.ndarray
 
 
-def adc(raw: np.ndarray, gain: float, offset: float, clip_negatives: bool = False) -> np.ndarray:
-    """Convert counts to electrons: n / gain + offset, frame by frame, with a floor at 0 if asked for."""
+def adc(
+    raw: np.ndarray, gain: float, offset: float, clip_negatives: bool = False, multiply: bool = False
+) -> np.ndarray:
+    """Convert counts to electrons: n / gain + offset, frame by frame, with a floor at 0 if asked for.
+
+    The documentation of 2024 says n * gain + offset, which is what ``multiply`` gives.
+    """
     signal = np.zeros(raw.shape, dtype=np.float64)
     for i in range(raw.shape[0]):
         signal[i] = raw[i].astype(np.float64)
-        signal[i] /= gain
+        if multiply:
+            signal[i] *= gain
+        else:
+            signal[i] /= gain
         signal[i] += offset
         if clip_negatives:
             signal[i][signal[i] < 0.0] = 0.0
@@ -59,6 +67,37 @@ def hot_pixels(dark: np.ndarray, sigma: float = 5.0, iterations: int = 5) -> np.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # astropy warns of values that are not finite
         return np.ma.getmaskarray(sigma_clip(dark, sigma=sigma, maxiters=iterations)).copy()
+
+
+def is_bad_linearity(
+    linear_corr: np.ndarray, tolerance: float = 0.10, up_to: float = 30_000.0, max_offset: float = 10.0
+) -> np.ndarray:
+    """Pixels whose polynomial is not finite, has too large a constant, or is too far from the identity anywhere."""
+    bad = np.zeros(linear_corr.shape[1:], dtype=bool)
+    for y in range(bad.shape[0]):
+        for x in range(bad.shape[1]):
+            c = linear_corr[:, y, x]
+            if not np.all(np.isfinite(c)) or abs(c[0]) > max_offset:
+                bad[y, x] = True
+                continue
+            electrons = np.arange(0.0, up_to + 1.0, 100.0)
+            with np.errstate(all="ignore"):
+                correction = sum(c[k] * electrons ** (k - 1) for k in range(1, len(c))) - 1.0
+            bad[y, x] = not np.all(np.abs(correction) <= tolerance)
+    return bad
+
+
+def make_benign(linear_corr: np.ndarray, flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The identity where a polynomial is bad, and 1 where a flat is 0, below, or not finite."""
+    linear_corr, flat = linear_corr.copy(), flat.copy()
+    bad = is_bad_linearity(linear_corr)
+    for y in range(flat.shape[0]):
+        for x in range(flat.shape[1]):
+            if bad[y, x]:
+                linear_corr[:, y, x] = [0.0, 1.0, 0.0, 0.0, 0.0, 0.0]
+            if not np.isfinite(flat[y, x]) or flat[y, x] <= 0.0:
+                flat[y, x] = 1.0
+    return linear_corr, flat
 
 
 def mask_hot_dead(signal: np.ndarray, dead: np.ndarray, hot: np.ndarray) -> np.ma.MaskedArray:
@@ -176,6 +215,11 @@ def calibrate(
     clip_negatives: bool = False,
     hot_sigma: float = 5.0,
     hot_iterations: int = 5,
+    multiply: bool = False,
+    hot_clip: str = "cropped",
+    flat_first: bool = False,
+    benign: bool = False,
+    drop_odd: bool = False,
 ) -> Reference:
     """Calibrate one observation of one detector as the notebook does.
 
@@ -204,7 +248,17 @@ def calibrate(
     clip_negatives : bool
         Floor the electrons at 0 after the adc step.
     hot_sigma, hot_iterations : float, int
-        The clip that finds hot pixels in the cropped dark.
+        The clip that finds hot pixels in the dark.
+    multiply : bool
+        Multiply by the gain instead of dividing by it.
+    hot_clip : {"cropped", "full-frame", "off"}
+        Which dark that clip sees; the notebook's is cropped.
+    flat_first : bool
+        Divide every frame by the flat, before CDS, and not the bins.
+    benign : bool
+        Replace bad coefficients and flats first.
+    drop_odd : bool
+        Leave out the last of an odd number of frames.
 
     Returns
     -------
@@ -213,10 +267,13 @@ def calibrate(
     """
     if reduce not in ("sum", "mean"):
         raise ValueError(f"reduce must be 'sum' or 'mean', got {reduce!r}")
+    if drop_odd and raw.shape[0] % 2:
+        raw = raw[:-1]
     if raw.shape[0] % 2:
         raise ValueError(f"an odd number of frames, {raw.shape[0]}, has no CDS pairs")
     first, last = crop
     raw = np.asarray(raw)[:, :, first:last]
+    whole_dark = np.asarray(dark, dtype=np.float64)
     dark = np.asarray(dark, dtype=np.float64)[:, first:last]
     dead = np.asarray(dead, dtype=bool)[:, first:last]
     flat = np.asarray(flat, dtype=np.float64)[:, first:last]
@@ -225,8 +282,15 @@ def calibrate(
     if not binning:
         bin_pairs = 1
 
-    signal = adc(raw, gain, offset, clip_negatives)
-    hot = hot_pixels(dark, hot_sigma, hot_iterations)
+    if benign:
+        linear_corr, flat = make_benign(linear_corr, flat)
+    signal = adc(raw, gain, offset, clip_negatives, multiply)
+    if hot_clip == "off":
+        hot = np.zeros(dark.shape, dtype=bool)
+    elif hot_clip == "full-frame":
+        hot = hot_pixels(whole_dark, hot_sigma, hot_iterations)[:, first:last]
+    else:
+        hot = hot_pixels(dark, hot_sigma, hot_iterations)
     if mask:
         signal = lose_mask(mask_hot_dead(signal, dead, hot))
     if linearity:
@@ -234,10 +298,12 @@ def calibrate(
     applied_flat = np.where(dead, 1.0, flat) if flat_on else np.ones_like(flat)
     scale = magnitude(signal, applied_flat, bin_pairs, reduce)
     if dark_on:
-        signal = subtract_dark(signal, dark, dead, dt)
+        signal = subtract_dark(signal, dark, dead, dt[: len(signal)])
+    if flat_on and flat_first:
+        signal = divide_flat(signal, flat, dead)
     signal = cds(signal)
     signal = bin_pairs_of(signal, bin_pairs, reduce)
-    if flat_on:
+    if flat_on and not flat_first:
         signal = divide_flat(signal, flat, dead)
     if transpose:
         signal, scale = signal.transpose(0, 2, 1), scale.transpose(0, 2, 1)

@@ -189,13 +189,26 @@ WRONG_REQUESTS: dict[str, tuple[list[str], str]] = {
     "OUT below a file": (["RAW", "RAW/axis_info.parquet/out"], "cannot be written"),
     "OUT where nobody may write": (["RAW", "/proc/gpucal"], "cannot be written"),
     "backend not there": (["RAW", "OUT", "--backend", "cupy"], 'pip install "gpucal[cuda12]" or "gpucal[cuda13]"'),
-    "bin without a number": (["RAW", "OUT", "--bin", "FGS1"], "write it as DETECTOR=PAIRS"),
+    "bin without a number": (["RAW", "OUT", "--bin", "FGS1"], "--bin FGS1: write it as DETECTOR=..., such as AIRS-CH0"),
+    "bin of an endless number": (["RAW", "OUT", "--bin", f"FGS1={'9' * 5000}"], "write it as DETECTOR=..."),
+    "crop of nothing": (["RAW", "OUT", "--crop", "FGS1=8:8"], "crop: FGS1 = [8, 8]: must be [first, stop]"),
+    "two windows of rows": (["RAW", "OUT", "--rows", "FGS1=0:8,9:12"], "--rows FGS1=0:8,9:12: write it as"),
+    "rows in words": (["RAW", "OUT", "--background-rows", "FGS1=top"], "such as AIRS-CH0=0:8,24:32"),
+    "a clip that is none": (["RAW", "OUT", "--hot-sigma", "nan"], "hot_sigma = nan: must be a number above 0"),
     "bin of nothing": (["RAW", "OUT", "--bin", "FGS1=0"], "bins: FGS1 = 0: must be an integer above 0"),
     "bin of an unknown detector": (["RAW", "OUT", "--bin", "AIRS=3"], "no detector 'AIRS'"),
     "no config": (["RAW", "OUT", "--config", "RAW/none.toml"], "give the path of a TOML file"),
     "config that is no TOML": (["RAW", "OUT", "--config", "RAW/axis_info.parquet"], "not a TOML file"),
     "no workers": (["RAW", "OUT", "--workers", "0"], "workers = 0"),
 }
+
+
+def test_bins_shorter_than_a_pair_are_a_wrong_request(
+    old: Made, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["calibrate", str(old[0]), str(tmp_path / "out"), *FLAGS, "--bin", "FGS1=0.1s"]) == 2
+    (line,) = lines_of(capfd.readouterr().err)
+    assert line == "gpucal: bins: FGS1 = '0.1 s': a pair of reads takes 0.4 s; use longer bins"
 
 
 @pytest.mark.parametrize("case", WRONG_REQUESTS)

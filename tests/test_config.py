@@ -26,17 +26,25 @@ DEFAULTS: Mapping[str, Any] = {
     "flat": True,
     "binning": True,
     "bins": {"AIRS-CH0": 30, "FGS1": 360},
+    "crop": {"AIRS-CH0": (39, 321), "FGS1": (0, 32)},
+    "gain": "divide",
     "reduce": "sum",
     "integration": "notebook",
+    "flat_order": "after-cds",
     "bad_pixels": "keep",
+    "bad_coefficients": "keep",
     "odd_frames": "error",
     "clip_negatives": False,
+    "hot_clip": "cropped",
     "hot_sigma": 5.0,
     "hot_iterations": 5,
     "saturation": 65_535,
     "linearity_tolerance": 0.10,
     "linearity_range": 30_000.0,
     "linearity_max_offset": 10.0,
+    "weights": "plain",
+    "rows": {"AIRS-CH0": (0, 32), "FGS1": (0, 32)},
+    "background_rows": {"AIRS-CH0": (), "FGS1": ()},
 }
 
 OTHER: Mapping[str, Any] = {
@@ -46,25 +54,43 @@ OTHER: Mapping[str, Any] = {
     "flat": False,
     "binning": False,
     "bins": {"AIRS-CH0": 31},
+    "crop": {"AIRS-CH0": (0, 356)},
+    "gain": "multiply",
     "reduce": "mean",
     "integration": "updated",
+    "flat_order": "before-cds",
     "bad_pixels": "nan",
+    "bad_coefficients": "benign",
     "odd_frames": "drop",
     "clip_negatives": True,
+    "hot_clip": "full-frame",
     "hot_sigma": 5.000000000000001,
     "hot_iterations": 6,
     "saturation": 65_536,
     "linearity_tolerance": 0.2,
     "linearity_range": 30_001.0,
     "linearity_max_offset": 9.0,
+    "weights": "variance",
+    "rows": {"FGS1": (10, 22)},
+    "background_rows": {"AIRS-CH0": ((0, 8), (24, 32))},
 }
 
 FLAGS = [name for name, value in DEFAULTS.items() if isinstance(value, bool)]
-CHOICES = ["reduce", "integration", "bad_pixels", "odd_frames"]
+CHOICES = [name for name, value in DEFAULTS.items() if isinstance(value, str)]
+BY_DETECTOR = [name for name, value in DEFAULTS.items() if isinstance(value, dict)]
 FLOATS = [name for name, value in DEFAULTS.items() if isinstance(value, float)]
 WHOLE = ["hot_iterations", "saturation"]
 
-pairs = st.integers(1, 10**6)
+pairs = st.integers(1, 10**6) | st.integers(1, 10**6 - 1).map("{} s".format) | st.just("0.4 s")
+
+
+@st.composite
+def window(draw: st.DrawFn) -> tuple[int, int]:
+    first = draw(st.integers(0, 31))
+    return first, draw(st.integers(first + 1, 32))
+
+
+names = st.sampled_from(list(DETECTORS))
 positive = st.floats(0, exclude_min=True, allow_nan=False, allow_infinity=False)
 any_settings = st.fixed_dictionaries(
     {},
@@ -72,7 +98,10 @@ any_settings = st.fixed_dictionaries(
         **dict.fromkeys(FLAGS, st.booleans()),
         **{name: st.sampled_from([DEFAULTS[name], OTHER[name]]) for name in CHOICES},
         **dict.fromkeys(FLOATS, positive | st.integers(1, 10**9)),
-        "bins": st.dictionaries(st.sampled_from(list(DETECTORS)), pairs),
+        "bins": st.dictionaries(names, pairs),
+        "crop": st.dictionaries(names, window()),
+        "rows": st.dictionaries(names, window()),
+        "background_rows": st.dictionaries(names, st.lists(window(), max_size=3)),
         "hot_iterations": st.integers(1, 10**30),
         "saturation": st.integers(1, 65_536),
     },
@@ -94,7 +123,7 @@ def test_tables_here_cover_every_setting() -> None:
     names = [setting.name for setting in dataclasses.fields(Calibration)]
     assert list(DEFAULTS) == names
     assert list(OTHER) == names
-    assert sorted([*FLAGS, *CHOICES, *FLOATS, *WHOLE, "bins"]) == sorted(names)
+    assert sorted([*FLAGS, *CHOICES, *FLOATS, *WHOLE, *BY_DETECTOR]) == sorted(names)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +194,29 @@ def test_number_beyond_any_float(name: str) -> None:
     refused(error, name)
 
 
-@pytest.mark.parametrize("value", [0, -1, 30.0, "30", None, True, False, [30]], ids=repr)
+@pytest.mark.parametrize(
+    "value",
+    [
+        0,
+        -1,
+        30.0,
+        "30",
+        None,
+        True,
+        False,
+        [30],
+        "",
+        "s",
+        "0 s",
+        "0.0 s",
+        "-1 s",
+        "1e3 s",
+        "9999999 s",
+        "144 ms",
+        "٣ s",
+    ],
+    ids=repr,
+)
 @pytest.mark.parametrize("detector", list(DETECTORS))
 def test_impossible_pairs(detector: str, value: object) -> None:
     with pytest.raises(ConfigError) as error:
@@ -173,18 +224,50 @@ def test_impossible_pairs(detector: str, value: object) -> None:
     refused(error, "bins", detector, "integer above 0")
 
 
-@pytest.mark.parametrize("bins", [None, 30, "FGS1", [("FGS1", 3)], True], ids=repr)
-def test_bins_that_are_no_mapping(bins: object) -> None:
-    with pytest.raises(ConfigError) as error:
-        Calibration(bins=bins)
-    refused(error, "bins = ", "must map")
+@pytest.mark.parametrize("text", ["144 s", "144s", "144.0 s", "0144.000s"])
+def test_seconds_of_a_bin_have_one_form(text: str) -> None:
+    assert Calibration(bins={"FGS1": text}) == Calibration(bins={"FGS1": "144 s"})
 
 
-@pytest.mark.parametrize("name", ["FGS2", "fgs1", "", 1, None], ids=repr)
-def test_bins_of_an_unknown_detector(name: object) -> None:
+@pytest.mark.parametrize(
+    "value", [None, 3, "8:24", [], [8], [8, 24, 30], [24, 8], [8, 8], [-1, 3], [0, 33], [0.0, 3], [True, 3], [[8, 24]]]
+)
+@pytest.mark.parametrize("name", ["rows", "crop"])
+def test_impossible_windows(name: str, value: object) -> None:
     with pytest.raises(ConfigError) as error:
-        Calibration(bins={name: 3})
-    refused(error, "bins", repr(name), *DETECTORS)
+        Calibration(**{name: {"FGS1": value}})
+    refused(error, f"{name}: FGS1 = ", "must be [first, stop] with 0 <= first < stop <= 32")
+    with pytest.raises(ConfigError) as error:
+        Calibration(crop={"AIRS-CH0": [300, 357]})
+    refused(error, "crop: AIRS-CH0", "<= 356")
+
+
+@pytest.mark.parametrize("value", [None, "0:8", [0], [[0, 8], [8]], [[0, 8], [24, 33]], [[0, 8], 24], {"a": 1}])
+def test_impossible_background(value: object) -> None:
+    with pytest.raises(ConfigError) as error:
+        Calibration(background_rows={"AIRS-CH0": value})
+    refused(error, "background_rows: AIRS-CH0 = ", "must be [first, stop]")
+
+
+@pytest.mark.parametrize("value", [[0, 8], (0, 8), [[0, 8]], ((0, 8),)])
+def test_one_window_of_background_may_stand_alone(value: Any) -> None:
+    assert Calibration(background_rows={"FGS1": value}).background_rows["FGS1"] == ((0, 8),)
+
+
+@pytest.mark.parametrize("name", BY_DETECTOR)
+@pytest.mark.parametrize("values", [None, 30, "FGS1", [("FGS1", 3)], True], ids=repr)
+def test_settings_by_detector_that_are_no_mapping(name: str, values: object) -> None:
+    with pytest.raises(ConfigError) as error:
+        Calibration(**{name: values})
+    refused(error, f"{name} = ", "must map")
+
+
+@pytest.mark.parametrize("name", BY_DETECTOR)
+@pytest.mark.parametrize("detector", ["FGS2", "fgs1", "", 1, None], ids=repr)
+def test_settings_of_an_unknown_detector(name: str, detector: object) -> None:
+    with pytest.raises(ConfigError) as error:
+        Calibration(**{name: {detector: 3}})
+    refused(error, name, repr(detector), *DETECTORS)
 
 
 @pytest.mark.parametrize(
@@ -245,7 +328,8 @@ def test_replace_merges_bins(start: dict[str, int], change: dict[str, int], expe
 @pytest.mark.parametrize("name", list(DEFAULTS))
 def test_replace_changes_one_setting(name: str) -> None:
     changed = Calibration().replace(**{name: OTHER[name]})
-    expected = {**DEFAULTS, name: {**DEFAULTS["bins"], **OTHER["bins"]} if name == "bins" else OTHER[name]}
+    value = {**DEFAULTS[name], **OTHER[name]} if name in BY_DETECTOR else OTHER[name]
+    expected = {**DEFAULTS, name: value}
     assert changed.to_dict() == expected
     assert changed == Calibration(**{name: OTHER[name]})
     assert changed != Calibration()
@@ -330,8 +414,13 @@ def test_hashes_tell_settings_apart(one: dict[str, Any], other: dict[str, Any]) 
         ('flat = false\npreset = "ariel2025"\n', {"integration": "updated", "flat": False}),
         ('preset = "ariel2025"\nintegration = "notebook"\n', {}),
         ("bins = {FGS1 = 1}\r\n", {"bins": {"FGS1": 1}}),
+        ('[bins]\nFGS1 = "144 s"\n', {"bins": {"FGS1": "144 s"}}),
+        ("[background_rows]\nFGS1 = [[0, 8], [24, 32]]\n", {"background_rows": {"FGS1": ((0, 8), (24, 32))}}),
     ],
-    ids=["empty", "comment", "flag", "bins", "dashed", "preset", "preset-last", "preset-overruled", "inline"],
+    ids=[
+        *("empty", "comment", "flag", "bins", "dashed", "preset", "preset-last", "preset-overruled", "inline"),
+        *("seconds", "background"),
+    ],
 )
 def test_toml(tmp_path: Path, text: str, expected: dict[str, Any]) -> None:
     path = tmp_path / "a.toml"
@@ -380,4 +469,19 @@ def test_toml_that_is_no_file(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize(("binning", "expected"), [(True, [15, 360]), (False, [1, 1])])
 def test_pairs_per_bin(binning: bool, expected: list[int]) -> None:
     config = Calibration(binning=binning, bins={"AIRS-CH0": 15})
-    assert [config.pairs_per_bin(detector) for detector in DETECTORS.values()] == expected
+    assert [config.pairs_per_bin(detector, 0.0) for detector in DETECTORS.values()] == expected
+
+
+def test_seconds_are_the_nearest_number_of_pairs() -> None:
+    airs, config = DETECTORS["AIRS-CH0"], Calibration(bins={"AIRS-CH0": "144 s"})
+    assert [config.pairs_per_bin(airs, pair_s) for pair_s in (4.8, 4.7, 100.0, 287.0)] == [30, 31, 1, 1]
+    assert config.replace(binning=False).pairs_per_bin(airs, 300.0) == 1
+    for pair_s in (289.0, 0.0):
+        with pytest.raises(ConfigError, match=f"bins: AIRS-CH0 = '144 s': a pair of reads takes {pair_s:g} s; use lon"):
+            config.pairs_per_bin(airs, pair_s)
+
+
+def test_the_crop_is_the_detector_s_or_another() -> None:
+    airs = DETECTORS["AIRS-CH0"]
+    assert Calibration().cropped(airs) == airs
+    assert Calibration(crop={"AIRS-CH0": [40, 50]}).cropped(airs) == dataclasses.replace(airs, crop=(40, 50))

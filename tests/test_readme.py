@@ -1,15 +1,19 @@
-"""The README's lines of Python run as they stand, on a folder of synthetic data."""
+"""The README's lines of Python run as they stand, on a folder of synthetic data; every setting is explained."""
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
 import pytest
 
+from gpucal.config import Calibration
+from gpucal.rules import CHOICES
 from gpucal.synth import synthesize
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_ten_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,3 +25,10 @@ def test_ten_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names: dict[str, object] = {}
     exec(code.replace(place, '"raw"'), names)
     assert getattr(names["curves"], "shape", None) == (2, 3, 283)
+
+
+def test_every_setting_and_choice_is_on_the_page_of_settings() -> None:
+    page = (ROOT / "examples" / "settings.md").read_text(encoding="utf-8")
+    names = [setting.name for setting in dataclasses.fields(Calibration)]
+    words = [*names, *(choice for choices in CHOICES.values() for choice in choices)]
+    assert [word for word in words if f"`{word}`" not in page] == []

@@ -58,7 +58,8 @@ def test_files_are_the_contract_s(source: Path, finished: Path) -> None:
     expected = {"config.toml", "manifest.parquet"}
     for planet in (17, 23):
         for name in NAMES:
-            kinds = ("json", "signal.npy", "dq.npy", "variance.npy")
+            kinds = ["json", "signal.npy", "dq.npy", "variance.npy", "time.npy"]
+            kinds += ["wavelength.npy"] if name == "AIRS-CH0" else []
             expected |= {f"{planet}/0/{name}.{kind}" for kind in kinds}
     assert {str(p.relative_to(finished)) for p in finished.rglob("*") if p.is_file()} == expected
     assert Calibration.from_toml(finished / "config.toml") == CONFIG

@@ -11,7 +11,7 @@ import pytest
 from hostile import ADCS, BINS, SMALL, Observation, every_config, observe
 from reference import assert_close
 
-from gpucal import lightcurve, noise, steps
+from gpucal import lightcurve, noise, repair, steps
 from gpucal.config import Calibration
 
 DEVICE = strict.Device("device1")
@@ -116,21 +116,46 @@ def test_variance_and_light_curve_stay_where_the_signal_is(detector: str) -> Non
     maps = [values.reshape(shape[:0:-1]).T for values in (plan.divisor, plan.dark, plan.read_noise)]
     with np.errstate(all="ignore"):
         on_device = noise.on_arrays(*map(to_device, (signal, *maps, plan.tau_s)), plan.pairs_per_bin)
-        np.testing.assert_array_equal(to_host(on_device), noise.variance(signal, plan))
-    photometer = plan.detector.photometer
-    curve = to_host(lightcurve.on_arrays(to_device(signal), to_device(dq == 0), photometer))
-    np.testing.assert_array_equal(curve, lightcurve.light_curve(signal, dq, plan.detector))
-    assert np.isnan(curve).any() != photometer
+        expected = noise.variance(signal, plan, dq)
+        np.testing.assert_array_equal(to_host(on_device), expected)
+    excess = noise.noise_excess(to_device(signal), to_device(expected))
+    np.testing.assert_array_equal(to_host(excess), noise.noise_excess(signal, expected))
+    photometer, height = plan.detector.photometer, plan.detector.shape[0]
+    rows = np.arange(height) < height - 1, np.arange(height) == height - 1
+    means = (signal.mean(axis=0), np.full(shape[1:], 2.0))
+    for extra in ((), means):
+        c = lightcurve.coefficients(*map(to_device, (dq == 0, *rows)), [], photometer, *map(to_device, extra))
+        expected_c = lightcurve.coefficients(dq == 0, *rows, [], photometer, *extra)
+        np.testing.assert_array_equal(to_host(c), expected_c)
+        curve = to_host(lightcurve.weighted_sum(to_device(signal), c, photometer))
+        np.testing.assert_array_equal(curve, lightcurve.weighted_sum(signal, expected_c, photometer))
+        assert np.isnan(curve).any() != photometer
+
+
+def test_interpolation_happens_where_the_signal_is() -> None:
+    rng = np.random.default_rng(0)
+    signal, dq = rng.normal(100.0, 10.0, (4, 7, 5)), np.zeros((7, 5), np.uint8)
+    dq[2, 1:3] = dq[5] = 4
+    mends = repair.find_mends(dq)
+    c = np.ones((7, 5))
+    for change, array in ((repair.interpolate, signal), (repair.carry_variance, signal), (repair.gather, c)):
+        there, here = to_device(array), array.copy()
+        change(there, mends)
+        change(here, mends)
+        np.testing.assert_array_equal(to_host(there), here)
+        assert not np.array_equal(here, array)
 
 
 def test_what_else_happens_on_a_device() -> None:
-    """A block's way into a result (time, wavelength, spatial), and the masking of one, as in `backends.cupy_`."""
+    """A block's way into a result (time, wavelength, spatial), as in `backends.cupy_`, and the masking of one."""
     rng = np.random.default_rng(0)
-    binned, mask = rng.normal(size=(5, 4)), rng.random((7, 3)) < 0.5
+    binned, dq = rng.normal(size=(5, 4)), rng.integers(0, 2, (7, 3), np.uint8)
     expected = np.zeros((4, 7, 3))
     expected[:, 1:6, 2] = binned.T
     signal = to_device(np.zeros((4, 7, 3)))
     signal[:, 1:6, 2] = to_device(binned).T
     np.testing.assert_array_equal(to_host(signal), expected)
-    signal[...] = strict.where(to_device(mask), strict.nan, signal)
-    np.testing.assert_array_equal(to_host(signal), np.where(mask, np.nan, expected))
+    _, change = repair.plan_repair(dq, "nan")
+    assert change is not None
+    change(signal)
+    np.testing.assert_array_equal(to_host(signal), np.where(dq, np.nan, expected))

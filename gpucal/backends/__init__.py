@@ -49,8 +49,8 @@ class Memory(Protocol):
     def bin_into(self, plan: Plan, pixels: slice, counts: NDArray[np.uint16], target: Array) -> NDArray[np.bool_]:
         """Bin a block into ``target`` (bin, pixel), part of such an array; say which pixels are saturated."""
 
-    def blank(self, signal: Array, mask: NDArray[np.bool_]) -> None:
-        """Set masked pixels (wavelength, spatial) to NaN."""
+    def change(self, signal: Array, how: Callable[[Array], None]) -> None:
+        """Call ``how`` on a result, where it is."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,9 @@ class InMemory:
             target[...] = binned.T
         return saturated
 
-    def blank(self, signal: NDArray[Any], mask: NDArray[np.bool_]) -> None:
+    def change(self, signal: NDArray[Any], how: Callable[[NDArray[Any]], None]) -> None:
         """As of `Memory`."""
-        signal[:, mask] = float("nan")
+        how(signal)
 
 
 @dataclass(frozen=True)

@@ -216,10 +216,10 @@ class _Gpu:
             self._device.synchronize()
             return array
 
-    def blank(self, signal: Array, mask: NDArray[np.bool_]) -> None:
-        """Set masked pixels (wavelength, spatial) to NaN."""
-        with self._typed(f"another {signal.nbytes:,} bytes to mask a result"):
-            signal[...] = self._cupy.where(self._cupy.asarray(mask), self._cupy.nan, signal)
+    def change(self, signal: Array, how: Callable[[Array], None]) -> None:
+        """Call ``how`` on a result, on its device."""
+        with self._typed(f"what it takes to change a result of {signal.nbytes:,} bytes"):
+            how(signal)
             self._device.synchronize()
 
     @cached_property
@@ -324,7 +324,7 @@ class OnDevice:
         gpu = _gpu()
         with _explained():
             _refuse_unless(gpu.on_device <= 1.0, gpu, gpu.on_device)
-        self.empty, self.bin_into, self.blank = gpu.empty, gpu.bin_into, gpu.blank
+        self.empty, self.bin_into, self.change = gpu.empty, gpu.bin_into, gpu.change
 
 
 def _gpu() -> _Gpu:

@@ -1,0 +1,215 @@
+"""Every setting people use, from files to result, against the reference's loops on hostile full-width frames."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import BINS, Made
+from hostile import ADCS, SMALL, observe
+from reference import Reference, assert_close, is_bad_linearity
+from test_formula import available, run
+
+import gpucal
+from gpucal import DQ, Calibration
+from gpucal.detectors import DETECTORS
+from gpucal.provenance import steps_done
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Settings, the pairs in a bin they come to, and whether the numbers differ from those without them."""
+
+    settings: Mapping[str, Any]
+    pairs: Mapping[str, int] = field(default_factory=lambda: BINS)
+    changes: bool = True
+
+
+VARIANTS = {
+    "integration": Variant({"integration": "updated"}),
+    "gain": Variant({"gain": "multiply"}),
+    "gain and clip": Variant({"gain": "multiply", "clip_negatives": True}),
+    "clip": Variant({"clip_negatives": True}),
+    "mean": Variant({"reduce": "mean"}),
+    "one pair": Variant({"bins": {"AIRS-CH0": 1, "FGS1": 1}}, {"AIRS-CH0": 1, "FGS1": 1}),
+    "no bins": Variant({"binning": False}, {"AIRS-CH0": 1, "FGS1": 1}),
+    "one bin": Variant({"bins": {"AIRS-CH0": 30, "FGS1": 70}}, {"AIRS-CH0": 30, "FGS1": 70}),
+    "seconds": Variant({"bins": {"AIRS-CH0": "40 s", "FGS1": "2.1 s"}}, {"AIRS-CH0": 8, "FGS1": 5}),
+    "crop": Variant({"crop": {"AIRS-CH0": (100, 103), "FGS1": (31, 32)}}),
+    "no crop": Variant({"crop": {"AIRS-CH0": (0, 356)}}),
+    "benign": Variant({"bad_coefficients": "benign"}),
+    "flat first": Variant({"flat_order": "before-cds"}, changes=False),
+    "hot off": Variant({"hot_clip": "off"}, changes=False),
+    "hot full-frame": Variant({"hot_clip": "full-frame"}, changes=False),
+    "hot clip": Variant({"hot_sigma": 2.5, "hot_iterations": 2}, changes=False),
+    "no mask": Variant({"mask": False}, changes=False),
+}
+
+
+def assert_same_order_or_not(signal: np.ndarray, expected: Reference, flat_order: str) -> None:
+    """Compare with the reference, where a flat of 0 before CDS gives inf - inf, here an infinity: neither finite."""
+    if flat_order == "before-cds":
+        wild = ~np.isfinite(expected.signal)
+        assert not np.isfinite(signal[wild]).any()
+        expected.signal[wild] = signal[wild]
+    assert_close(signal, expected)
+
+
+@pytest.fixture(scope="module")
+def plain(old: Made) -> dict[str, np.ndarray]:
+    """The default's signals, but for the bins."""
+    obs = gpucal.open_dataset(old[0])[17]
+    return {name: gpucal.calibrate(obs, name, Calibration(bins=BINS)).signal for name in DETECTORS}
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_is_the_reference_s(name: str, detector: str, old: Made, plain: dict[str, np.ndarray]) -> None:
+    folder, made = old
+    variant, observed = VARIANTS[name], made[17, 0][detector]
+    config = Calibration(**{"bins": BINS} | dict(variant.settings))
+    cal = gpucal.calibrate(gpucal.open_dataset(folder)[17], detector, config)
+    detector_used = config.cropped(observed.detector)
+    expected = replace(observed, detector=detector_used).reference(config, variant.pairs[detector])
+    assert_same_order_or_not(cal.signal, expected, config.flat_order)
+    np.testing.assert_array_equal(cal.dq & DQ.DEAD != 0, expected.dead.T & config.mask)
+    np.testing.assert_array_equal(cal.dq & DQ.HOT != 0, expected.hot.T & config.mask)
+    columns = slice(*detector_used.crop)
+    bad = is_bad_linearity(observed.linear_corr[..., columns])
+    np.testing.assert_array_equal(cal.dq & DQ.BAD_LINEARITY != 0, bad.T)
+    assert cal.provenance["settings"] == config.to_dict()
+    if cal.wavelength is not None:
+        np.testing.assert_array_equal(cal.wavelength, np.linspace(4.08, 1.63, 356)[columns])
+    same = np.array_equal(plain[detector], cal.signal, equal_nan=True)
+    # All columns of FGS1 are calibrated in any case.
+    assert same != (variant.changes and not (name == "no crop" and detector == "FGS1"))
+
+
+@pytest.mark.parametrize("backend", available())
+@pytest.mark.parametrize("detector", SMALL)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"gain": "multiply"},
+        {"gain": "multiply", "clip_negatives": True, "linearity": False},
+        {"bad_coefficients": "benign", "reduce": "mean"},
+        {"flat_order": "before-cds", "clip_negatives": True},
+        {"odd_frames": "drop", "gain": "multiply"},
+    ],
+    ids=str,
+)
+def test_variants_on_every_backend(detector: str, backend: str, change: dict[str, Any]) -> None:
+    for adc in ADCS.values():
+        obs = observe(SMALL[detector], 2 * (3 * BINS[detector] + 2) + ("odd_frames" in change), adc, seed=6)
+        config = Calibration(bins=BINS, **change)
+        assert_same_order_or_not(run(obs, config, backend), obs.reference(config), config.flat_order)
+
+
+def test_the_whole_dark_has_more_to_clip() -> None:
+    """Pixels outside the crop move the median and the spread, so the two clips differ on the right data."""
+    obs = observe(DETECTORS["AIRS-CH0"], 2, ADCS["2024"])
+    dark = obs.dark.copy()
+    rng = np.random.default_rng(0)
+    dark[:, :39] = rng.normal(0.0, 0.05, dark[:, :39].shape)
+    dark[3, 50] = 0.1
+    obs = replace(obs, dark=dark)
+    hot = {
+        clip: obs.plan(Calibration(binning=False, hot_clip=clip, hot_iterations=1)).dq & DQ.HOT != 0
+        for clip in ("cropped", "full-frame", "off")
+    }
+    assert hot["cropped"].sum() >= hot["full-frame"].sum() > hot["off"].sum() == 0
+    expected = obs.reference(Calibration(binning=False, hot_clip="full-frame", hot_iterations=1)).hot
+    np.testing.assert_array_equal(hot["full-frame"], expected.ravel())
+
+
+@pytest.mark.parametrize(
+    ("change", "skipped", "order"),
+    [
+        ({}, {"interpolate"}, "flat"),
+        ({"linearity": False, "binning": False}, {"linearity", "bin", "interpolate"}, "flat"),
+        ({"mask": False, "dark": False, "flat": False}, {"mask", "dark", "flat", "interpolate"}, "flat"),
+        ({"bad_pixels": "interpolate"}, set(), "flat"),
+        ({"flat_order": "before-cds"}, {"interpolate"}, "cds"),
+    ],
+    ids=str,
+)
+def test_provenance_says_what_was_done(change: dict[str, Any], skipped: set[str], order: str) -> None:
+    steps = steps_done(Calibration(**change))
+    assert {name for name, done in steps.items() if done == "SKIPPED"} == skipped
+    assert {*steps.values()} <= {"COMPLETE", "SKIPPED"}
+    names = ["adc", "mask", "linearity", "dark", "cds", "bin", "flat", "interpolate"]
+    if order == "cds":
+        names = ["adc", "mask", "linearity", "dark", "flat", "cds", "bin", "interpolate"]
+    assert list(steps) == names
+
+
+def test_every_setting_reaches_the_files(old: Made, tmp_path: Any) -> None:
+    """Through the command line's flags, to config.toml and to each record's settings."""
+    from gpucal.cli import main
+
+    flags = [
+        *("--bin=AIRS-CH0=33.6s", "--bin=FGS1=none", "--crop=AIRS-CH0=100:110", "--gain=multiply", "--reduce=mean"),
+        *("--integration=updated", "--flat-order=before-cds", "--bad-pixels=interpolate", "--bad-coefficients=benign"),
+        *("--odd-frames=drop", "--clip-negatives", "--hot-clip=full-frame", "--hot-sigma=4", "--hot-iterations=3"),
+        *("--saturation=60000", "--linearity-tolerance=0.2", "--linearity-range=1e4", "--linearity-max-offset=20"),
+        *("--weights=variance", "--rows=FGS1=8:24", "--background-rows=AIRS-CH0=0:8,24:32", "--no-mask"),
+        *("--no-linearity", "--no-dark", "--no-flat"),
+    ]
+    assert main(["calibrate", str(old[0]), str(tmp_path), "--planet", "17", *flags]) == 0
+    expected = Calibration(
+        mask=False,
+        linearity=False,
+        dark=False,
+        flat=False,
+        bins={"AIRS-CH0": "33.6 s", "FGS1": 1},
+        crop={"AIRS-CH0": (100, 110)},
+        gain="multiply",
+        reduce="mean",
+        integration="updated",
+        flat_order="before-cds",
+        bad_pixels="interpolate",
+        bad_coefficients="benign",
+        odd_frames="drop",
+        clip_negatives=True,
+        hot_clip="full-frame",
+        hot_sigma=4.0,
+        hot_iterations=3,
+        saturation=60_000,
+        linearity_tolerance=0.2,
+        linearity_range=1e4,
+        linearity_max_offset=20.0,
+        weights="variance",
+        rows={"FGS1": (8, 24)},
+        background_rows={"AIRS-CH0": ((0, 8), (24, 32))},
+    )
+    default = Calibration().to_dict()
+    untouched = [name for name, value in expected.to_dict().items() if value == default[name]]
+    assert untouched == ["binning"]
+    assert Calibration.from_toml(tmp_path / "config.toml") == expected
+    results = gpucal.open_results(tmp_path)
+    for name, shape in (("AIRS-CH0", (4, 10, 32)), ("FGS1", (70, 32, 32))):
+        cal = results.calibrated((17, 0), name)
+        assert cal.signal.shape == shape
+        assert Calibration.from_dict(cal.provenance["settings"]) == expected
+        assert cal.provenance["settings_hash"] == expected.content_hash
+
+
+def test_saturation_linearity_thresholds_move_flags(old: Made) -> None:
+    obs = gpucal.open_dataset(old[0])[17]
+
+    def flagged(bit: DQ, **change: Any) -> int:
+        return int((gpucal.calibrate(obs, "AIRS-CH0", Calibration(bins=BINS, **change)).dq & bit != 0).sum())
+
+    assert flagged(DQ.SATURATED, saturation=65_536) == 0
+    assert flagged(DQ.SATURATED, saturation=20_000) > flagged(DQ.SATURATED)
+    for name, values in (
+        ("linearity_tolerance", (1e3, 0.1, 1e-3)),
+        ("linearity_range", (1e3, 3e4, 3e5)),
+        ("linearity_max_offset", (2e3, 10.0, 0.1)),
+    ):
+        counts = [flagged(DQ.BAD_LINEARITY, **{name: value}) for value in values]
+        assert counts == sorted(counts)
+        assert counts[0] < counts[2]
