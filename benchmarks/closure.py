@@ -2,6 +2,7 @@
 
     python benchmarks/closure.py [--picture FILE.png] [--data DIR] [--frames 11250] [--json FILE]
     python benchmarks/closure.py --seeds 20     # whether injected depths come back within their errors
+    python benchmarks/closure.py --weights      # what optimal weights do to flux and depth of faint columns
 
 The same raw reads are calibrated with all steps and with each left out in turn, and summed over the same pixels, so
 that differences are the step's and not the noise's. Depths are fitted with the injected transit shape. The model has
@@ -22,6 +23,8 @@ from measure import table, write_json
 
 import gpucal
 from gpucal import Calibrated, Calibration
+from gpucal.detectors import DETECTORS as GEOMETRY
+from gpucal.lightcurve import Aperture, light_curve
 from gpucal.scene import FGS1_WAVELENGTH_UM
 from gpucal.synth import Truth, synthesize
 from gpucal.transit import DepthFit, fit_depth
@@ -103,6 +106,41 @@ def recovered(seeds: Iterable[int], frames: int = 600) -> dict[str, tuple[np.nda
     return {name: (np.array(values), dof[name]) for name, values in found.items()}
 
 
+def weighted(light: float, weights: str, seeds: Iterable[int], n_bins: int = 187) -> tuple[np.ndarray, float]:
+    """Draw AIRS-CH0's columns, all of so much light a bin (e⁻) in all rows; flux of each over its truth, and depth."""
+    detector = GEOMETRY["AIRS-CH0"]
+    height, width = detector.shape[0], detector.width
+    at = np.arange(height) - 16.1
+    profile = np.exp(-0.5 * (at / 1.1) ** 2) + 0.012 * np.exp(-0.5 * (at / 10) ** 2)  # of gpucal.scene
+    reads = 2 * detector.bin_pairs * 13.1**2
+    shape = np.clip((30 - np.abs(np.arange(n_bins) - n_bins // 2)) / 10, 0.0, 1.0)
+    deep = 0.5  # half of the light, so that it can be measured at all
+    truth = 1 - deep * shape
+    mean = light * truth[:, None, None] * (profile / profile.sum())
+    fluxes, curves = [], []
+    for seed in seeds:
+        noise = np.random.default_rng(seed).standard_normal((n_bins, width, height))
+        signal = mean + np.sqrt(mean + reads) * noise
+        variance = np.maximum(signal, 0.0) + reads
+        flux = light_curve(signal, np.zeros((width, height), np.uint8), Aperture(detector, weights), variance)
+        fluxes.append(truth @ flux / (truth @ truth) / light)
+        curves.append(flux.mean(axis=1))
+    fit = fit_depth(np.mean(curves, axis=0), np.ones(n_bins), shape)
+    return np.concatenate(fluxes), float(fit.depth) / deep
+
+
+def print_weighted(seeds: int = 16) -> None:
+    """Print both for some amounts of light."""
+    rows = []
+    for light in (300, 1000, 3000, 10_000, 100_000):
+        cells = [f"{light:,}"]
+        for weights in ("plain", "variance"):
+            flux, depth = weighted(light, weights, range(seeds))
+            cells += [f"{flux.mean():.4f} ± {flux.std() / flux.size**0.5:.4f}", f"{depth:.3f}"]
+        rows.append(cells)
+    print(table(["e⁻ a bin", "plain: flux / truth", "depth / truth", "variance: flux / truth", "depth / truth"], rows))
+
+
 def print_recovered(count: int) -> None:
     """Print mean reduced χ² and the least p of a seed."""
     from scipy.stats import chi2
@@ -176,7 +214,11 @@ def main() -> None:
     parser.add_argument("--frames", type=int, help="AIRS-CH0 frames of data to make, 11250 by default")
     parser.add_argument("--json")
     parser.add_argument("--seeds", type=int, metavar="N", help="instead: whether N planets' depths are recovered")
+    parser.add_argument("--weights", action="store_true", help="instead: what optimal weights do to faint columns")
     options = parser.parse_args()
+    if options.weights:
+        print_weighted()
+        return
     if options.seeds:
         print_recovered(options.seeds)
         return

@@ -31,7 +31,7 @@ from measure import full_size_planets, table, write_json
 from gpucal.decoders import DECODERS, Loaded
 from gpucal.detectors import DETECTORS
 from gpucal.limits import usable_cores
-from gpucal.overlap import BLOCK
+from gpucal.budget import BLOCK
 from gpucal.reader import Signal, open_signal
 
 MEBI = 2**20

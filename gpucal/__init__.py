@@ -12,10 +12,12 @@ if TYPE_CHECKING:
     from gpucal.config import Calibration
     from gpucal.dataset import Dataset, Observation, open_dataset
     from gpucal.errors import GpucalError
-    from gpucal.pipeline import calibrate, run, stream
+    from gpucal.pipeline import calibrate, stream
     from gpucal.plan import DQ
     from gpucal.product import Calibrated
+    from gpucal.report import Summary
     from gpucal.results import Results, open_results
+    from gpucal.runs import run
 
 __version__ = "0.1.0"
 
@@ -27,6 +29,7 @@ __all__ = [
     "GpucalError",
     "Observation",
     "Results",
+    "Summary",
     "calibrate",
     "open_dataset",
     "open_results",
@@ -42,10 +45,11 @@ _ROOMS = {
     "GpucalError": "errors",
     "Observation": "dataset",
     "Results": "results",
+    "Summary": "report",
     "calibrate": "pipeline",
     "open_dataset": "dataset",
     "open_results": "results",
-    "run": "pipeline",
+    "run": "runs",
     "stream": "pipeline",
 }
 

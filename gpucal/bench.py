@@ -10,7 +10,7 @@ from pathlib import Path
 from gpucal.dataset import Dataset, open_dataset
 from gpucal.detectors import DETECTORS
 from gpucal.errors import InputError
-from gpucal.pipeline import run
+from gpucal.runs import run
 
 __all__ = ["COMPETITIONS", "Bench", "bench", "bench_synthetic"]
 

@@ -1,4 +1,8 @@
-"""The command line. Exit 0: all done; 1: some observations failed, the rest are done; 2: the request was wrong."""
+"""The command line.
+
+Exit 0: all done; 1: some observations failed, the rest are done, or something is not as recorded; 2: the request was
+wrong; 3: the time limit came before the end; 128 and a signal's number: that ended it.
+"""
 
 from __future__ import annotations
 
@@ -7,31 +11,23 @@ import gc
 import json
 import logging
 import math
-import re
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import NoReturn, TextIO
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, NoReturn, TextIO
 
 from gpucal import __version__
-from gpucal.errors import GpucalError, MissingExtra, OutputError
-from gpucal.flags import add_settings, settings_from
-from gpucal.rules import FORMATS, PRODUCTS
+from gpucal.arguments import WRONG, parser
+from gpucal.errors import GpucalError
+from gpucal.flags import settings_from
 
 __all__ = ["console", "main"]
 
-DONE, FAILED, WRONG = 0, 1, 2
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-
-_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "ki": 2**10, "Mi": 2**20, "Gi": 2**30}
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, as all errors here are, without the usage in front."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(WRONG, f"gpucal: {' '.join(message.split())}; see `{self.prog} --help`\n")
+DONE, FAILED, LATE = 0, 1, 3
+SIGNALLED = 128  # and the signal's number, as shells have it
 
 
 def console() -> NoReturn:
@@ -60,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code.
     """
     # Not parse_args(), which would name the help of `gpucal` and not the verb's that an unknown argument was given to.
-    arguments, unknown = _parser().parse_known_args(argv)
+    arguments, unknown = parser().parse_known_args(argv)
     if unknown:
         arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     handler = logging.StreamHandler(sys.stderr)
@@ -68,135 +64,105 @@ def main(argv: Sequence[str] | None = None) -> int:
     log = logging.getLogger("gpucal")
     log.addHandler(handler)
     try:
-        code: int = arguments.verb(arguments)
+        with _signals_interrupt():
+            code = _VERBS[arguments.verb](arguments)
     except GpucalError as error:
         _say(traceback.format_exc().rstrip() if arguments.debug else f"gpucal: {error}", sys.stderr)
         return WRONG
-    except KeyboardInterrupt:
-        _say("gpucal: interrupted; what is finished is kept, run it again to go on", sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as interrupt:
+        number = interrupt.args[0] if interrupt.args else signal.SIGINT
+        _say(f"gpucal: ended by {signal.Signals(number).name}", sys.stderr)
+        return SIGNALLED + number
     finally:
         log.removeHandler(handler)
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="gpucal", description="Calibrate Ariel Data Challenge observations.")
-    parser.add_argument("--version", action="version", version=f"gpucal {__version__}")
-    verbs = parser.add_subparsers(metavar="VERB", required=True)
+@contextmanager
+def _signals_interrupt() -> Iterator[None]:
+    """Let SIGTERM, too, end what is going on in an orderly way: as a KeyboardInterrupt that knows its signal."""
 
-    verb = _verb(verbs, "calibrate", _calibrate, "calibrate a competition folder")
-    verb.add_argument("dataset", metavar="DATASET", type=Path, help="competition folder, of 2024 or 2025")
-    verb.add_argument("out", metavar="OUT", type=Path, help="results folder; what is finished in it is kept")
-    verb.add_argument("--split", choices=["train", "test"], help="only this part of the data set")
-    verb.add_argument("--planet", nargs="+", type=int, metavar="ID", help="only these planets; after DATASET and OUT")
-    verb.add_argument(
-        "--backend",
-        choices=["auto", "cupy", "numba", "numpy"],
-        help="what computes; by default GPUCAL_BACKEND, else the fastest that can run here",
-    )
-    verb.add_argument(
-        "--dtype", choices=["float64", "float32"], default="float32", help="of the stored signal; float32 by default"
-    )
-    add_settings(verb)
-    verb.add_argument(
-        "--product",
-        choices=PRODUCTS,
-        default="cubes",
-        help="store cubes, by default, or light curves with errors and nothing else",
-    )
-    verb.add_argument("--variance", action="store_true", help="store the variance of cubes too")
-    verb.add_argument(
-        "--workers", type=int, metavar="N", help="threads that decode and bin; by default the usable cores"
-    )
-    verb.add_argument("--memory", type=_bytes, metavar="SIZE", help="peak memory to stay below, such as 900MB or 2GB")
-    verb.add_argument("--overwrite", action="store_true", help="do finished items again")
-    verb.add_argument("--json", action="store_true", help="print the summary as JSON")
+    def interrupt(number: int, frame: object) -> NoReturn:
+        raise KeyboardInterrupt(number)
 
-    verb = _verb(verbs, "synth", _synth, "write synthetic raw data with the truth beside it")
-    verb.add_argument("out", metavar="OUT", type=Path, help="competition folder to write")
-    verb.add_argument("--layout", choices=["2024", "2025"], default="2024", help="whose layout; 2024 by default")
-    verb.add_argument("--planets", type=int, default=1, metavar="N", help="how many; 1 by default")
-    verb.add_argument(
-        "--frames", type=int, metavar="N", help="AIRS-CH0 frames, 11250 by default; FGS1 has 12 times as many"
-    )
-    verb.add_argument("--seed", type=int, default=0, help="of every draw; 0 by default")
-    verb.add_argument("--calibration", type=Path, metavar="DIR", help="real calibration frames to use")
-
-    verb = _verb(verbs, "demo", _demo, "synth, calibrate, compare with the truth, draw")
-    verb.add_argument(
-        "out", metavar="OUT", type=Path, nargs="?", default=Path("gpucal-demo"), help="folder; by default gpucal-demo"
-    )
-    verb.add_argument("--frames", type=int, metavar="N", help="AIRS-CH0 frames, 11250 by default")
-
-    verb = _verb(verbs, "info", _info, "versions, backends, and what a folder holds")
-    verb.add_argument("dataset", metavar="DATASET", type=Path, nargs="?", help="competition folder to list")
-
-    verb = _verb(verbs, "selftest", _selftest, "whether every backend computes what NumPy does; exit 1 if one does not")
-    verb.add_argument("--json", action="store_true", help="print the reports as JSON")
-
-    verb = _verb(verbs, "bench", _bench, "how long a folder will take on this machine")
-    verb.add_argument(
-        "dataset", metavar="DATASET", type=Path, nargs="?", help="competition folder; by default synthetic data"
-    )
-    verb.add_argument("--backend", choices=["auto", "cupy", "numba", "numpy"], help="what computes; as for calibrate")
-    verb.add_argument("--workers", type=int, metavar="N", help="threads that decode and bin; as for calibrate")
-    verb.add_argument("--json", action="store_true", help="print the figures as JSON")
-
-    verb = _verb(verbs, "export", _export, "write a results folder's cubes as stacks, Zarr or FITS")
-    verb.add_argument("out", metavar="OUT", type=Path, help="results folder")
-    verb.add_argument("to", metavar="TO", type=Path, help="folder to write; for zarr one that does not exist")
-    verb.add_argument("--format", choices=FORMATS, default="npy", help="npy by default: one array a detector")
-
-    verb = _verb(verbs, "plot", _plot, "draw a calibrated planet's light curves")
-    verb.add_argument("out", metavar="OUT", type=Path, help="results folder; the picture goes there too")
-    verb.add_argument("planet", metavar="PLANET", type=int, help="its id")
-    verb.add_argument("--visit", type=int, default=0, metavar="N", help="which observation of it; 0 by default")
-    return parser
-
-
-def _verb(
-    verbs: argparse._SubParsersAction[_Parser], name: str, action: Callable[[argparse.Namespace], int], effect: str
-) -> _Parser:
-    verb = verbs.add_parser(name, help=effect, description=f"{effect[0].upper()}{effect[1:]}.")
-    verb.set_defaults(verb=action, parser=verb)
-    verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return verb
-
-
-def _bytes(text: str) -> int:
-    """Read a size such as 900MB, 1.5GB or 800MiB."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMG]i?)?B?", text)
-    if not match:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; write it as 900MB or 1.5GB")
-    return int(float(match[1]) * _UNITS[match[2] or ""])
+    wanted = (signal.SIGINT, signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread():  # only that one may have handlers
+        yield
+        return
+    # A signal that is ignored, as by nohup or a shell's &, stays ignored.
+    before = {number: was for number in wanted if (was := signal.getsignal(number)) is not signal.SIG_IGN}
+    try:
+        for number in before:
+            signal.signal(number, interrupt)
+        yield
+    finally:
+        for number, was in before.items():
+            signal.signal(number, was)
 
 
 def _calibrate(arguments: argparse.Namespace) -> int:
     from gpucal.dataset import open_dataset
-    from gpucal.pipeline import run
+    from gpucal.runs import run
 
     dataset = open_dataset(arguments.dataset, arguments.split)
-    summary = run(
-        dataset,
-        arguments.out,
-        settings_from(arguments, dataset.layout.preset),
-        planets=arguments.planet,
-        backend=arguments.backend,
-        dtype=arguments.dtype,
-        product=arguments.product,
-        variance=arguments.variance,
-        workers=arguments.workers,
-        memory=arguments.memory,
-        overwrite=arguments.overwrite,
-        progress=sys.stderr.isatty(),
-    )
+    settings = settings_from(arguments, dataset.layout.preset)
+    with _client(arguments) as client:
+        summary = run(
+            dataset,
+            arguments.out,
+            settings,
+            planets=arguments.planet,
+            shard=arguments.shard,
+            backend=arguments.backend,
+            dtype=arguments.dtype,
+            product=arguments.product,
+            variance=arguments.variance,
+            workers=arguments.workers,
+            memory=arguments.memory,
+            overwrite=arguments.overwrite,
+            resume_from=arguments.resume_from,
+            time_limit=arguments.time_limit,
+            strict=arguments.strict,
+            client=client,
+            progress=sys.stderr.isatty(),
+        )
+    _say(json.dumps(summary.to_dict()) if arguments.json else f"{summary}; results in {arguments.out}")
+    if summary.failed:
+        return FAILED
+    return LATE if summary.left else DONE
+
+
+def _client(arguments: argparse.Namespace) -> AbstractContextManager[Any]:
+    if arguments.dask is None:
+        return nullcontext()
+    from gpucal.cluster import connected
+
+    return connected(arguments.dask or None, workers=arguments.workers, memory=arguments.memory)
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from gpucal.verify import verify
+
+    found = 0
+    for line in verify(arguments.out):
+        _say(line)
+        found += 1
+    _say(f"{arguments.out}: {found or 'no'} mismatch{'es' if found != 1 else ''}")
+    return FAILED if found else DONE
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from gpucal.results import open_results
+
+    results = open_results(arguments.out)
+    failed = {f"planet {planet} visit {visit} {name}": line for (planet, visit, name), line in results.failed.items()}
     if arguments.json:
-        _say(json.dumps(vars(summary)))
-    else:
-        counts = f"{summary.done} done, {summary.skipped} already there, {len(summary.failed)} failed"
-        _say(f"{counts} in {summary.seconds:.1f} s ({summary.backend}); results in {arguments.out}")
-    return FAILED if summary.failed else DONE
+        _say(json.dumps({"complete": results.ids, "failed": failed}))
+        return DONE
+    _say(f"{arguments.out}: {len(results)} observations complete, {len(failed)} items failed")
+    for line in failed.values():
+        _say(line)
+    return DONE
 
 
 def _synth(arguments: argparse.Namespace) -> int:
@@ -215,50 +181,10 @@ def _synth(arguments: argparse.Namespace) -> int:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    import time
+    from gpucal.demo import demo
 
-    import numpy as np
-
-    from gpucal.dataset import open_dataset
-    from gpucal.detectors import DETECTORS
-    from gpucal.pipeline import calibrate
-    from gpucal.plotting import plot_light_curves
-    from gpucal.synth import Truth, synthesize
-
-    raw = arguments.out / "raw"
-    truths = raw / "truth"
-    if arguments.frames is None and truths.exists():
-        obs = next(iter(open_dataset(raw)))
-        planet = obs.planet
-        needed = [truths / str(planet) / "0" / f"{name}.npz" for name in DETECTORS]
-        needed += [obs.signal_path(detector) for detector in DETECTORS.values()]
-        if not all(path.exists() for path in needed):
-            raise OutputError(f"{raw}: is not complete; remove it and run `gpucal demo` again")
-        _say(f"planet {planet} is in {raw} already and is used again")
-    else:
-        (planet,) = synthesize(raw, layout="2025", frames=arguments.frames)
-        obs = open_dataset(raw)[planet]
-    curves, models = [], []
-    for name in ("FGS1", "AIRS-CH0"):
-        start = time.perf_counter()
-        cal = calibrate(obs, name)
-        seconds = time.perf_counter() - start
-        truth = Truth.load(truths / str(planet) / "0" / f"{name}.npz")
-        expected, noise = truth.expected(cal.detector, DETECTORS[name].bin_pairs)
-        sigma = ((cal.signal - expected) / np.sqrt(noise))[:, ~cal.mask]
-        _say(
-            f"{name}: {cal.signal.shape} in {seconds:.2f} s ({cal.provenance['backend']}), bias {sigma.mean():+.4f} σ, "
-            f"scatter {sigma.std():.4f} σ over {sigma.shape[1]} good pixels (expected 0 and 1)"
-        )
-        curves.append(cal.light_curve())
-        models.append(np.where(cal.mask, 0.0, expected).sum(axis=(1, 2)))
-    picture = arguments.out / "light-curve.png"
-    try:
-        plot_light_curves(picture, f"planet {planet}", np.concatenate(curves, axis=1), np.stack(models, axis=1))
-    except MissingExtra as error:
-        _say(f"no picture: {error}")
-    else:
-        _say(f"light curve in {picture}")
+    for line in demo(arguments.out, arguments.frames):
+        _say(line)
     return DONE
 
 
@@ -347,6 +273,20 @@ def _plot(arguments: argparse.Namespace) -> int:
     plot_light_curves(picture, f"planet {arguments.planet} visit {arguments.visit}", curves)
     _say(f"light curve in {picture}")
     return DONE
+
+
+_VERBS: Mapping[str, Callable[[argparse.Namespace], int]] = {
+    "calibrate": _calibrate,
+    "verify": _verify,
+    "report": _report,
+    "synth": _synth,
+    "demo": _demo,
+    "info": _info,
+    "selftest": _selftest,
+    "bench": _bench,
+    "export": _export,
+    "plot": _plot,
+}
 
 
 def _say(line: str, stream: TextIO | None = None) -> None:

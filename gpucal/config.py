@@ -14,9 +14,18 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from gpucal.detectors import Detector
+from gpucal.detectors import DETECTORS, Detector
 from gpucal.errors import ConfigError
-from gpucal.rules import BY_DETECTOR, CHOICES, RANGES, Window, checked_mapping, checked_number
+from gpucal.rules import (
+    BY_DETECTOR,
+    CHOICES,
+    PRESET_CHANGES,
+    RANGES,
+    Window,
+    check_aperture,
+    checked_mapping,
+    checked_number,
+)
 
 __all__ = ["PRESETS", "Calibration"]
 
@@ -28,8 +37,9 @@ class Calibration:
     Parameters
     ----------
     mask : bool
-        Flag dead and hot pixels in the data-quality map. The signal does not depend on it, as in the notebook,
-        where the dead map acts on dark and flat whether or not masking is on.
+        Flag dead and hot pixels in the data-quality map. What is computed does not depend on it, as in the notebook,
+        where the dead map acts on dark and flat whether or not masking is on. What follows the flags does: which
+        pixels ``bad_pixels`` makes NaN or interpolates, and which count in light curves.
     linearity, dark, flat : bool
         Whether the step is done.
     binning : bool
@@ -81,12 +91,14 @@ class Calibration:
     rows : mapping of str to (int, int)
         Light curves: first and one-past-last spatial row, by detector; by default all.
     background_rows : mapping of str to sequence of (int, int)
-        Light curves: rows whose mean is subtracted as background, by detector; by default none.
+        Light curves: rows whose mean is subtracted as background, by detector; by default none. A wavelength without a
+        usable pixel in them is NaN.
 
     Raises
     ------
     ConfigError
-        If a value is of the wrong type or out of range; the line names the setting and what it may be.
+        If a value is of the wrong type or out of range, or ``background_rows`` are just the ``rows``; the line names
+        the setting and what it may be.
     """
 
     mask: bool = True
@@ -126,6 +138,8 @@ class Calibration:
                 raise ConfigError(f"{setting.name} = {value!r}: must be one of {', '.join(CHOICES[setting.name])}")
             elif setting.name in RANGES:
                 object.__setattr__(self, setting.name, checked_number(setting.name, setting.type == "int", value))
+        for name in DETECTORS:
+            check_aperture(f"background_rows: {name}", self.rows[name], self.background_rows[name])
 
     def __hash__(self) -> int:
         return hash(self.content_hash)
@@ -304,7 +318,7 @@ class Calibration:
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
-    """Read a TOML file into plain values.
+    """Read a TOML file into plain values; a results folder's ``[output]``, which is no setting, is left out.
 
     Parameters
     ----------
@@ -326,17 +340,15 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     except ImportError as error:
         raise ConfigError(f"{path}: Python 3.10 cannot read TOML; use Python 3.11 or later") from error
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}; give the path of a TOML file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not a TOML file ({error})") from error
+    content.pop("output", None)
+    return content
 
 
 PRESETS: Mapping[str, Calibration] = MappingProxyType(
-    {
-        "ariel2024": Calibration(),
-        "ariel2024-update": Calibration(integration="updated"),
-        "ariel2025": Calibration(integration="updated"),
-    }
+    {name: Calibration(**changes) for name, changes in PRESET_CHANGES.items()}
 )

@@ -99,11 +99,10 @@ def to_xarray(cal: Calibrated) -> xarray.Dataset:
     arrays: dict[str, NDArray[Any]] = {"signal": _on_host(cal)}
     if _has_variance(cal):
         arrays["variance"] = cal.variance
-    axes = {"time": cal.time} | ({} if cal.wavelength is None else {"wavelength": cal.wavelength})
     return xarray.Dataset(
         {name: (AXES, array, {"units": UNITS[name]}) for name, array in arrays.items()}
         | {"dq": (AXES[1:], cal.dq, flag_attributes())},
-        coords={name: (name, values, {"units": UNITS[name]}) for name, values in axes.items()},
+        coords={name: (name, values, {"units": UNITS[name]}) for name, values in cal.axes.items()},
         attrs={
             "planet": cal.planet,
             "visit": cal.visit,

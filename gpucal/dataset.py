@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from gpucal.detectors import DETECTORS, Detector
 from gpucal.errors import DatasetError
@@ -266,6 +266,10 @@ class Dataset:
 
     def __iter__(self) -> Iterator[Observation]:
         return iter(self._observations.values())
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What was read stays here: another process reads it when it needs it.
+        return {**vars(self), "_frames": {}, "_axes": {}, "_adc": {}}
 
     def __repr__(self) -> str:
         return f"<gpucal Dataset {self.path}: {self.layout.name} layout, {len(self)} observations>"

@@ -23,19 +23,17 @@ from numpy.typing import NDArray
 
 from gpucal.arrow import values_of
 from gpucal.errors import ConfigError, InputError, MissingExtra
+from gpucal.files import AGAIN, shortened
 
 if TYPE_CHECKING:
     from gpucal.reader import Signal
 
-__all__ = ["AGAIN", "DECODERS", "Loaded", "choose_decoder", "prepare_decoder", "typed_errors"]
+__all__ = ["DECODERS", "Loaded", "choose_decoder", "prepare_decoder", "typed_errors"]
 
 log = logging.getLogger(__name__)
 
 Block: TypeAlias = "tuple[slice, NDArray[np.uint16]]"
 """Which of the cropped pixels, and their raw counts, (pixel, frame)."""
-
-AGAIN = "copy it again from the competition data"
-"""What to do about a damaged file."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +122,8 @@ class Decoder:
 def _decode_arrow(loaded: Loaded, units: Iterable[list[slice]]) -> Iterator[Block]:
     signal = loaded.signal
     # A handle a thread, as concurrent reads through one fail; the metadata are shared.
-    with pq.ParquetFile(pa.BufferReader(loaded.buffer.getvalue()), metadata=signal.metadata) as file:
+    whole = pa.BufferReader(loaded.buffer.getvalue())
+    with pq.ParquetFile(whole, metadata=signal.metadata, page_checksum_verification=signal.strict) as file:
         for pixels in (block for unit in units for block in unit):
             positions = signal.columns[pixels]
             # By position, as the public read(columns=) cannot tell apart columns of one name or names with dots.
@@ -164,8 +163,8 @@ def _decode_polars(loaded: Loaded, units: Iterable[list[slice]]) -> Iterator[Blo
             table = pl.read_parquet(loaded.buffer.getvalue(), columns=positions.tolist(), use_statistics=False)
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
             raise ValueError(str(error)) from error
-        if table.shape != (signal.n_frames, positions.size):
-            raise InputError("decodes to another size than its footer says", AGAIN, signal.path)
+        if table.shape != (signal.n_frames, positions.size) or len(set(table.dtypes)) != 1:
+            raise InputError("decodes to another size or type than its footer says", AGAIN, signal.path)
         for position, nulls in zip(positions, table.null_count().row(0), strict=True):
             _no_nulls(signal, position, nulls)
         for pixels in unit:
@@ -291,8 +290,7 @@ def typed_errors(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         if isinstance(error, InputError):
             raise
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise InputError(f"cannot be decoded ({reason})", AGAIN, path) from error
+        raise InputError(f"cannot be decoded ({shortened(error)})", AGAIN, path) from error

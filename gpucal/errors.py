@@ -10,6 +10,7 @@ from pathlib import Path
 __all__ = [
     "BackendUnavailable",
     "BrokenDevice",
+    "ClusterError",
     "ConfigError",
     "DatasetError",
     "DeviceError",
@@ -18,6 +19,8 @@ __all__ = [
     "InputError",
     "MissingExtra",
     "OutputError",
+    "OutputLost",
+    "Unstackable",
 ]
 
 
@@ -52,12 +55,24 @@ class DeviceMemoryError(DeviceError, MemoryError):
     """A GPU has no room for the least that is needed."""
 
 
+class ClusterError(GpucalError, RuntimeError):
+    """A Dask cluster cannot be reached, is lost, or its workers see other files or another gpucal than the client."""
+
+
 class MissingExtra(GpucalError, ImportError):
     """An optional dependency is not installed; the line says which extra brings it."""
 
 
 class OutputError(GpucalError, OSError):
     """The results folder cannot be written or read."""
+
+
+class OutputLost(OutputError):
+    """Nothing more can be written to the results folder: it is full, over its quota, or read-only by now."""
+
+
+class Unstackable(OutputError):
+    """Observations, or the detectors of one, differ in shape: each is there by itself, but not put together."""
 
 
 class InputError(GpucalError, ValueError):

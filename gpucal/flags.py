@@ -11,21 +11,23 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from gpucal.errors import ConfigError
-from gpucal.rules import BY_DETECTOR, CHOICES, RANGES
+from gpucal.rules import BY_DETECTOR, CHOICES, PRESET_CHANGES, RANGES
 
 if TYPE_CHECKING:
     from gpucal.config import Calibration
 
 __all__ = ["add_settings", "settings_from"]
 
-# Flags without a value: setting, what it becomes, effect.
-_SWITCHES = (
-    ("mask", False, "do not flag dead and hot pixels"),
-    ("linearity", False, "leave the linearity correction out"),
-    ("dark", False, "do not subtract the dark current"),
-    ("flat", False, "do not divide by the flat field"),
-    ("binning", False, "make every CDS pair a bin of its own"),
-    ("clip_negatives", True, "raise negative electrons to zero after the ADC step"),
+# Flags without a value, each with a --no-... of its own.
+_SWITCHES: Mapping[str, str] = MappingProxyType(
+    {
+        "mask": "flag dead and hot pixels, as by default, or not",
+        "linearity": "linearity correction; on by default",
+        "dark": "subtraction of the dark current; on by default",
+        "flat": "division by the flat field; on by default",
+        "binning": "bins of time, as by default and by --bin, or every CDS pair by itself",
+        "clip_negatives": "raise negative electrons to zero after the ADC step; off by default",
+    }
 )
 
 _HELP: Mapping[str, str] = MappingProxyType(
@@ -76,10 +78,11 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser : ArgumentParser
         Of ``gpucal calibrate``.
     """
-    group = parser.add_argument_group("settings", "each is a key of --config too; see examples/settings.md")
-    for name, value, effect in _SWITCHES:
-        flag = f"--{'' if value else 'no-'}{name.replace('_', '-')}"
-        group.add_argument(flag, dest=name, action="store_const", const=value, help=effect)
+    group = parser.add_argument_group(
+        "settings", "each is a key of --config too, and the last word wins; see examples/settings.md"
+    )
+    for name, effect in _SWITCHES.items():
+        group.add_argument(f"--{name.replace('_', '-')}", action=argparse.BooleanOptionalAction, help=effect)
     for name, form in _FORMS.items():
         group.add_argument(
             form.flag, dest=name, action="append", metavar="DETECTOR=...", help=f"{form.effect}, such as {form.example}"
@@ -89,8 +92,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     for name, (low, _, _) in RANGES.items():
         kind = int if isinstance(low, int) else float
         group.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="NUMBER", help=_HELP[name])
-    presets = ["ariel2024", "ariel2024-update", "ariel2025"]
-    group.add_argument("--preset", choices=presets, help="settings of an official notebook")
+    group.add_argument("--preset", choices=list(PRESET_CHANGES), help="settings of an official notebook")
     group.add_argument("--config", type=Path, metavar="FILE.toml", help="settings from a file such as OUT/config.toml")
 
 
@@ -116,18 +118,22 @@ def settings_from(arguments: argparse.Namespace, preset: str) -> Calibration:
     """
     from gpucal.config import Calibration, read_toml
 
-    toml: dict[str, Any] = read_toml(arguments.config) if arguments.config else {}
-    named = toml.pop("preset", None)
-    flags: dict[str, Any] = {
-        name: value
-        for name in (*CHOICES, *RANGES, *(switch for switch, _, _ in _SWITCHES))
-        if (value := getattr(arguments, name)) is not None
-    }
+    settings: dict[str, Any] = read_toml(arguments.config) if arguments.config else {}
+    named = settings.pop("preset", None)
+    for name in (*CHOICES, *RANGES, *_SWITCHES):
+        if (value := getattr(arguments, name)) is not None:
+            settings[name] = value
     for name in BY_DETECTOR:
+        given: dict[str, object] = {}
         for text in getattr(arguments, name) or []:
             detector, _, value = text.partition("=")
-            flags.setdefault(name, {})[detector] = _parsed(name, text, value)
-    return Calibration.preset(arguments.preset or named or preset).replace(**toml).replace(**flags)
+            given[detector] = _parsed(name, text, value)
+        # What a file has there may be no mapping: that is left for the setting to refuse.
+        if given and isinstance(of_file := settings.get(name, {}), Mapping):
+            settings[name] = {**of_file, **given}
+    if arguments.bins and arguments.binning is None:
+        settings["binning"] = True
+    return Calibration.preset(arguments.preset or named or preset).replace(**settings)
 
 
 def _parsed(name: str, text: str, value: str) -> object:

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gpucal.budget import DEFAULT_MEMORY
 from gpucal.errors import DeviceError
 from gpucal.limits import visible_gpus
-from gpucal.overlap import DEFAULT_MEMORY
 
 __all__ = ["Fleet", "gpus_for"]
 
@@ -42,7 +42,7 @@ def gpus_for(backend: str | None, planets: int, memory: int | None = None) -> li
     planets : int
         How many there are to calibrate.
     memory : int, optional
-        Bytes that all processes may have together; each needs `gpucal.overlap.DEFAULT_MEMORY`.
+        Bytes that all processes may have together; each needs `gpucal.budget.DEFAULT_MEMORY`.
 
     Returns
     -------
@@ -68,7 +68,7 @@ class Fleet:
     settings : str
         The settings, as TOML.
     options : mapping of str to value
-        Further options of ``gpucal calibrate``; True for a flag, None or False for none.
+        Further options of ``gpucal calibrate``; True for a flag, None, False or an empty list for none.
     """
 
     dataset: Path
@@ -91,7 +91,7 @@ class Fleet:
         Returns
         -------
         list of dict
-            What each process printed of its `gpucal.pipeline.Summary`.
+            What each process printed of its `gpucal.report.Summary`.
 
         Raises
         ------
@@ -103,7 +103,8 @@ class Fleet:
             toml.write_text(self.settings, encoding="utf-8")
             shared = ["calibrate", str(self.dataset), str(self.out), "--config", str(toml), "--json"]
             for option, value in self.options.items():
-                shared += [option] if value is True else [option, str(value)] if value else []
+                values = value if isinstance(value, list) else [value]
+                shared += [option] if value is True else [option, *map(str, values)] if value else []
             log.info("%d planets over GPUs %s, a process each", len(planets), ", ".join(gpus))
             processes = [
                 _start(gpu, [*shared, "--planet", *map(str, planets[n :: len(gpus)])]) for n, gpu in enumerate(gpus)

@@ -7,17 +7,20 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from io import StringIO
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from gpucal.arrow import values_of
 from gpucal.detectors import Detector
 from gpucal.errors import InputError
+from gpucal.files import AGAIN, read_whole, shortened
+from gpucal.tables import read_columns
 
 __all__ = [
     "DEGREE",
@@ -35,7 +38,11 @@ __all__ = [
 DEGREE = 5
 """Degree of the linearity polynomials: six frames, ascending powers."""
 
-_AGAIN = "copy it again from the competition data"
+_MOST_BYTES = 2**26
+"""Of a calibration file, which has 0.5 MB at most, and of the axes, 4.3 MB uncompressed."""
+
+# Of an ADC table: 100 bytes a planet and six columns in 2024. A dictionary a row takes 60 times the bytes of a line.
+_MOST_TABLE, _MOST_LINES, _MOST_COLUMNS = 2**22, 20_000, 100
 
 
 @dataclass(frozen=True)
@@ -155,16 +162,7 @@ def read_raw_frames(folder: Path) -> dict[str, bytes]:
     InputError
         If a file is missing or cannot be read.
     """
-    raw = {}
-    for name in _FRAMES:
-        path = folder / f"{name}.parquet"
-        try:
-            raw[name] = path.read_bytes()
-        except FileNotFoundError as error:
-            raise InputError("calibration file is missing", _AGAIN, path) from error
-        except OSError as error:
-            raise InputError(f"cannot be read ({error.strerror or error})", _AGAIN, path) from error
-    return raw
+    return {name: read_whole(folder / f"{name}.parquet", _MOST_BYTES, "calibration file") for name in _FRAMES}
 
 
 def digest_of(raw: Mapping[str, bytes]) -> str:
@@ -215,7 +213,7 @@ def read_frames(raw: Mapping[str, bytes], folder: Path, detector: Detector) -> C
     for name, values in frames.items():
         frame = _FRAMES[name]
         if frame.valid is not None and not frame.valid(values):
-            raise InputError(f"has values that are not {frame.must_be}", _AGAIN, folder / f"{name}.parquet")
+            raise InputError(f"has values that are not {frame.must_be}", AGAIN, folder / f"{name}.parquet")
     dead = frames["dead"][0].astype(bool)
     for values in (dead, *frames.values(), *whole.values()):
         values.flags.writeable = False
@@ -231,23 +229,22 @@ def read_frames(raw: Mapping[str, bytes], folder: Path, detector: Detector) -> C
 
 
 def _parse(data: bytes, path: Path, frame: _Frame, detector: Detector) -> NDArray[np.float64]:
-    try:
-        table = pq.ParquetFile(pa.BufferReader(data)).read(
-            use_threads=False
-        )  # read_table() refuses columns of one name
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"not a readable Parquet file ({_first_line(error)})", _AGAIN, path) from error
     rows, width = detector.shape
     shape = (frame.planes * rows, width)
-    if (table.num_rows, table.num_columns) != shape:
-        raise InputError(f"has shape {(table.num_rows, table.num_columns)}, expected {shape}", _AGAIN, path)
-    for kind in set(table.schema.types):
-        numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind)
-        if not (pa.types.is_boolean(kind) if frame.boolean else numeric):
-            wanted = "bool" if frame.boolean else "a number"
-            raise InputError(f"holds {kind}, expected {wanted}", _AGAIN, path)
+
+    def check(schema: pa.Schema, n_rows: int) -> list[int]:
+        if (n_rows, len(schema)) != shape:
+            raise InputError(f"has shape {(n_rows, len(schema))}, expected {shape}", AGAIN, path)
+        for kind in set(schema.types):
+            numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+            if not (pa.types.is_boolean(kind) if frame.boolean else numeric):
+                wanted = "bool" if frame.boolean else "a number"
+                raise InputError(f"holds {shortened(kind)}, expected {wanted}", AGAIN, path)
+        return list(range(width))
+
+    table = read_columns(data, path, check)
     if any(column.null_count for column in table.columns):
-        raise InputError("holds nulls", _AGAIN, path)
+        raise InputError("holds nulls", AGAIN, path)
     values = np.empty(shape, np.float64)
     for index, column in enumerate(table.columns):
         values[:, index] = values_of(column)
@@ -273,12 +270,16 @@ def read_adc_table(path: Path) -> list[dict[str, str]]:
         If it cannot be read.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as lines:
-            return list(csv.DictReader(lines))
-    except FileNotFoundError as error:
-        raise InputError("ADC table is missing", _AGAIN, path) from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"ADC table cannot be read ({_first_line(error)})", _AGAIN, path) from error
+        text = read_whole(path, _MOST_TABLE, "ADC table").decode("utf-8-sig")
+        lines = csv.DictReader(StringIO(text, newline=""))
+        if len(lines.fieldnames or ()) > _MOST_COLUMNS:
+            raise InputError(f"ADC table has more than {_MOST_COLUMNS} columns", AGAIN, path)
+        rows = list(islice(lines, _MOST_LINES + 1))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"ADC table cannot be read ({shortened(error)})", AGAIN, path) from error
+    if len(rows) > _MOST_LINES:
+        raise InputError(f"ADC table has more than {_MOST_LINES:,} lines", AGAIN, path)
+    return rows
 
 
 def find_adc(rows: list[dict[str, str]], path: Path, planet: int, detector: Detector) -> Adc:
@@ -315,11 +316,11 @@ def find_adc(rows: list[dict[str, str]], path: Path, planet: int, detector: Dete
         column = f"{detector.name}_adc_{name}"
         text = mine[0].get(column)
         if text is None:
-            raise InputError(f"ADC table has no column {column}", _AGAIN, path)
+            raise InputError(f"ADC table has no column {column}", AGAIN, path)
         try:
             values[name] = float(text)
         except ValueError as error:
-            raise InputError(f"{column} is {text!r}, not a number", mend, path) from error
+            raise InputError(f"{column} is {shortened(repr(text))}, not a number", mend, path) from error
     adc = Adc(**values)
     if not (math.isfinite(adc.gain) and adc.gain > 0 and math.isfinite(1 / adc.gain)):
         raise InputError(f"ADC gain is {adc.gain}, must be above 0 and finite, and so must its inverse", mend, path)
@@ -348,40 +349,38 @@ def read_axis(path: Path, detector: Detector) -> Axis:
     InputError
         If the file or a column is missing or unusable.
     """
-    try:
-        file = pq.ParquetFile(path)
-        wanted = [detector.time_column, detector.wavelength_column, detector.integration_column]
-        present = [name for name in wanted if name is not None]
+    wanted = [detector.time_column, detector.wavelength_column, detector.integration_column]
+    present = [name for name in wanted if name is not None]
+
+    def check(schema: pa.Schema, n_rows: int) -> list[int]:
+        names = schema.names
         for name in present:
-            if (count := file.schema_arrow.names.count(name)) != 1:
-                raise InputError(f"has {count or 'no'} column{'s' * (count > 1)} {name!r}", _AGAIN, path)
-        table = file.read(columns=present, use_threads=False)
-    except FileNotFoundError as error:
-        raise InputError("axis table is missing", _AGAIN, path) from error
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"not a readable Parquet file ({_first_line(error)})", _AGAIN, path) from error
+            if (count := names.count(name)) != 1:
+                raise InputError(f"has {count or 'no'} column{'s' * (count > 1)} {name!r}", AGAIN, path)
+            kind = schema.field(name).type
+            if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+                raise InputError(f"column {name!r} holds {shortened(kind)}, expected numbers", AGAIN, path)
+        return sorted(names.index(name) for name in present)
+
+    table = read_columns(read_whole(path, _MOST_BYTES, "axis table"), path, check)
     axes = {name: _axis_column(table, name, path) for name in present}
     wavelength = axes.get(detector.wavelength_column or "")
     if wavelength is not None:
         if wavelength.size != detector.shape[1]:
             problem = f"{detector.wavelength_column} has {wavelength.size} values, expected {detector.shape[1]}"
-            raise InputError(problem, _AGAIN, path)
+            raise InputError(problem, AGAIN, path)
         wavelength = wavelength[slice(*detector.crop)]
     return Axis(axes[detector.time_column], wavelength, axes.get(detector.integration_column or ""))
 
 
 def _axis_column(table: pa.Table, name: str, path: Path) -> NDArray[np.float64]:
     column = table.column(name)
-    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
-        raise InputError(f"column {name!r} holds {column.type}, expected numbers", _AGAIN, path)
-    values = np.array(values_of(column.cast(pa.float64())), dtype=np.float64)
+    if column.null_count and pa.types.is_integer(column.type):
+        column = column.cast(pa.float64(), safe=False)
+    values = np.array(values_of(column), dtype=np.float64)
     length = int(np.flatnonzero(np.isfinite(values))[-1]) + 1 if np.isfinite(values).any() else 0
     if length == 0 or not np.isfinite(values[:length]).all():
-        raise InputError(f"column {name!r} has gaps or no values at all", _AGAIN, path)
+        raise InputError(f"column {name!r} has gaps or no values at all", AGAIN, path)
     values = values[:length]
     values.flags.writeable = False
     return values
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__

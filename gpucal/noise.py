@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from gpucal.plan import DQ, Plan
 from gpucal.repair import carry_variance, find_mends
-from gpucal.steps import Array, namespace
+from gpucal.steps import Array, namespace, time_parts
 
 __all__ = ["noise_excess", "on_arrays", "variance"]
 
@@ -67,12 +67,17 @@ def on_arrays(signal: Array, divisor: Array, dark: Array, read: Array, tau_s: Ar
     array of float64, shape (time, wavelength, spatial)
         Electrons².
     """
+    xp = namespace(signal)
+    result = xp.empty_like(signal, dtype=xp.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
-        result = signal * divisor
-        result += dark * tau_s[:, None, None]
-        result[result < 0.0] = 0.0
-        result += 2 * pairs_per_bin * read**2
-        result /= divisor**2
+        reads, square = 2 * pairs_per_bin * read**2, divisor**2
+        for part in time_parts(signal):
+            charge = signal[part, ...] * divisor
+            charge += dark * tau_s[part, None, None]
+            charge[charge < 0.0] = 0.0
+            charge += reads
+            charge /= square
+            result[part, ...] = charge
     return result
 
 

@@ -13,12 +13,10 @@ import hashlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
-from pathlib import Path
-from threading import Condition
 from types import TracebackType
 from typing import Any
 
@@ -26,11 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpucal.backends import Backend, Memory
+from gpucal.budget import BLOCK, Budget
 from gpucal.config import Calibration
 from gpucal.dataset import Observation
 from gpucal.decoders import Loaded, prepare_decoder
 from gpucal.detectors import Detector
-from gpucal.errors import ConfigError, InputError
+from gpucal.errors import InputError
 from gpucal.frames import Axis
 from gpucal.plan import DQ, Plan, make_plan
 from gpucal.product import Calibrated
@@ -38,21 +37,7 @@ from gpucal.provenance import provenance
 from gpucal.reader import open_signal
 from gpucal.repair import plan_repair
 
-__all__ = ["BLOCK", "DEFAULT_MEMORY", "Item", "Line", "Outcome", "pixel_blocks"]
-
-DEFAULT_MEMORY = 900_000_000
-"""Peak resident memory to stay below by default, bytes; a single larger item is still worked on, alone."""
-
-# What the process holds beside items and what it decodes, bytes: interpreter, libraries, freed memory kept by
-# allocators (340 MB measured with Polars and Numba after ten observations).
-_PROCESS = 360_000_000
-
-# Bytes of raw counts in a pixel block: enough that a call's overhead vanishes, little beside the result.
-BLOCK = 6 * 2**20
-
-# The most bytes of counts decoded in one call (more is little faster: benchmarks/readers.py), and bytes that parsing
-# the footer takes in each call of Polars (33 MB measured with AIRS-CH0, 11392 columns).
-_UNIT, _FOOTER = 64 * 2**20, 33_000_000
+__all__ = ["Item", "Line", "Outcome", "pixel_blocks"]
 
 # Items opened before they are taken. The budget is what limits full-size ones; this limits small ones.
 _AHEAD = 4
@@ -122,14 +107,16 @@ class Line:
     threads : int
         Threads that decode and bin.
     memory : int, optional
-        Peak resident memory of the process to stay below, bytes. By default `DEFAULT_MEMORY`, not enforced on an item
-        that needs more by itself.
+        Peak resident memory of the process to stay below, bytes. By default `gpucal.budget.DEFAULT_MEMORY`, not
+        enforced on an item that needs more by itself.
     value_bytes : int, optional
         Bytes a value of the output takes until the caller asks for the next item; by default those of ``dtype``.
     wanted : callable, optional
         From an item and the fingerprint of its inputs to whether to calibrate it; called by the reader thread.
     device : bool
         Leave the signals on the backend's device.
+    strict : bool
+        Check files as far as they can be, see `gpucal.reader.open_signal`.
 
     Raises
     ------
@@ -147,6 +134,7 @@ class Line:
         value_bytes: int | None = None,
         wanted: Callable[[Item, str], bool] = lambda item, inputs: True,
         device: bool = False,
+        strict: bool = False,
     ) -> None:
         self._items = iter(items)
         self._dtype = dtype
@@ -154,7 +142,8 @@ class Line:
         self._value_bytes = value_bytes or dtype.itemsize
         self._wanted = wanted
         self._device = device
-        self._budget = _Budget(memory, threads)
+        self._strict = strict
+        self._budget = Budget(memory, threads)
         self._decoder = prepare_decoder(threads)
         self._memory: Future[Memory] = Future()
         self._binning = ThreadPoolExecutor(threads, "gpucal-bin")
@@ -217,7 +206,7 @@ class Line:
         self._check_alive()
         began = time.perf_counter()
         obs, detector = item.obs, item.detector
-        signal = open_signal(obs.signal_path(detector), detector)
+        signal = open_signal(obs.signal_path(detector), detector, strict=self._strict)
         frames, adc, axis = obs.frames(detector), obs.adc(detector), obs.axis(detector)
         axes = hashlib.sha256()
         for values in (axis.time_h, axis.wavelength_um, axis.integration_s):
@@ -331,69 +320,16 @@ def _landed(backend: Backend, memory: Memory, flight: _Flight) -> Outcome:
     dq, change = plan_repair(dq, config.bad_pixels)
     if change is not None:
         memory.change(signal, change)
-    history = provenance(config, flight.inputs, flight.fingerprints, backend.name, backend.runs_on)
+    history = provenance(
+        config,
+        flight.plan,
+        dq,
+        inputs=flight.inputs,
+        fingerprints=flight.fingerprints,
+        backend=backend.name,
+        device=backend.runs_on,
+    )
     cal = Calibrated(
         *obs.key, detector, signal, dq, flight.plan.time_h, flight.axis.wavelength_um, history, flight.plan
     )
     return Outcome(flight.item, cal, flight.inputs, flight.began, seconds)
-
-
-def _decode_bytes(unit: int) -> int:
-    """Bound what one thread holds while it decodes so many bytes of counts: footer, table, a block of it, its pages."""
-    return _FOOTER + unit + unit // 2 + 2 * BLOCK
-
-
-class _Budget:
-    """Bytes of files and outputs that may be in memory at once, and how much a thread may decode in one call."""
-
-    def __init__(self, memory: int | None, threads: int) -> None:
-        self.strict = memory is not None
-        total = DEFAULT_MEMORY if memory is None else memory
-        least = _PROCESS + threads * _decode_bytes(BLOCK)
-        if self.strict and total < least:
-            raise ConfigError(f"memory = {total:,} bytes: {threads} threads need {least:,} beside the data; raise it")
-        share = (total - _PROCESS) // (2 * threads)  # half of the rest may be decoded counts
-        self.unit = max(BLOCK, min(_UNIT, (share - _decode_bytes(0)) * 2 // 3))
-        self.other = _PROCESS + threads * _decode_bytes(self.unit)
-        self.total = total - self.other
-        self._threads = threads
-        self._used, self._closed = 0, False
-        self._spare: list[BytesIO] = []
-        self._changed = Condition()
-
-    def acquire(self, wanted: int, path: Path, check_alive: Callable[[], None]) -> BytesIO | None:
-        """Wait until so many bytes are free, or nothing is in use; return a buffer to use again, if there is one."""
-        if self.strict and wanted > self.total:
-            # The other half is as much as this one, within what decoding can use.
-            least, most = (self._threads * _decode_bytes(unit) for unit in (BLOCK, _UNIT))
-            raise InputError(
-                f"needs {_PROCESS + wanted + min(max(wanted, least), most):,} bytes of memory, "
-                f"more than the {self.total + self.other:,} allowed",
-                "raise --memory or lower --workers",
-                path,
-            )
-        with self._changed:
-            while not (self._closed or not self._used or self._used + wanted <= self.total):
-                check_alive()
-                self._changed.wait(timeout=0.5)
-            if self._closed:
-                raise CancelledError
-            self._used += wanted
-            spare = self._spare.pop() if self._spare else None
-            while self._spare and self._used + sum(buffer.getbuffer().nbytes for buffer in self._spare) > self.total:
-                self._spare.pop()
-            return spare
-
-    def release(self, returned: int, spare: BytesIO | None = None) -> None:
-        """Give bytes back, and a buffer to use again that was among them."""
-        with self._changed:
-            self._used -= returned
-            if spare is not None:
-                self._spare.append(spare)
-            self._changed.notify_all()
-
-    def close(self) -> None:
-        """Let nobody wait any longer."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()

@@ -75,6 +75,11 @@ class Calibrated:
         """Planet, visit and detector, for messages."""
         return f"planet {self.planet} visit {self.visit} {self.detector.name}"
 
+    @property
+    def axes(self) -> dict[str, NDArray[np.float64]]:
+        """``time``, hours, and, but for a photometer, ``wavelength``, µm."""
+        return {"time": self.time} | ({} if self.wavelength is None else {"wavelength": self.wavelength})
+
     @cached_property
     def variance(self) -> NDArray[np.float64]:
         """Variance of the signal, electrons², same shape; see `gpucal.noise.variance`.
@@ -102,7 +107,7 @@ class Calibrated:
         Returns
         -------
         ndarray of float64, shape (time, wavelength) or (time, 1)
-            Electrons, where the signal is; NaN where no pixel is good.
+            Electrons, where the signal is; NaN where no pixel is good, or none of a background that is asked for.
 
         Raises
         ------
@@ -229,11 +234,10 @@ def arrays_of(cal: Calibrated, product: str, with_variance: bool) -> dict[str, N
     dict of str to ndarray
         ``signal``, ``dq`` and perhaps ``variance``; or ``flux`` and ``error``; and their ``time`` and ``wavelength``.
     """
-    axes = {"time": cal.time} | ({} if cal.wavelength is None else {"wavelength": cal.wavelength})
     kind = cal.signal.dtype
     with np.errstate(over="ignore"):  # outliers beyond float32's range
         if product == "light-curves":
             curve = cal.light_curve_with_errors()
-            return {"flux": curve.flux.astype(kind), "error": curve.error.astype(kind), **axes}
+            return {"flux": curve.flux.astype(kind), "error": curve.error.astype(kind), **cal.axes}
         variances = {"variance": cal.variance.astype(kind)} if with_variance else {}
-    return {"signal": cal.signal, "dq": cal.dq, **variances, **axes}
+    return {"signal": cal.signal, "dq": cal.dq, **variances, **cal.axes}

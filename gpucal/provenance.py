@@ -9,12 +9,17 @@ from datetime import datetime, timezone
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 import gpucal
 from gpucal.config import Calibration
+from gpucal.plan import Plan
+from gpucal.repair import unusable
 
 __all__ = ["provenance", "steps_done"]
 
-# The steps in the notebook's order, and the setting that leaves one out; the others are always done.
+# The steps in the notebook's order, and the setting that leaves one out; the others are told by what was done.
 _STEPS: Mapping[str, str | None] = MappingProxyType(
     {
         "adc": None,
@@ -22,7 +27,7 @@ _STEPS: Mapping[str, str | None] = MappingProxyType(
         "linearity": "linearity",
         "dark": "dark",
         "cds": None,
-        "bin": "binning",
+        "bin": None,
         "flat": "flat",
     }
 )
@@ -31,13 +36,17 @@ _STEPS: Mapping[str, str | None] = MappingProxyType(
 _LIBRARIES = ("numpy", "pyarrow", "polars", "numba", "cupy")
 
 
-def steps_done(config: Calibration) -> dict[str, str]:
+def steps_done(config: Calibration, plan: Plan, dq: NDArray[np.uint8]) -> dict[str, str]:
     """Say of each step, in order, whether it was done.
 
     Parameters
     ----------
     config : Calibration
         The settings.
+    plan : Plan
+        What was made of them for this detector: bins of one pair are none.
+    dq : ndarray of uint8, shape (wavelength, spatial)
+        Data-quality flags of the result: where bad pixels are left, there was nothing to interpolate from.
 
     Returns
     -------
@@ -49,19 +58,27 @@ def steps_done(config: Calibration) -> dict[str, str]:
         names.remove("flat")
         names.insert(names.index("cds"), "flat")
     done = {name: (setting := _STEPS[name]) is None or getattr(config, setting) for name in names}
-    done["interpolate"] = config.bad_pixels == "interpolate"
+    done["bin"] = plan.pairs_per_bin > 1
+    done["interpolate"] = config.bad_pixels == "interpolate" and not unusable(dq).any()
     return {name: "COMPLETE" if yes else "SKIPPED" for name, yes in done.items()}
 
 
 def provenance(
-    config: Calibration, inputs: str, fingerprints: Mapping[str, object], backend: str, device: str
+    config: Calibration,
+    plan: Plan,
+    dq: NDArray[np.uint8],
+    *,
+    inputs: str,
+    fingerprints: Mapping[str, object],
+    backend: str,
+    device: str,
 ) -> dict[str, Any]:
     """Describe a result made now.
 
     Parameters
     ----------
-    config : Calibration
-        The settings.
+    config, plan, dq
+        As for `steps_done`.
     inputs : str
         Fingerprint of everything it was made from.
     fingerprints : mapping of str to value
@@ -82,7 +99,7 @@ def provenance(
         "backend": backend,
         "device": device,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "steps": steps_done(config),
+        "steps": steps_done(config, plan, dq),
         "settings": config.to_dict(),
         "settings_hash": config.content_hash,
         "inputs": inputs,

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from gpucal.config import Calibration
 from gpucal.detectors import DETECTORS
-from gpucal.errors import OutputError
+from gpucal.errors import OutputError, Unstackable
 from gpucal.lightcurve import Choices, LightCurve
 from gpucal.product import Calibrated
-from gpucal.store import records
+from gpucal.records import records
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -30,7 +30,7 @@ ORDER = ("FGS1", "AIRS-CH0")
 """Detectors of the 283 light curves, side by side."""
 
 # What NumPy raises on a damaged file: found by changing every byte of one's header.
-_DAMAGED = (EOFError, MemoryError, OverflowError, SyntaxError, TypeError, ValueError, tokenize.TokenError)
+DAMAGED = (EOFError, MemoryError, OverflowError, SyntaxError, TypeError, ValueError, tokenize.TokenError)
 
 
 class ResultArray:
@@ -65,8 +65,8 @@ class ResultArray:
             array = self._results._read(self._results.ids[first], self._detector, self._kind, mapped=bool(rest))
             return np.array(array[rest]) if rest else array
         chosen = range(*first.indices(len(self)))
-        # of an empty slice the shape is still that of an observation
-        return self._results._stack(self[(i, *rest)] for i in chosen or range(len(self))[:1])[: len(chosen)]
+        read = chosen or range(len(self))[:1]  # of an empty slice the shape is still that of an observation
+        return self._results._stack((self[(i, *rest)] for i in read), len(read))[: len(chosen)]
 
     def load(self) -> NDArray[Any]:
         """Read everything.
@@ -94,27 +94,39 @@ class Results:
     ----------
     path : Path
         The folder.
+    *more : Path
+        Further folders; an item that is finished in several is read from the first of them.
+    settings : str, optional
+        Only items made with settings of this hash.
 
     Raises
     ------
     OutputError
-        If it holds no results.
+        If they hold no results.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *more: Path, settings: str | None = None) -> None:
         self.path = path
-        found = {(r["planet"], r["visit"], r["detector"]): r for r in records(path)}
+        found: dict[tuple[int, int, str], dict[str, Any]] = {}
+        done: dict[tuple[int, int, str], dict[str, Any]] = {}
+        self._homes: dict[tuple[int, int, str], Path] = {}
+        for folder in (path, *more):
+            for record in records(folder):
+                item = (record["planet"], record["visit"], record["detector"])
+                found.setdefault(item, record)
+                finished = record["status"] == "done" and not record.get("error")
+                if finished and item not in done and settings in (None, record.get("settings")):
+                    done[item], self._homes[item] = record, folder
         if not found:
             raise OutputError(f"{path}: holds no results; make some with `gpucal calibrate DATASET {path}`")
-        done = {item: r for item, r in found.items() if r["status"] == "done" and not r.get("error")}
         keys = sorted({item[:2] for item in found})
         self.ids = [key for key in keys if all((*key, name) in done for name in DETECTORS)]
         self.failed = {item: str(r.get("error", "failed")) for item, r in found.items() if item not in done}
         self._records = done
-        if (settings := len({str(r.get("settings")) for r in done.values()})) > 1:
+        if (different := len({str(r.get("settings")) for r in done.values()})) > 1:
             log.warning(
-                "%s: holds %d items of %d different settings; to have one, run `gpucal calibrate DATASET %s` again",
-                *(path, len(done), settings, path),
+                "%s: holds %d items of %d different settings; for one, run `gpucal calibrate DATASET %s --overwrite`",
+                *(path, len(done), different, path),
             )
 
     def __len__(self) -> int:
@@ -204,7 +216,7 @@ class Results:
             If nothing is complete, a file is missing or damaged, choices are made for stored light curves, or bins
             differ in number between the detectors or the observations.
         """
-        return self._stack(self.light_curves_of(key, **choices) for key in self.ids)
+        return self._stack((self.light_curves_of(key, **choices) for key in self.ids), len(self))
 
     def light_curves_with_errors(self, **choices: Unpack[Choices]) -> LightCurve:
         """Sum every complete observation as `light_curves` does, with errors.
@@ -224,8 +236,9 @@ class Results:
         ConfigError, OutputError
             As of `light_curves`; cubes need their stored variances.
         """
-        curves = [self.light_curves_with_errors_of(key, **choices) for key in self.ids]
-        return LightCurve(self._stack(curve.flux for curve in curves), self._stack(curve.error for curve in curves))
+        curves = (np.stack(self.light_curves_with_errors_of(key, **choices)) for key in self.ids)
+        both = self._stack(curves, len(self))
+        return LightCurve(both[:, 0], both[:, 1])
 
     def light_curves_of(self, key: tuple[int, int], **choices: Unpack[Choices]) -> NDArray[np.float64]:
         """Sum one complete observation over its usable spatial pixels, or read the sums if they were stored.
@@ -293,7 +306,7 @@ class Results:
         parts = list(curves)
         if len({len(part) for part in parts}) > 1:
             bins = [len(part) for part in parts]
-            raise OutputError(f"{self.path}: {' and '.join(ORDER)} have {bins} bins; give them equal ones")
+            raise Unstackable(f"{self.path}: {' and '.join(ORDER)} have {bins} bins; give them equal ones")
         return np.concatenate(parts, axis=1)
 
     def _record(self, key: tuple[int, int], detector: str) -> dict[str, Any]:
@@ -307,7 +320,7 @@ class Results:
         if kind not in files:
             raise OutputError(f"{self.path}: holds no {kind} of planet {key[0]} visit {key[1]}, but {', '.join(files)}")
         file = files[kind]
-        path = self.path / str(key[0]) / str(key[1]) / file["file"]
+        path = self._homes[(*key, detector)] / str(key[0]) / str(key[1]) / file["file"]
         again = f"run `gpucal calibrate DATASET {self.path}` again"
         damaged = f"{path}: is damaged; remove it and {again}"
         try:
@@ -321,40 +334,54 @@ class Results:
             raise OutputError(f"{path}: is missing; {again}") from error
         except OSError as error:
             raise OutputError(f"{path}: cannot be read ({error.strerror or error}); remove it and {again}") from error
-        except _DAMAGED as error:
+        except DAMAGED as error:
             raise OutputError(damaged) from error
         if [[*array.shape], str(array.dtype)] != [file["shape"], file["dtype"]]:
             raise OutputError(damaged)
         return array
 
-    def _stack(self, arrays: Iterable[NDArray[Any]]) -> NDArray[Any]:
-        """Stack arrays, one an observation; none means that nothing is complete."""
-        found = list(arrays)
+    def _stack(self, arrays: Iterable[NDArray[Any]], count: int) -> NDArray[Any]:
+        """Stack so many arrays, one an observation, each held only until it is copied; none: nothing is complete."""
         again = f"run `gpucal calibrate DATASET {self.path}` again"
-        if not found:
+        stacked: NDArray[Any] | None = None
+        n = 0  # not enumerate(), which keeps what it gave until it gives the next
+        for array in arrays:
+            if stacked is None:
+                stacked = np.empty((count, *array.shape), array.dtype)
+            elif array.shape != stacked.shape[1:]:
+                shapes = sorted({array.shape, stacked.shape[1:]})
+                problem = f"observations differ in shape, such as {shapes[0]} and {shapes[-1]}"
+                raise Unstackable(
+                    f"{self.path}: {problem}; read them one by one, or {again} with one set of settings and --overwrite"
+                )
+            elif (kind := np.result_type(stacked, array)) != stacked.dtype:
+                stacked = stacked.astype(kind)
+            stacked[n] = array
+            n += 1  # noqa: SIM113
+            del array  # before the next one is read
+        if stacked is None:
             raise OutputError(f"{self.path}: no observation is complete, {len(self.failed)} items failed; {again}")
-        if len(shapes := sorted({array.shape for array in found})) > 1:
-            problem = f"observations differ in shape, such as {shapes[0]} and {shapes[-1]}"
-            raise OutputError(f"{self.path}: {problem}; read them one by one, or {again} with one set of settings")
-        return np.stack(found)
+        return stacked
 
 
-def open_results(path: str | Path) -> Results:
-    """Open a results folder.
+def open_results(path: str | Path, *more: str | Path) -> Results:
+    """Open a results folder, or several as one.
 
     Parameters
     ----------
     path : str or Path
-        The folder that `run` or ``gpucal calibrate`` wrote.
+        The folder that `gpucal.run` or ``gpucal calibrate`` wrote.
+    *more : str or Path
+        Folders of earlier sessions, as given to ``resume_from``; an item finished in several is read from the first.
 
     Returns
     -------
     Results
-        What is complete in it, and what failed.
+        What is complete in them, and what failed.
 
     Raises
     ------
     OutputError
-        If it holds no results.
+        If they hold no results.
     """
-    return Results(Path(path))
+    return Results(Path(path), *map(Path, more))

@@ -17,10 +17,12 @@ __all__ = [
     "BY_DETECTOR",
     "CHOICES",
     "FORMATS",
+    "PRESET_CHANGES",
     "PRODUCTS",
     "RANGES",
     "ByDetector",
     "Window",
+    "check_aperture",
     "checked_mapping",
     "checked_number",
     "checked_window",
@@ -32,6 +34,15 @@ PRODUCTS = ("cubes", "light-curves")
 
 FORMATS = ("npy", "zarr", "fits")
 """What a results folder may be exported to."""
+
+PRESET_CHANGES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "ariel2024": MappingProxyType({}),
+        "ariel2024-update": MappingProxyType({"integration": "updated"}),
+        "ariel2025": MappingProxyType({"integration": "updated"}),
+    }
+)
+"""Of each preset, what differs from the defaults."""
 
 Window: TypeAlias = "tuple[int, int]"
 """First and one-past-last row or column."""
@@ -117,6 +128,28 @@ def checked_windows(name: str, value: object, size: int) -> tuple[Window, ...]:
     if not isinstance(value, (tuple, list)) or (value and type(value[0]) is int):
         return (checked_window(name, value, size),)
     return tuple(checked_window(name, window, size) for window in value)
+
+
+def check_aperture(name: str, rows: Window, background: tuple[Window, ...]) -> None:
+    """Check that subtracting a background leaves something.
+
+    Parameters
+    ----------
+    name : str
+        What the background is, for the message.
+    rows : tuple of int
+        The rows that are summed.
+    background : tuple of tuple of int
+        Windows of rows of background.
+
+    Raises
+    ------
+    ConfigError
+        If both are the same rows.
+    """
+    if {row for window in background for row in range(*window)} == set(range(*rows)):
+        problem = "just the rows that are summed, of which nothing is left"
+        raise ConfigError(f"{name} = {background!r}: {problem}; choose others")
 
 
 def _checked_bin(name: str, value: object, detector: Detector) -> int | str:

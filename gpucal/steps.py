@@ -16,15 +16,20 @@ each formula is the organisers' calibration notebook of 14 August 2024.
 
 from __future__ import annotations
 
+import math
 import sys
+from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import numpy as np
 
-__all__ = ["Array", "adc", "bin", "cds", "dark", "flat", "linearity", "mask", "namespace"]
+__all__ = ["Array", "adc", "bin", "cds", "dark", "flat", "linearity", "mask", "namespace", "time_parts"]
 
 Array: TypeAlias = Any
 """An array of any namespace that follows the array API standard."""
+
+# Values of a part of a cube: 2 MiB in float64.
+_PART = 2**18
 
 
 def adc(raw: Array, gain: float, offset: float, *, clip_negatives: bool = False) -> Array:
@@ -203,3 +208,22 @@ def namespace(array: Array) -> Array:
     if hasattr(array, "__array_namespace__"):
         return array.__array_namespace__()
     return sys.modules[type(array).__module__.partition(".")[0]]
+
+
+def time_parts(cube: Array) -> Iterator[slice]:
+    """Cut the time axis into parts so small that what is computed of one takes little memory beside the cube.
+
+    Parameters
+    ----------
+    cube : array, shape (time, ...)
+        Of any namespace.
+
+    Yields
+    ------
+    slice
+        Of time: a sixteenth of the bins at most, and no more values than a processor's cache holds.
+    """
+    n, *frame = cube.shape
+    step = max(1, min(n // 16, _PART // max(1, math.prod(frame))))
+    for start in range(0, n, step):
+        yield slice(start, min(start + step, n))

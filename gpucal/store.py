@@ -1,55 +1,48 @@
-"""Writes a results folder: items atomically, their records last, and the index of them.
+"""Writes a results folder: items atomically, their records last, and what is about all of them.
 
 An item (planet, visit, detector) exists when its commit record does: arrays are written to temporary names, flushed and
-renamed, and the record last.
+renamed, and the record last. Whoever writes an item holds its claim.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import uuid
-from collections.abc import Callable, Iterator, Mapping
-from io import BytesIO
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpucal.detectors import Detector
 from gpucal.errors import OutputError
+from gpucal.locks import LOCK, Claims, holding, locks_work
+from gpucal.placing import TEMPORARY, npy_writer, place, sync, temporary_name, unwritable
+from gpucal.records import index_of, is_whole, read_record
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gpucal.product import Calibrated
 
-__all__ = ["Store", "records", "temporary_name", "unwritable"]
+__all__ = ["CONFIG", "LOG", "MANIFEST", "Store"]
 
-# Columns of manifest.parquet, of the records' fields of these names.
-_MANIFEST: Mapping[str, str] = MappingProxyType(
-    {
-        "planet": "int64",
-        "visit": "int64",
-        "detector": "string",
-        "status": "string",
-        "error": "string",
-        "seconds": "float64",
-        "backend": "string",
-        "version": "string",
-        "settings": "string",
-        "inputs": "string",
-    }
+log = logging.getLogger(__name__)
+
+CONFIG, LOG, MANIFEST = "config.toml", "gpucal.log", "manifest.parquet"
+"""Files of a results folder that are about all items."""
+
+# Of a visit's folder, the item that a temporary, lock or array file belongs to.
+_LITTER = re.compile(
+    rf"\.(?P<of>[^.]+)\.(?:.+\{TEMPORARY}|{LOCK.removeprefix('.')})|(?P<stem>[^.]+)\.[a-z]+\.npy", re.ASCII
 )
-
-# Files that an item has at least, of either product.
-_KINDS = ({"signal", "dq", "time"}, {"flux", "error", "time"})
 
 
 class Store:
-    """Writes a results folder.
+    """Writes a results folder, and knows which of its items this run has in hand.
 
     Parameters
     ----------
@@ -59,9 +52,10 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._claims = Claims()
 
     def create(self, settings: str) -> None:
-        """Make the folder if it is missing, and write the settings into it.
+        """Make the folder if it is missing, clear what killed runs left in it, and write the settings into it.
 
         Parameters
         ----------
@@ -75,12 +69,39 @@ class Store:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            if not locks_work(temporary_name(self.path / CONFIG)):
+                log.warning("%s: its file system has no locks; let no other run write there meanwhile", self.path)
+            with self.alone():
+                self._sweep()
+                place(self.path / CONFIG, lambda temporary: temporary.write_text(settings, encoding="utf-8"))
+        except OutputError:  # an OSError as well
+            raise
         except OSError as error:
             raise unwritable(self.path, error) from error
-        self.write("config.toml", settings.encode())
 
-    def record(self, planet: int, visit: int, detector: Detector) -> dict[str, Any] | None:
-        """Read an item's commit record.
+    def settings(self) -> str | None:
+        """Read the settings that the folder was last written with.
+
+        Returns
+        -------
+        str or None
+            TOML; None if there are none.
+
+        Raises
+        ------
+        OutputError
+            If they cannot be read.
+        """
+        path = self.path / CONFIG
+        try:
+            return path.read_text(encoding="utf-8", errors="replace")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be read ({error.strerror or error}); make it readable") from error
+
+    def claim(self, planet: int, visit: int, detector: Detector) -> bool:
+        """Take an item in hand.
 
         Parameters
         ----------
@@ -91,18 +112,41 @@ class Store:
 
         Returns
         -------
-        dict or None
-            None if there is none, or it is no record.
+        bool
+            False if another run has it in hand.
 
         Raises
         ------
         OutputError
-            If it cannot be read.
+            If nothing can be written there.
         """
-        return _read_record(self.path / str(planet) / str(visit) / f"{detector.name}.json")
+        lock = self._lock(planet, visit, detector)
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            return self._claims.take(lock)
+        except OSError as error:
+            raise unwritable(lock.parent, error) from error
 
-    def keep(self, planet: int, visit: int, detector: Detector, settings: str, inputs: str) -> bool:
-        """Keep an item if it is finished and its files are all there; an error noted since then is forgotten.
+    def free(self, planet: int, visit: int, detector: Detector) -> None:
+        """Let others have an item.
+
+        Parameters
+        ----------
+        planet, visit : int
+            Which observation.
+        detector : Detector
+            The detector.
+        """
+        self._claims.free(self._lock(planet, visit, detector))
+
+    def close(self) -> None:
+        """Let others have every item."""
+        self._claims.close()
+
+    def holds(
+        self, planet: int, visit: int, detector: Detector, settings: str, inputs: str, *, without_error: bool = False
+    ) -> bool:
+        """Tell whether an item is finished and its files are all there.
 
         Parameters
         ----------
@@ -112,31 +156,45 @@ class Store:
             The detector.
         settings, inputs : str
             Hash of the settings and fingerprint of the inputs it must be made from.
+        without_error : bool
+            Whether it must have no error noted, either.
 
         Returns
         -------
         bool
-            False if it must be made (again): no record, other settings or inputs, or a file missing or of another size.
+            False if there is no record, it has other settings or inputs, or a file is missing or of another size.
 
         Raises
         ------
         OutputError
-            If its record cannot be read, or not be written.
+            If its record cannot be read.
         """
-        record = self.record(planet, visit, detector)
+        path = self._record(planet, visit, detector)
+        record = read_record(path)
         made = None if record is None else (record["status"], record.get("settings"), record.get("inputs"))
-        if record is None or made != ("done", settings, inputs) or not self._is_whole(record):
+        if record is None or (without_error and record.get("error")):
             return False
-        if record.pop("error", None) is not None:
-            self._write_record(record)
-        return True
+        return made == ("done", settings, inputs) and is_whole(path.parent, record)
 
-    def _is_whole(self, record: Mapping[str, Any]) -> bool:
-        folder = self.path / str(record["planet"]) / str(record["visit"])
-        try:
-            return all((folder / file["file"]).stat().st_size == file["bytes"] for file in record["files"].values())
-        except (OSError, KeyError):  # a record without sizes is of an earlier version, which did not write them
-            return False
+    def forget_error(self, planet: int, visit: int, detector: Detector) -> None:
+        """Forget an error that was noted in the record of an item that is finished all the same.
+
+        Parameters
+        ----------
+        planet, visit : int
+            Which observation.
+        detector : Detector
+            The detector.
+
+        Raises
+        ------
+        OutputError
+            If its record cannot be read or written.
+        """
+        path = self._record(planet, visit, detector)
+        record = read_record(path) or {}
+        if record.pop("error", None) is not None:
+            _write_record(path, record)
 
     def commit(
         self, cal: Calibrated, arrays: Mapping[str, NDArray[Any]], *, settings: str, inputs: str, seconds: float
@@ -157,58 +215,50 @@ class Store:
         Raises
         ------
         OutputError
-            If it cannot be written.
+            If it cannot be written; until all of it is on the disk, what was there before is there still.
         """
         name = cal.detector.name
-        folder = self.path / str(cal.planet) / str(cal.visit)
+        path = self._record(cal.planet, cal.visit, cal.detector)
         files: dict[str, Any] = {}
-        staged: list[tuple[Path, Path]] = []
-        before = self.record(cal.planet, cal.visit, cal.detector) or {}
+        staged: dict[Path, Path] = {}
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             for kind, array in arrays.items():
-                target = folder / f"{name}.{kind}.npy"
-                temporary = temporary_name(target)
-                staged.append((temporary, target))
-                with temporary.open("wb") as file:
-                    np.save(file, array, allow_pickle=False)
-                    file.flush()
-                    os.fsync(file.fileno())
-                    size = os.fstat(file.fileno()).st_size
+                target = path.with_name(f"{name}.{kind}.npy")
+                temporary = staged[target] = temporary_name(target)
+                with npy_writer(temporary, array.shape, array.dtype) as append:
+                    append(array)
                 files[kind] = {
                     "file": target.name,
-                    "bytes": size,
+                    "bytes": temporary.stat().st_size,
                     "shape": array.shape,
                     "dtype": str(array.dtype),
                     "sha256": hashlib.sha256(np.ascontiguousarray(array).data).hexdigest(),
                 }
-            # From here the old item, if any, is gone; without a record a half-renamed one does not exist either.
-            (folder / f"{name}.json").unlink(missing_ok=True)
-            for kind, file in before.get("files", {}).items():
-                if kind not in files:  # of another product, or a variance that is no longer wanted
-                    (folder / Path(file["file"]).name).unlink(missing_ok=True)
-            for temporary, target in staged:
-                temporary.replace(target)
+            record = {
+                "planet": cal.planet,
+                "visit": cal.visit,
+                "detector": name,
+                "status": "done",
+                "files": files,
+                "settings": settings,
+                "inputs": inputs,
+                "seconds": round(seconds, 4),
+                "backend": cal.provenance["backend"],
+                "device": cal.provenance["device"],
+                "version": cal.provenance["version"],
+                "provenance": dict(cal.provenance),
+            }
+            staged[path] = temporary_name(path)
+            _dump(record, staged[path])
+            sync(staged[path])
+            _swap(path, staged)
         except OSError as error:
-            raise unwritable(folder, error) from error
+            raise unwritable(path.parent, error) from error
         finally:
-            for temporary, _ in staged:
-                temporary.unlink(missing_ok=True)
-        record = {
-            "planet": cal.planet,
-            "visit": cal.visit,
-            "detector": name,
-            "status": "done",
-            "files": files,
-            "settings": settings,
-            "inputs": inputs,
-            "seconds": round(seconds, 4),
-            "backend": cal.provenance["backend"],
-            "device": cal.provenance["device"],
-            "version": cal.provenance["version"],
-            "provenance": dict(cal.provenance),
-        }
-        self._write_record(record)
+            for temporary in staged.values():
+                with suppress(OSError):  # the first error is the one to tell; the next start clears it
+                    temporary.unlink(missing_ok=True)
 
     def fail(self, planet: int, visit: int, detector: Detector, message: str) -> None:
         """Record that an item failed; a finished result of other settings or inputs is kept, with the error noted.
@@ -228,25 +278,8 @@ class Store:
             If it cannot be written.
         """
         blank = {"planet": planet, "visit": visit, "detector": detector.name, "status": "failed"}
-        record = {**(self.record(planet, visit, detector) or blank), "error": message}
-        self._write_record(record)
-
-    def write(self, name: str, data: bytes) -> None:
-        """Write a file and rename it into place.
-
-        Parameters
-        ----------
-        name : str
-            Path inside the folder.
-        data : bytes
-            Its content.
-
-        Raises
-        ------
-        OutputError
-            If it cannot be written.
-        """
-        self._place(name, lambda temporary: temporary.write_bytes(data))
+        path = self._record(planet, visit, detector)
+        _write_record(path, {**(read_record(path) or blank), "error": message})
 
     def write_manifest(self) -> None:
         """Rebuild ``manifest.parquet`` from the records.
@@ -256,116 +289,84 @@ class Store:
         OutputError
             If it cannot be written.
         """
-        import pyarrow as pa
-        import pyarrow.json
         import pyarrow.parquet as pq
 
-        schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in _MANIFEST.items()])
-        rows = (json.dumps({name: record.get(name) for name in _MANIFEST}) for record in records(self.path))
-        lines = "\n".join(rows).encode()
-        # Through JSON, as Arrow imports pandas (0.3 s) to make arrays of Python objects.
-        options = pyarrow.json.ParseOptions(explicit_schema=schema)
-        table = pyarrow.json.read_json(BytesIO(lines), parse_options=options) if lines else schema.empty_table()
-        self._place("manifest.parquet", lambda temporary: pq.write_table(table, temporary))
+        target = self.path / MANIFEST
+        with self.alone():  # so that of several runs the last to write has read every record
+            table = index_of(self.path)
+            place(target, lambda temporary: pq.write_table(table, temporary))
 
-    def _write_record(self, record: Mapping[str, Any]) -> None:
-        name = f"{record['planet']}/{record['visit']}/{record['detector']}.json"
-        self.write(name, json.dumps(record, indent=1).encode())
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Wait until no other run writes what is about all items, and keep others from it.
 
-    def _place(self, name: str, write: Callable[[Path], object]) -> None:
-        target = self.path / name
-        temporary = temporary_name(target)
+        Yields
+        ------
+        None
+            Once.
+
+        Raises
+        ------
+        OutputError
+            If nothing can be written.
+        """
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write(temporary)
-            temporary.replace(target)
+            with holding(self.path / f".{MANIFEST}{LOCK}"):
+                yield
+        except OutputError:  # an OSError as well
+            raise
         except OSError as error:
-            raise unwritable(target, error) from error
+            raise unwritable(self.path, error) from error
+
+    def _record(self, planet: int, visit: int, detector: Detector) -> Path:
+        return self.path / str(planet) / str(visit) / f"{detector.name}.json"
+
+    def _lock(self, planet: int, visit: int, detector: Detector) -> Path:
+        return self._record(planet, visit, detector).with_name(f".{detector.name}{LOCK}")
+
+    def _sweep(self) -> None:
+        """Remove what killed runs left: temporary and lock files, and arrays that never got a record."""
+        for file in self.path.glob(f".*{TEMPORARY}"):
+            file.unlink(missing_ok=True)
+        for folder in self.path.glob("*/*"):
+            names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
+            for item in {found["of"] or found["stem"] for name in names if (found := _LITTER.fullmatch(name))}:
+                self._sweep_item(folder, item)
+
+    def _sweep_item(self, folder: Path, item: str) -> None:
+        lock = folder / f".{item}{LOCK}"
+        if not self._claims.take(lock):
+            return  # another run is at work on it
+        names = [file.name for file in folder.iterdir()]
+        for name in names:
+            found = _LITTER.fullmatch(name)
+            hidden = found is not None and found["of"] == item and name != lock.name
+            if hidden or (found is not None and found["stem"] == item and f"{item}.json" not in names):
+                (folder / name).unlink(missing_ok=True)
+        self._claims.free(lock)
 
 
-def records(path: Path) -> Iterator[dict[str, Any]]:
-    """Read every commit record of a results folder.
-
-    Parameters
-    ----------
-    path : Path
-        The folder.
-
-    Yields
-    ------
-    dict
-        A record; what is no record is left out.
-
-    Raises
-    ------
-    OutputError
-        If a record cannot be read.
-    """
-    for file in sorted(path.glob("*/*/*.json")):
-        record = _read_record(file)
-        if record is not None:
-            yield record
-
-
-def _read_record(path: Path) -> dict[str, Any] | None:
+def _swap(path: Path, staged: Mapping[Path, Path]) -> None:
+    """Rename an item's files into place, its record last; those of an earlier one go."""
+    path.unlink(missing_ok=True)  # from here the old item, if any, is gone, and a half-renamed one is none either
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError):
-        return None  # what is not JSON is no record: the item is made again
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be read ({error.strerror or error}); make it readable") from error
-    return record if _is_record(record) else None
+        for target, temporary in staged.items():
+            if target != path:
+                temporary.replace(target)
+        for other in path.parent.glob(f"{path.stem}.*.npy"):
+            if other not in staged:  # of another product, or a variance that is no longer wanted
+                other.unlink(missing_ok=True)
+        staged[path].replace(path)
+    except BaseException:
+        for target in staged:  # arrays without a record are nobody's
+            with suppress(OSError):
+                target.unlink(missing_ok=True)
+        raise
 
 
-def _is_record(found: object) -> bool:
-    """Tell whether it has what readers rely on; the folder may hold other JSON files, and damaged ones."""
-    if not isinstance(found, dict):
-        return False
-    # type() and not isinstance(), as JSON's true and false are integers to the latter
-    if [type(found.get(name)) for name in ("planet", "visit", "detector", "status")] != [int, int, str, str]:
-        return False
-    if found["status"] != "done":
-        return True
-    files = found.get("files")
-    return (
-        isinstance(files, dict)
-        and any(product <= files.keys() for product in _KINDS)
-        and isinstance(found.get("provenance"), dict)
-        and isinstance(found["provenance"].get("settings"), dict)
-        and all(isinstance(file, dict) and {"shape", "dtype"} <= file.keys() for file in files.values())
-        and all(isinstance(file.get("file"), str) for file in files.values())
-    )
+def _write_record(path: Path, record: Mapping[str, Any]) -> None:
+    place(path, lambda temporary: _dump(record, temporary))
 
 
-def temporary_name(target: Path) -> Path:
-    """Return a name beside a file to write it under until it is complete.
-
-    Parameters
-    ----------
-    target : Path
-        The file.
-
-    Returns
-    -------
-    Path
-        A new name at every call.
-    """
-    return target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-
-
-def unwritable(path: Path, error: OSError) -> OutputError:
-    """Say that something cannot be written.
-
-    Parameters
-    ----------
-    path : Path
-        What.
-    error : OSError
-        Why.
-
-    Returns
-    -------
-    OutputError
-        To be raised.
-    """
-    return OutputError(f"{path}: cannot be written ({error.strerror or error}); free space or choose another folder")
+def _dump(record: Mapping[str, Any], path: Path) -> None:
+    path.write_text(json.dumps(record, indent=1), encoding="utf-8")

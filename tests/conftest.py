@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +11,13 @@ from emulator import standin
 from hostile import ADCS, AIRS, FGS1, Observation, observe, write
 from launch import require_compiler
 
+import gpucal
+from gpucal import Calibration, Summary
+
 BINS = {"AIRS-CH0": 7, "FGS1": 16}
 """Four bins of AIRS-CH0 and of FGS1 in these folders, with pairs left over."""
+
+CONFIG = Calibration(bins=BINS)
 
 Made = tuple[Path, dict[tuple[int, int], dict[str, Observation]]]
 
@@ -37,9 +43,47 @@ def new(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return _make(tmp_path_factory.mktemp("competition") / "y2025", "2025", [(5, 0), (5, 1)])
 
 
+@pytest.fixture(scope="session")
+def planets(old: Made) -> gpucal.Dataset:
+    """`old`, opened."""
+    return gpucal.open_dataset(old[0])
+
+
+@pytest.fixture(scope="session")
+def visits(new: Made) -> gpucal.Dataset:
+    """`new`, opened."""
+    return gpucal.open_dataset(new[0])
+
+
 @pytest.fixture
 def device() -> Iterator[standin.Machine]:
     """A stand-in for CuPy with one device; see tests/emulator/standin."""
     require_compiler()
     with standin.installed() as controller:
         yield controller
+
+
+def again(source: Path, out: Path, config: Calibration = CONFIG, **options: object) -> Summary:
+    """Calibrate into a folder, with variances."""
+    return gpucal.run(gpucal.open_dataset(source), out, config, **({"variance": True} | options))
+
+
+@pytest.fixture(scope="module")
+def source(old: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the 2024 folder that tests may damage, if they mend it again."""
+    return shutil.copytree(old[0], tmp_path_factory.mktemp("source") / "y2024")
+
+
+@pytest.fixture(scope="module")
+def finished(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its results. Not to be written to."""
+    out = tmp_path_factory.mktemp("finished") / "deep" / "out"
+    summary = gpucal.run(gpucal.open_dataset(source), out, CONFIG, variance=True)
+    assert (summary.done, summary.skipped, summary.failed) == (4, 0, {})
+    return out
+
+
+@pytest.fixture
+def out(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the results that a test may change."""
+    return shutil.copytree(finished, tmp_path / "out")

@@ -86,9 +86,9 @@ BAD_INPUTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     ),
     "the other detector's signal": (AIRS, lambda p: shutil.copy(p.parent / FGS1[9:], p), "has 1024 columns"),
     "truncated": (AIRS, lambda p: p.write_bytes(p.read_bytes()[:-1000]), "truncated or overwritten"),
-    "cut at the start": (AIRS, lambda p: p.write_bytes(p.read_bytes()[1000:]), "cannot be decoded"),
+    "cut at the start": (AIRS, lambda p: p.write_bytes(p.read_bytes()[1000:]), "has a page header that cannot be read"),
     "empty": (AIRS, lambda p: p.write_bytes(b""), "is no Parquet file (0 bytes)"),
-    "overwritten pages": (AIRS, lambda p: overwrite(p, 0.1, 5000), "cannot be decoded"),
+    "overwritten pages": (AIRS, lambda p: overwrite(p, 0.1, 5000), "has a page of no known type"),
     "overwritten footer": (AIRS, lambda p: overwrite(p, 0.9, 5000), "cannot be decoded"),
     "text instead": (AIRS, lambda p: p.write_text("404: not found\n" * 9), "truncated or overwritten"),
     "nulls": (FGS1, lambda p: with_column(p, 9, lambda v: replaced(v, None), pa.uint16()), "column 9 holds 1 nulls"),
@@ -106,7 +106,7 @@ BAD_INPUTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "odd number of frames": (
         FGS1,
         lambda p: rewrite(p, lambda t: t.slice(0, 139)),
-        'has 139 frames, an odd number; set odd_frames = "drop" in a --config file',
+        'has 139 frames, an odd number; set odd_frames = "drop" (--odd-frames drop)',
     ),
     "fewer frames than a bin": (FGS1, lambda p: rewrite(p, lambda t: t.slice(0, 30)), "fewer than the 32 of one bin"),
     "no frames": (
@@ -121,7 +121,11 @@ BAD_INPUTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
         "not finite",
     ),
     "numbers in dead": (DEAD, lambda p: shutil.copy(p.with_name("flat.parquet"), p), "expected bool"),
-    "truncated flat": (FLAT, lambda p: p.write_bytes(p.read_bytes()[:-9]), "not a readable Parquet file"),
+    "truncated flat": (
+        FLAT,
+        lambda p: p.write_bytes(p.read_bytes()[:-9]),
+        "is no complete Parquet file (truncated or overwritten)",
+    ),
     "zero gain": (ADC, lambda p: edit(p, GAIN, "17,-812.345678,0"), "gain is 0.0"),
     "NaN gain": (ADC, lambda p: edit(p, GAIN, "17,-812.345678,nan"), "gain is nan"),
     "text for a gain": (ADC, lambda p: edit(p, GAIN, "17,-812.345678,much"), "'much', not a number"),
@@ -281,7 +285,7 @@ def test_flags_beat_toml_beats_preset(new: Made, tmp_path: Path, capfd: pytest.C
     expected = Calibration(dark=False, flat=False, bins={"FGS1": 16, "AIRS-CH0": 7}, bad_pixels="nan")
     assert Calibration.from_toml(tmp_path / "out" / "config.toml") == expected
     assert np.load(tmp_path / "out" / "5" / "1" / "AIRS-CH0.signal.npy").dtype == np.float64
-    assert main([*arguments, "--preset", "ariel2024-update"]) == 0
+    assert main([*arguments, "--preset", "ariel2024-update", "--overwrite"]) == 0
     assert Calibration.from_toml(tmp_path / "out" / "config.toml") == expected.replace(integration="updated")
     capfd.readouterr()
 

@@ -2,45 +2,35 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 import pytest
 from scipy.stats import chi2
 
 import gpucal
-from gpucal import Calibration
 from gpucal.synth import Truth, synthesize
-from gpucal.transit import DepthFit, fit_depth
+from gpucal.transit import fit_depth
 
 SEEDS = range(20)
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
-def fitted(folder: Path, planet: int, name: str, **changes: Any) -> tuple[DepthFit, np.ndarray]:
-    """Depths of a planet's light curves, linearity and all other steps on, and the injected ones."""
-    cal = gpucal.calibrate(
-        gpucal.open_dataset(folder)[planet], name, Calibration.preset("ariel2025").replace(**changes)
-    )
-    truth = Truth.load(folder / "truth" / str(planet) / "0" / f"{name}.npz")
-    n = cal.detector.bin_pairs
-    shape = truth.shape[: len(cal.time) * n].reshape(-1, n).mean(axis=1)
-    fit = fit_depth(*cal.light_curve_with_errors(), shape)
-    depth = truth.depth[slice(*cal.detector.crop)]
-    return fit, depth[: fit.depth.size]
+@pytest.fixture
+def closure(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """benchmarks/closure.py"""
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+    return importlib.import_module("closure")
 
 
-def test_depths_are_recovered_within_their_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_depths_are_recovered_within_their_errors(closure: ModuleType) -> None:
     """Reduced χ² over 20 seeds: of 283 depths each, and of the residuals in time that the fits leave.
 
     The means' own sampling errors are √(2 / (20 · 283)) = 0.019 and √(2 / (20 · 283 · 8)) = 0.007. Over 80 planets in
     place of these 20 they were measured once: 1.003 ± 0.009 and 1.001 ± 0.003.
     """
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import closure
-
     found = closure.recovered(SEEDS)
     assert [dof for _, dof in found.values()] == [283, 283 * 8]
     for reduced, dof in found.values():
@@ -50,15 +40,29 @@ def test_depths_are_recovered_within_their_errors(monkeypatch: pytest.MonkeyPatc
         assert chi2.cdf(reduced * dof, dof).min() >= 1e-4  # errors too large would show here
 
 
-def test_depths_are_wrong_without_linearity(tmp_path: Path) -> None:
+def test_depths_are_wrong_without_linearity(tmp_path: Path, closure: ModuleType) -> None:
     """So the fit above can fail: in FGS1 the skipped step is worth several σ."""
     (planet,) = synthesize(tmp_path / "raw", layout="2025", frames=4800, seed=0)
+    obs = gpucal.open_dataset(tmp_path / "raw")[planet]
+    truth = Truth.load(tmp_path / "raw" / "truth" / str(planet) / "0" / "FGS1.npz")
     sigmas = []
     for linearity in (True, False):
-        fit, depth = fitted(tmp_path / "raw", planet, "FGS1", linearity=linearity)
-        sigmas.append(float(((fit.depth - depth) / fit.error)[0]))
+        cal = gpucal.calibrate(obs, "FGS1", closure.ALL.replace(linearity=linearity))
+        fit, _ = closure.fitted(cal, truth)
+        sigmas.append(float(((fit.depth - closure.injected(cal, truth)[0]) / fit.error)[0]))
     assert abs(sigmas[0]) < 4.0
     assert sigmas[1] < sigmas[0] - 3.0
+
+
+def test_optimal_weights_are_biased_where_there_is_little_light(closure: ModuleType) -> None:
+    """As the documentation says: they are of a profile that is measured itself, and what is below 0 has none."""
+    for weights, light, flux, depth in (
+        ("plain", 300, 1.0, 1.0), ("variance", 300, 1.26, 0.94), ("variance", 3000, 1.008, 1.0),
+        ("variance", 10_000, 1.0, 1.0),
+    ):  # fmt: skip
+        found, deep = closure.weighted(light, weights, range(2))
+        assert found.mean() == pytest.approx(flux, abs=5 * found.std() / found.size**0.5)
+        assert deep == pytest.approx(depth, abs=15 / light)
 
 
 def test_fit_is_exact_without_noise() -> None:
@@ -107,10 +111,9 @@ def test_fit_leaves_out_what_it_cannot_use() -> None:
     assert np.isnan(flat.error)
 
 
-def test_picture_and_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import closure
-
+def test_picture_and_table(
+    tmp_path: Path, closure: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     picture = tmp_path / "closure.png"
     command = ["closure.py", "--picture", picture, "--frames", "600", "--json", tmp_path / "closure.json"]
     monkeypatch.setattr(sys, "argv", list(map(str, command)))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import dataclasses
 import math
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +21,7 @@ from hypothesis import strategies as st
 from gpucal.config import PRESETS, Calibration, read_toml
 from gpucal.detectors import DETECTORS
 from gpucal.errors import ConfigError, GpucalError
+from gpucal.flags import add_settings, settings_from
 
 DEFAULTS: Mapping[str, Any] = {
     "mask": True,
@@ -90,6 +94,14 @@ def window(draw: st.DrawFn) -> tuple[int, int]:
     return first, draw(st.integers(first + 1, 32))
 
 
+def leaves_an_aperture(chosen: Mapping[str, Any]) -> bool:
+    def rows(*windows: tuple[int, int]) -> set[int]:
+        return {row for window in windows for row in range(*window)}
+
+    windows = {name: {**DEFAULTS[name], **chosen.get(name, {})} for name in ("rows", "background_rows")}
+    return all(rows(windows["rows"][name]) != rows(*windows["background_rows"][name]) for name in DETECTORS)
+
+
 names = st.sampled_from(list(DETECTORS))
 positive = st.floats(0, exclude_min=True, allow_nan=False, allow_infinity=False)
 any_settings = st.fixed_dictionaries(
@@ -105,7 +117,7 @@ any_settings = st.fixed_dictionaries(
         "hot_iterations": st.integers(1, 10**30),
         "saturation": st.integers(1, 65_536),
     },
-)
+).filter(leaves_an_aperture)
 
 
 def refused(error: pytest.ExceptionInfo[ConfigError], *says: str) -> None:
@@ -252,6 +264,19 @@ def test_impossible_background(value: object) -> None:
 @pytest.mark.parametrize("value", [[0, 8], (0, 8), [[0, 8]], ((0, 8),)])
 def test_one_window_of_background_may_stand_alone(value: Any) -> None:
     assert Calibration(background_rows={"FGS1": value}).background_rows["FGS1"] == ((0, 8),)
+
+
+@pytest.mark.parametrize(
+    ("rows", "background"),
+    [([8, 24], [8, 24]), ([8, 24], [[8, 16], [16, 24]]), (None, [[0, 20], [10, 32]]), ([31, 32], [[31, 32], [31, 32]])],
+)
+def test_rows_that_are_all_background(rows: Any, background: Any) -> None:
+    summed = {} if rows is None else {"rows": {"FGS1": rows}}
+    with pytest.raises(ConfigError) as error:
+        Calibration(background_rows={"FGS1": background}, **summed)
+    refused(error, "background_rows: FGS1 = ((", "just the rows that are summed, of which nothing is left")
+    Calibration(background_rows={"FGS1": background}, rows={"FGS1": [8, 25]})
+    Calibration(background_rows={"AIRS-CH0": background}, rows={"FGS1": rows or [1, 2], "AIRS-CH0": [7, 24]})
 
 
 @pytest.mark.parametrize("name", BY_DETECTOR)
@@ -485,3 +510,65 @@ def test_the_crop_is_the_detector_s_or_another() -> None:
     airs = DETECTORS["AIRS-CH0"]
     assert Calibration().cropped(airs) == airs
     assert Calibration(crop={"AIRS-CH0": [40, 50]}).cropped(airs) == dataclasses.replace(airs, crop=(40, 50))
+
+
+def from_flags(*flags: str) -> Calibration:
+    parser = argparse.ArgumentParser()
+    add_settings(parser)
+    return settings_from(parser.parse_args(flags), "ariel2024")
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_the_last_word_on_a_switch_is_a_flag_s(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "a.toml"
+    option = name.replace("_", "-")
+    for written in (True, False):
+        path.write_text(f"{name} = {str(written).lower()}\n")
+        config = f"--config={path}"
+        assert getattr(from_flags(config), name) is written
+        assert getattr(from_flags(config, f"--{option}"), name) is True
+        assert getattr(from_flags(config, f"--no-{option}"), name) is False
+        assert getattr(from_flags(config, f"--no-{option}", f"--{option}"), name) is True
+
+
+@pytest.mark.parametrize(
+    ("flags", "pairs"),
+    [
+        ([], [1, 1]),
+        (["--bin=AIRS-CH0=30"], [30, 60]),
+        (["--bin=FGS1=12", "--bin=AIRS-CH0=5"], [5, 12]),
+        (["--bin=FGS1=none"], [7, 1]),
+        (["--binning"], [7, 60]),
+        (["--bin=AIRS-CH0=30", "--no-binning"], [1, 1]),
+        (["--no-binning", "--bin=AIRS-CH0=30"], [1, 1]),
+    ],
+    ids=str,
+)
+def test_bins_by_flag_are_bins(tmp_path: Path, flags: list[str], pairs: list[int]) -> None:
+    """Where the file says binning = false, they would be of no effect otherwise."""
+    path = tmp_path / "a.toml"
+    path.write_text('binning = false\n[bins]\nFGS1 = 60\n"AIRS-CH0" = 7\n')
+    config = from_flags(f"--config={path}", *flags)
+    assert [config.pairs_per_bin(detector, 0.0) for detector in DETECTORS.values()] == pairs
+
+
+def test_a_file_is_judged_with_the_flags(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text("[background_rows]\nFGS1 = [[0, 32]]\n")
+    assert from_flags(f"--config={path}", "--rows=FGS1=8:24").rows["FGS1"] == (8, 24)
+    with pytest.raises(ConfigError, match="just the rows that are summed"):
+        from_flags(f"--config={path}")
+    path.write_text("rows = 3\n")
+    with pytest.raises(ConfigError, match="rows = 3: must map a detector"):
+        from_flags(f"--config={path}", "--rows=FGS1=8:24")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_by_flag(name: str) -> None:
+    assert from_flags(f"--preset={name}") == PRESETS[name]
+
+
+def test_flags_are_light() -> None:
+    script = "import sys, gpucal.flags; print(*{'numpy', 'gpucal.config', 'pyarrow', 'difflib'} & sys.modules.keys())"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout == "\n"

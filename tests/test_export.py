@@ -17,7 +17,6 @@ import pytest
 import xarray
 import zarr
 from astropy.io import fits
-from conftest import Made
 from test_containers import CONFIG, NAMES, STEPS, check_history
 
 import gpucal
@@ -33,16 +32,6 @@ def folder(dataset: Dataset, out: Path, config: gpucal.Calibration = CONFIG, **o
     summary = gpucal.run(dataset, out, config, backend="numpy", **options)
     assert not summary.failed
     return out
-
-
-@pytest.fixture(scope="module")
-def visits(new: Made) -> Dataset:
-    return gpucal.open_dataset(new[0])
-
-
-@pytest.fixture(scope="module")
-def planets(old: Made) -> Dataset:
-    return gpucal.open_dataset(old[0])
 
 
 @pytest.fixture(scope="module", params=["float32", "float64"])
@@ -239,7 +228,7 @@ def test_fits(cubes: Path, tmp_path: Path) -> None:
 
 def test_fits_of_different_shapes_without_variance(planets: Dataset, tmp_path: Path) -> None:
     out = folder(planets, tmp_path / "out", planets=[17])
-    folder(planets, out, CONFIG.replace(bins={"AIRS-CH0": 9}), planets=[23])
+    folder(planets, out, CONFIG.replace(bins={"AIRS-CH0": 9}), planets=[23], overwrite=True)
     (tmp_path / "to").mkdir()
     (tmp_path / "to" / "17-0-FGS1.fits").write_text("of before")
     export(gpucal.open_results(out), tmp_path / "to", "fits")
@@ -285,11 +274,18 @@ def test_cubes_that_do_not_stack(
     planets: Dataset, tmp_path: Path, form: str, config: gpucal.Calibration, options: dict[str, object], problem: str
 ) -> None:
     out = folder(planets, tmp_path / "out", planets=[17])
-    folder(planets, out, config, planets=[23], **options)
+    folder(planets, out, config, planets=[23], overwrite=True, **options)
     with pytest.raises(OutputError, match=problem) as caught:
         export(gpucal.open_results(out), tmp_path / "to", form)
     one_line(caught.value)
     assert not (tmp_path / "to").exists()
+
+
+def test_a_variance_of_an_earlier_export_does_not_stay(cubes: Path, plain: Path, tmp_path: Path) -> None:
+    export(gpucal.open_results(cubes), tmp_path, "npy")
+    (tmp_path / "mine.variance.npy").write_text("mine")
+    written = export(gpucal.open_results(plain), tmp_path, "npy")
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in written} | {"mine.variance.npy"}
 
 
 def change_axis(out: Path, name: str, factor: float) -> None:

@@ -20,7 +20,7 @@ from gpucal.config import Calibration
 from gpucal.errors import DeviceError
 from gpucal.fleet import gpus_for
 from gpucal.limits import visible_gpus
-from gpucal.store import records
+from gpucal.records import records
 
 CONFIG = Calibration(bins=BINS)
 

@@ -165,10 +165,10 @@ def unlink_then_mkdir(path: Path) -> None:
 BAD: Mapping[str, tuple[Change, str]] = {
     "missing": (Path.unlink, "calibration file is missing"),
     "folder": (unlink_then_mkdir, "cannot be read"),
-    "empty": (lambda path: path.write_bytes(b""), "not a readable Parquet file"),
-    "few-bytes": (lambda path: path.write_bytes(b"PAR1\0"), "not a readable Parquet file"),
-    "nonsense": (lambda path: path.write_bytes(bytes(range(256))), "not a readable Parquet file"),
-    "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-20]), "not a readable Parquet file"),
+    "empty": (lambda path: path.write_bytes(b""), "Parquet file"),
+    "few-bytes": (lambda path: path.write_bytes(b"PAR1\0"), "Parquet file"),
+    "nonsense": (lambda path: path.write_bytes(bytes(range(256))), "Parquet file"),
+    "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-20]), "Parquet file"),
     "row-short": (cut(1, 0), "has shape"),
     "column-short": (cut(0, 1), "has shape"),
     "no-rows": (cut(ROWS * 6, 0), "has shape"),
@@ -389,4 +389,4 @@ def test_no_axis_table(tmp_path: Path, content: bytes | None) -> None:
         path.write_bytes(content)
     with pytest.raises(InputError) as error:
         read_axis(path, AIRS)
-    assert names_file(error, path).startswith("axis table is missing" if content is None else "not a readable")
+    assert names_file(error, path).startswith("axis table is missing" if content is None else "is no ")

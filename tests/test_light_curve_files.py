@@ -13,25 +13,14 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from conftest import Made
 from test_containers import CONFIG, check_history
 from test_export import FULL, IDS, files, folder, full, one_line
 
 import gpucal
 from gpucal import Dataset
-from gpucal import export as module
-from gpucal.errors import OutputError
-from gpucal.export import write_light_curves
-
-
-@pytest.fixture(scope="module")
-def visits(new: Made) -> Dataset:
-    return gpucal.open_dataset(new[0])
-
-
-@pytest.fixture(scope="module")
-def planets(old: Made) -> Dataset:
-    return gpucal.open_dataset(old[0])
+from gpucal import light_curve_files as module
+from gpucal.errors import OutputError, Unstackable
+from gpucal.light_curve_files import LIGHT_CURVES, write_light_curves
 
 
 @pytest.fixture(scope="module", params=["float32", "float64"])
@@ -100,19 +89,57 @@ def test_row_groups_are_whole_observations(
     ids=["bins", "columns", "detectors"],
 )
 def test_light_curves_that_do_not_stack(
-    planets: Dataset, tmp_path: Path, change: dict[str, object], problem: str
+    planets: Dataset, tmp_path: Path, change: dict[str, object], problem: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     out = folder(planets, tmp_path / "out", planets=[17], product="light-curves")
     assert len([name for name in files(out) if name.startswith("light-curves")]) == 3
-    summary = gpucal.run(planets, out, CONFIG.replace(**change), planets=[23], product="light-curves", backend="numpy")
-    assert summary.done == 2
-    assert list(summary.failed) == ["light curves of all"]
-    line = summary.failed["light curves of all"]
-    assert "\n" not in line
-    assert re.search(problem, line)
-    assert not any(name.startswith("light-curves") for name in files(out))  # those of before tell of other items
+    options = {"product": "light-curves", "backend": "numpy", "overwrite": True}
+    summary = gpucal.run(planets, out, CONFIG.replace(**change), planets=[23], **options)
+    assert (summary.done, summary.failed) == (2, {})  # every item is there by itself
     assert gpucal.open_results(out).ids == [(17, 0), (23, 0)]
+    stacked = [name for name in files(out) if name.startswith("light-curves")]
+    if problem.startswith("FGS1"):
+        assert stacked == []  # those of before tell of other items
+        (line,) = [message for message in caplog.messages if "no light curves of all together" in message]
+        assert re.search(problem, line)
+        assert "\n" not in line
+    else:
+        assert len(stacked) == 3
+        assert np.load(out / "light-curves.npy").shape[0] == 1  # those of these settings
+    with pytest.raises(Unstackable, match=problem) as caught:
+        write_light_curves(gpucal.open_results(out))
+    one_line(caught.value)
     assert not [name for name in files(out) if name.endswith(".tmp")]
+
+
+def test_what_a_killed_run_left_is_told_from_what_is_there(planets: Dataset, tmp_path: Path) -> None:
+    def run(**options: Any) -> None:
+        gpucal.run(planets, tmp_path, CONFIG, product="light-curves", backend="numpy", **options)
+
+    def check() -> None:
+        expected = gpucal.open_results(tmp_path).light_curves()
+        np.testing.assert_array_equal(np.load(tmp_path / "light-curves.npy"), expected)
+
+    run()
+    check()
+    files_of_all = [tmp_path / name for name in LIGHT_CURVES]
+    before = [file.read_bytes() for file in files_of_all]
+    run(overwrite=True, planets=[23])
+    # Killed after its last item was made again, and before those of all were.
+    for file, content in zip(files_of_all, before, strict=True):
+        file.write_bytes(content)
+    record = tmp_path / "23" / "0" / "FGS1.json"
+    record.write_text(record.read_text().replace('"created": "', '"created": "9'))
+    run()
+    assert files_of_all[-1].read_bytes() != before[-1]
+    check()
+    # One item is lost, and made again: fewer for a while, all in the end.
+    shutil.rmtree(tmp_path / "17")
+    run(planets=[23])
+    assert np.load(files_of_all[0]).shape[0] == 1
+    run()
+    assert np.load(files_of_all[0]).shape[0] == 2
+    check()
 
 
 def test_light_curves_need_variances(visits: Dataset, tmp_path: Path) -> None:
@@ -141,9 +168,10 @@ def test_light_curves_are_written_when_something_changed(planets: Dataset, tmp_p
     first = again()
     assert len(first) == 3
     assert again() == first
+    assert again(variance=True) == first  # they have errors anyway
     (tmp_path / "light-curves.npy").unlink()
     second = again()
     assert second["light-curves.npy"] != first["light-curves.npy"]
     third = again(overwrite=True)
     assert all(third[name] != second[name] for name in first)
-    assert again("cubes") == {}
+    assert again("cubes", overwrite=True) == {}

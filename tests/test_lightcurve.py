@@ -67,14 +67,18 @@ def by_loops(
             noise = {p: variance[:, p[0], p[1]].mean() for p in used}
             norm = sum(profile[p] ** 2 / noise[p] for p in used)
             w = {p: profile[p] / noise[p] / norm * sum(profile.values()) for p in used} if norm else {}
+        if not used or (background and not sky):  # no light, or none that is on the others' footing
+            curves.append(np.full(len(signal), np.nan))
+            errors.append(np.full(len(signal), np.nan))
+            continue
         flux, squared = np.zeros(len(signal)), np.zeros(len(signal))
         for p in {*used, *sky}:
             share = w.get(p, 0.0) - (sum(w.values()) / len(sky) if p in sky else 0.0)
             squared += share**2 * variance[:, p[0], p[1]]
         for p in used:
             flux += w.get(p, 0.0) * (signal[:, p[0], p[1]] - level)
-        curves.append(flux if used else np.full(len(signal), np.nan))
-        errors.append(np.sqrt(squared) if used else np.full(len(signal), np.nan))
+        curves.append(flux)
+        errors.append(np.sqrt(squared))
     return np.array(curves).T, np.array(errors).T
 
 
@@ -97,13 +101,39 @@ def test_is_the_definition(
     flux, error = light_curve_with_errors(signal, dq, aperture, variance)
     assert flux.dtype == error.dtype == np.float64
     expected = by_loops(signal.astype(float), variance.astype(float), dq, detector, weights, rows, background)
-    empty = [4, 0] if rows == (3, 4) else [4]  # no good pixel in these
+    # no good pixel in these, or none of the background
+    empty = {4} | ({0} if rows == (3, 4) else set()) | ({1} if background == ((0, 1),) else set())
     assert detector.photometer or np.flatnonzero(np.isnan(flux).all(axis=0)).tolist() == sorted(empty)
     np.testing.assert_allclose(flux, expected[0], rtol=1e-9, atol=1e-6)
     np.testing.assert_allclose(error, expected[1], rtol=1e-9)
     np.testing.assert_array_equal(light_curve(signal, dq, aperture, variance), flux)
     for array, original in zip((signal, variance, dq), before, strict=True):
         np.testing.assert_array_equal(array, original)
+
+
+@pytest.mark.parametrize("weights", ["plain", "variance"])
+def test_without_a_usable_background_pixel_there_is_no_light_curve(weights: str) -> None:
+    """Not subtracting it there would put that wavelength, or that photometer, on another footing than the others."""
+    signal, variance, _ = draw()
+    signal = np.nan_to_num(signal)
+    dq = np.zeros((6, 8), np.uint8)
+    whole = light_curve_with_errors(signal, dq, Aperture(AIRS, weights, (2, 6), BACKGROUND), variance)
+    dq[2, [0, 1, 6, 7]] = DQ.HOT
+    some = light_curve_with_errors(signal, dq, Aperture(AIRS, weights, (2, 6), BACKGROUND), variance)
+    for with_it, without in zip(whole, some, strict=True):
+        assert np.isfinite(with_it).all()
+        np.testing.assert_array_equal(np.isnan(without), np.tile(np.arange(6) == 2, (5, 1)))
+        np.testing.assert_array_equal(np.delete(without, 2, 1), np.delete(with_it, 2, 1))
+    mended = np.where(dq, dq | np.uint8(DQ.INTERPOLATED), 0).astype(np.uint8)
+    one_side = dq.copy()
+    one_side[2, :3] = 0
+    for other in (mended, one_side):
+        assert np.isfinite(light_curve(signal, other, Aperture(AIRS, weights, (2, 6), BACKGROUND), variance)).all()
+    assert np.isfinite(light_curve(signal, dq, Aperture(AIRS, weights, (2, 6)), variance)).all()
+    of_image = Aperture(FGS1, weights, (2, 6), BACKGROUND)
+    assert np.isfinite(light_curve(signal, dq, of_image, variance)).all()
+    dq[:, [0, 1, 6, 7]] = DQ.HOT
+    assert np.isnan(light_curve(signal, dq, of_image, variance)).all()
 
 
 @pytest.mark.parametrize("weights", ["plain", "variance"])
@@ -153,6 +183,11 @@ def test_optimal_weights_lower_the_noise_and_keep_the_depth() -> None:
         ({"rows": (4, 2)}, "rows = (4, 2): must be [first, stop] with 0 <= first < stop <= 32"),
         ({"rows": (0, 33)}, "rows = (0, 33)"),
         ({"background_rows": ((0, 40),)}, "background_rows = (0, 40)"),
+        (
+            {"background_rows": ((0, 20), (9, 32))},
+            "background_rows = ((0, 20), (9, 32)): just the rows that are summed",
+        ),
+        ({"rows": (3, 5), "background_rows": ((3, 5),)}, "of which nothing is left; choose others"),
     ],
     ids=str,
 )
@@ -161,6 +196,7 @@ def test_impossible_choices(choices: dict[str, object], words: str, old: Made) -
     with pytest.raises(ConfigError) as caught:
         cal.light_curve(**choices)
     assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.filterwarnings("ignore:overflow")
@@ -211,7 +247,7 @@ def test_the_product_is_light_curves_and_nothing_else(old: Made, tmp_path: Path)
 def test_one_product_takes_the_place_of_the_other(old: Made, tmp_path: Path) -> None:
     arguments = ["calibrate", str(old[0]), str(tmp_path), "--planet", "17", *FLAGS]
     assert main(arguments) == 0
-    assert main([*arguments, "--product", "light-curves"]) == 0
+    assert main([*arguments, "--product", "light-curves", "--overwrite"]) == 0
     kept = {path.name for path in (tmp_path / "17" / "0").iterdir()}
     assert kept == {
         *("FGS1.json", "FGS1.flux.npy", "FGS1.error.npy", "FGS1.time.npy"),

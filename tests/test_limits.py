@@ -11,8 +11,8 @@ import pytest
 from test_end_to_end import measured
 
 from gpucal import limits
+from gpucal.budget import DEFAULT_MEMORY
 from gpucal.limits import usable_cores
-from gpucal.overlap import DEFAULT_MEMORY
 from gpucal.synth import synthesize
 
 ALL = len(os.sched_getaffinity(0))

@@ -7,6 +7,7 @@ the tolerance or less, so that a sound formula fails one draw in a million and t
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from gpucal import Calibrated, Calibration, noise, scene
 from gpucal.backends import load
 from gpucal.detectors import DETECTORS
 from gpucal.errors import ConfigError
+from gpucal.product import arrays_of
 from gpucal.synth import Truth, synthesize
 
 CONFIG = Calibration.preset("ariel2025")
@@ -178,6 +180,27 @@ def test_interpolated_pixels_have_the_variance_of_the_mean_they_are(sky: Sky) ->
     together = np.concatenate(sigma)
     assert abs(together.std() - 1.0) < 5 / (2 * together.size) ** 0.5 < 0.05
     assert abs(together.mean()) < 5 / together.size**0.5
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("product", ["cubes", "light-curves"])
+@pytest.mark.parametrize(("name", "settings"), [
+    ("AIRS-CH0", {"bins": {"AIRS-CH0": 8}}), ("AIRS-CH0", {"bins": {"AIRS-CH0": 1}, "crop": {"AIRS-CH0": (150, 160)}}),
+    ("FGS1", {"bins": {"FGS1": 96}}), ("FGS1", {"bins": {"FGS1": 12}, "weights": "variance"}),
+], ids=str)  # fmt: skip
+def test_variances_take_the_memory_that_is_reserved(
+    sky: Sky, name: str, settings: dict[str, Any], product: str, dtype: str
+) -> None:
+    """As in gpucal/job.py: float64, and stored like the signal. Of 187 bins, 1500 and 1500."""
+    obs = next(iter(gpucal.open_dataset(sky.folder)))
+    cal = gpucal.calibrate(obs, name, CONFIG.replace(**settings), dtype=dtype, backend="numpy")
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    arrays_of(cal, product, with_variance=True)
+    peak = tracemalloc.get_traced_memory()[1] - before
+    tracemalloc.stop()
+    reserved = cal.signal.size * (8 + cal.signal.itemsize)
+    assert peak <= reserved + 2**16  # and Python's own objects
 
 
 @pytest.mark.parametrize("reduce", ["sum", "mean"])

@@ -22,7 +22,7 @@ from conftest import BINS, Made
 from hostile import ADCS, FGS1, observe, write
 
 import gpucal
-from gpucal import Calibration, overlap, reader
+from gpucal import Calibration, budget, overlap, reader
 from gpucal.backends import Backend, load, numpy_
 from gpucal.errors import ConfigError, InputError
 from gpucal.overlap import Item, Line, Outcome
@@ -74,8 +74,8 @@ def outcomes_of(folder: Path, threads: int = 2, backend: Backend | None = None, 
 
 def tight(threads: int, space: int) -> int:
     """Memory that leaves so many bytes to files and outputs."""
-    memory = overlap._PROCESS + threads * overlap._decode_bytes(overlap.BLOCK) + space
-    assert overlap._Budget(memory, threads).total == space
+    memory = budget.PROCESS + threads * budget.decode_bytes(budget.BLOCK) + space
+    assert budget.Budget(memory, threads).total == space
     return memory
 
 
@@ -97,7 +97,7 @@ def sleepy(seconds: float, spent: list[float] | None = None) -> Backend:
     return Backend("sleepy", "tests", bin_block)
 
 
-class Watched(overlap._Budget):
+class Watched(budget.Budget):
     """A budget that keeps what was in use after each change, and how many shared it."""
 
     seen: list[tuple[int, int, int]]
@@ -122,7 +122,7 @@ class Watched(overlap._Budget):
 
 @pytest.fixture
 def budgets(monkeypatch: pytest.MonkeyPatch) -> type[Watched]:
-    monkeypatch.setattr(overlap, "_Budget", Watched)
+    monkeypatch.setattr(overlap, "Budget", Watched)
     Watched.seen = []
     return Watched
 
@@ -187,7 +187,9 @@ def test_what_is_not_wanted_is_not_read(many: Path, monkeypatch: pytest.MonkeyPa
 
 def test_reads_ahead_and_not_too_far(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened, plain = [], overlap.open_signal
-    monkeypatch.setattr(overlap, "open_signal", lambda path, detector: opened.append(path) or plain(path, detector))
+    monkeypatch.setattr(
+        overlap, "open_signal", lambda path, *how, **more: opened.append(path) or plain(path, *how, **more)
+    )
     with Line(items_of(many), dtype=FLOAT64, threads=2) as line:
         for taken, _ in enumerate(line.outcomes(load("numpy")), start=1):
             expected = min(len(PLANETS), taken + overlap._AHEAD)
@@ -222,22 +224,22 @@ def test_the_budget_is_kept_and_given_back(own: Path, budgets: type[Watched], sh
 
 def test_buffers_to_use_again_are_within_the_budget() -> None:
     def acquire(wanted: int) -> BytesIO | None:
-        return budget.acquire(wanted, Path("signal.parquet"), lambda: None)
+        return shared.acquire(wanted, Path("signal.parquet"), lambda: None)
 
-    budget = overlap._Budget(tight(1, 100), 1)
+    shared = budget.Budget(tight(1, 100), 1)
     assert [acquire(30) for _ in range(3)] == [None] * 3
     for _ in range(3):
-        budget.release(30, BytesIO(bytes(30)))
+        shared.release(30, BytesIO(bytes(30)))
     assert acquire(60) is not None
-    assert len(budget._spare) == 1
+    assert len(shared._spare) == 1
     assert acquire(40) is not None
-    assert budget._spare == []
+    assert shared._spare == []
 
 
 def test_by_default_a_larger_item_goes_alone(
     many: Path, budgets: type[Watched], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(overlap, "DEFAULT_MEMORY", tight(2, 1000))
+    monkeypatch.setattr(budget, "DEFAULT_MEMORY", tight(2, 1000))
     assert all(isinstance(outcome.result, gpucal.Calibrated) for outcome in outcomes_of(many))
     assert [sharers for *_, sharers in budgets.seen] == [1] * len(PLANETS)
     assert budgets.last._used == 0
@@ -261,6 +263,29 @@ def test_too_little_memory_says_how_much_would_do(old: Made, tmp_path: Path) -> 
     assert (every.done, every.skipped, every.failed) == (2, 2, {})
 
 
+@pytest.mark.parametrize("options", [{"variance": True}, {"product": "light-curves"}], ids=str)
+def test_variances_need_memory_of_their_own(old: Made, tmp_path: Path, options: dict[str, Any]) -> None:
+    dataset, least = gpucal.open_dataset(old[0]), tight(2, 0)
+    cubes = {"out": tmp_path / "cubes", "config": CONFIG, "workers": 2, "planets": [17]}
+    failed = gpucal.run(dataset, **cubes, memory=least).failed
+    needs = {name: number_in(r"needs ([\d,]+) bytes of memory", line) for name, line in failed.items()}
+    enough = max(needs.values())
+    summary = gpucal.run(dataset, **cubes, memory=enough)
+    assert (summary.done, summary.failed) == (2, {})
+    more = cubes | options | {"out": tmp_path / "more"}
+    failed = gpucal.run(dataset, **more, memory=least).failed
+    for name, values in (("AIRS-CH0", 4 * 282 * 32), ("FGS1", 4 * 32 * 32)):
+        key = f"planet 17 visit 0 {name}"
+        # a variance is made in float64 and stored in float32
+        assert number_in(r"needs ([\d,]+) bytes of memory", failed[key]) == needs[key] + (8 + 4) * values
+    failed = gpucal.run(dataset, **more, memory=enough).failed
+    (line,) = failed.values()
+    assert "AIRS-CH0" in line
+    assert "raise --memory or lower --workers" in line
+    enough = number_in(r"needs ([\d,]+) bytes of memory", line)
+    assert gpucal.run(dataset, **more, memory=enough).failed == {}
+
+
 def number_in(pattern: str, line: str) -> int:
     match = re.search(pattern, line)
     assert match, line
@@ -272,7 +297,7 @@ def number_in(pattern: str, line: str) -> int:
 @pytest.mark.parametrize("wanted", [1, 10**6, 116 * 10**6, 250 * 10**6, 10**9])
 def test_the_number_an_item_asks_for_is_enough_and_needed(threads: int, wanted: int) -> None:
     def ask(memory: int) -> None:
-        overlap._Budget(memory, threads).acquire(wanted, Path("signal.parquet"), lambda: None)
+        budget.Budget(memory, threads).acquire(wanted, Path("signal.parquet"), lambda: None)
 
     with pytest.raises(InputError) as caught:
         ask(tight(threads, 0))

@@ -144,3 +144,4 @@ def test_nothing_good_is_nothing_to_interpolate_from(old: Made) -> None:
     assert not (cal.dq & DQ.INTERPOLATED).any()
     assert cal.mask.all()
     assert np.isnan(cal.light_curve()).all()
+    assert cal.provenance["steps"]["interpolate"] == "SKIPPED"

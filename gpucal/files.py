@@ -1,0 +1,112 @@
+"""Input files opened so that none of them can block, and read so that none of them can fill the memory."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from io import FileIO
+from pathlib import Path
+
+from gpucal.errors import InputError
+
+__all__ = ["AGAIN", "open_regular", "read_whole", "shortened"]
+
+AGAIN = "copy it again from the competition data"
+"""What to do about a damaged file."""
+
+
+def open_regular(path: Path) -> FileIO:
+    """Open a regular file for reading, unbuffered.
+
+    To open a FIFO waits for a writer, for ever; to open a device may do something to it. Neither is opened.
+
+    Parameters
+    ----------
+    path : Path
+        The file, or a link to it.
+
+    Returns
+    -------
+    FileIO
+        The file. A read may give less than it was asked for.
+
+    Raises
+    ------
+    OSError
+        If there is none, it cannot be opened, or it is a folder, FIFO, socket or device.
+    """
+    _require_regular(path.stat())
+    # Without waiting, and looked at again, as it may have been replaced since.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        _require_regular(os.fstat(descriptor))
+        return FileIO(descriptor)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _require_regular(found: os.stat_result) -> None:
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file")
+
+
+def read_whole(path: Path, most: int, name: str) -> bytes:
+    """Read a small file.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    most : int
+        Bytes it may have.
+    name : str
+        What to call it if it is missing.
+
+    Returns
+    -------
+    bytes
+        Its content.
+
+    Raises
+    ------
+    InputError
+        If it is missing, cannot be read, is larger, or changes meanwhile.
+    """
+    try:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > most:
+                raise InputError(f"has {size:,} bytes, more than the {most:,} of any {name}", AGAIN, path)
+            content = b""
+            while part := file.read(size + 1 - len(content)):
+                content += part
+    except FileNotFoundError as error:
+        raise InputError(f"{name} is missing", AGAIN, path) from error
+    except OSError as error:
+        raise InputError(f"{name} cannot be read ({error.strerror or error})", AGAIN, path) from error
+    if len(content) != size:
+        raise InputError("changed while it was being read", "run again when nothing writes to it", path)
+    return content
+
+
+def shortened(what: object) -> str:
+    """Quote what a file says, such as a type or an error made from it, in a message.
+
+    Parameters
+    ----------
+    what : object
+        An exception, or anything with a text.
+
+    Returns
+    -------
+    str
+        The text's first line, at most 200 characters of it, printable: a file may name a column with a million bytes,
+        line ends or escape sequences.
+    """
+    line = str(what).partition("\n")[0] or type(what).__name__
+    line = line if len(line) <= 200 else line[:197] + "..."
+    return "".join(letter if letter.isprintable() else "?" for letter in line)

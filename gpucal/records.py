@@ -1,0 +1,164 @@
+"""Commit records: what a results folder says of its items, and the index that is made of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from io import BytesIO
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from gpucal.errors import OutputError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["index_of", "is_whole", "read_record", "records"]
+
+# Columns of manifest.parquet, of the records' fields of these names.
+_MANIFEST: Mapping[str, str] = MappingProxyType(
+    {
+        "planet": "int64",
+        "visit": "int64",
+        "detector": "string",
+        "status": "string",
+        "error": "string",
+        "seconds": "float64",
+        "backend": "string",
+        "version": "string",
+        "settings": "string",
+        "inputs": "string",
+    }
+)
+
+# Files that an item has at least, of either product.
+_KINDS = ({"signal", "dq", "time"}, {"flux", "error", "time"})
+
+
+def records(path: Path) -> Iterator[dict[str, Any]]:
+    """Read every commit record of a results folder.
+
+    Parameters
+    ----------
+    path : Path
+        The folder.
+
+    Yields
+    ------
+    dict
+        A record; what is no record is left out.
+
+    Raises
+    ------
+    OutputError
+        If a record cannot be read.
+    """
+    for file in sorted(path.glob("*/*/*.json")):
+        record = read_record(file)
+        if record is not None:
+            yield record
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """Read an item's commit record.
+
+    Parameters
+    ----------
+    path : Path
+        The file, ``<planet>/<visit>/<detector>.json`` of a results folder.
+
+    Returns
+    -------
+    dict or None
+        None if there is none, or it is no record: the item is made again.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be read.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError, RecursionError):
+        return None
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be read ({error.strerror or error}); make it readable") from error
+    if not _is_record(record):
+        return None
+    # A folder copied under another name holds records of what is not in it.
+    return record if [str(record[name]) for name in ("planet", "visit", "detector")] == _place(path) else None
+
+
+def _place(path: Path) -> list[str]:
+    return [*path.parts[-3:-1], path.stem]
+
+
+def is_whole(folder: Path, record: Mapping[str, Any]) -> bool:
+    """Tell whether an item's files are all there, in the sizes its record says.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the record is.
+    record : mapping
+        The record.
+
+    Returns
+    -------
+    bool
+        False if one is missing or of another size.
+    """
+    try:
+        return all((folder / file["file"]).stat().st_size == file["bytes"] for file in record["files"].values())
+    except (OSError, KeyError):  # a record without sizes is of an earlier version, which did not write them
+        return False
+
+
+def index_of(path: Path) -> pa.Table:
+    """Make the table that ``manifest.parquet`` holds of a results folder's records.
+
+    Parameters
+    ----------
+    path : Path
+        The folder.
+
+    Returns
+    -------
+    pyarrow.Table
+        A row an item.
+
+    Raises
+    ------
+    OutputError
+        If a record cannot be read.
+    """
+    import pyarrow as pa
+    import pyarrow.json
+
+    schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in _MANIFEST.items()])
+    rows = (json.dumps({name: record.get(name) for name in _MANIFEST}) for record in records(path))
+    lines = "\n".join(rows).encode()
+    # Through JSON, as Arrow imports pandas (0.3 s) to make arrays of Python objects.
+    options = pyarrow.json.ParseOptions(explicit_schema=schema)
+    return pyarrow.json.read_json(BytesIO(lines), parse_options=options) if lines else schema.empty_table()
+
+
+def _is_record(found: object) -> bool:
+    """Tell whether it has what readers rely on; the folder may hold other JSON files, and damaged ones."""
+    if not isinstance(found, dict):
+        return False
+    # type() and not isinstance(), as JSON's true and false are integers to the latter
+    if [type(found.get(name)) for name in ("planet", "visit", "detector", "status")] != [int, int, str, str]:
+        return False
+    if found["status"] != "done":
+        return True
+    files = found.get("files")
+    return (
+        isinstance(files, dict)
+        and any(product <= files.keys() for product in _KINDS)
+        and isinstance(found.get("provenance"), dict)
+        and isinstance(found["provenance"].get("settings"), dict)
+        and all(isinstance(file, dict) and {"shape", "dtype"} <= file.keys() for file in files.values())
+        and all(isinstance(file.get("file"), str) for file in files.values())
+    )

@@ -1,0 +1,328 @@
+"""A dataset to a results folder: what is missing, spread over what there is, with an account of it in the end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from numbers import Integral, Real
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from gpucal.backends import choose
+from gpucal.budget import Budget
+from gpucal.config import Calibration
+from gpucal.dataset import Dataset, Observation
+from gpucal.detectors import DETECTORS
+from gpucal.errors import ConfigError, OutputError, Unstackable
+from gpucal.fleet import Fleet, gpus_for
+from gpucal.job import Job
+from gpucal.light_curve_files import LIGHT_CURVES, light_curves_are_current, write_light_curves
+from gpucal.pipeline import checked_dtype, checked_threads
+from gpucal.placing import unwritable
+from gpucal.records import records
+from gpucal.report import Summary, logged_to
+from gpucal.results import Results
+from gpucal.rules import PRODUCTS
+from gpucal.store import LOG, Store
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+__all__ = ["run"]
+
+log = logging.getLogger(__name__)
+
+# What failed if it was no item, but a file that is made of all of them.
+_ALL = "what is made of all items"
+
+
+def run(
+    dataset: Dataset,
+    out: str | Path,
+    config: Calibration | None = None,
+    *,
+    planets: Iterable[int] | None = None,
+    shard: tuple[int, int] | None = None,
+    backend: str | None = None,
+    dtype: DTypeLike = np.float32,
+    product: str = "cubes",
+    variance: bool = False,
+    workers: int | None = None,
+    memory: int | None = None,
+    overwrite: bool = False,
+    resume_from: Iterable[str | Path] = (),
+    time_limit: float | None = None,
+    strict: bool = False,
+    client: Client | None = None,
+    progress: bool = False,
+) -> Summary:
+    """Calibrate a dataset into a results folder; items already there, of these inputs, are kept.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        From `gpucal.open_dataset`.
+    out : str or Path
+        The results folder. Several runs may share one: none makes what another has made or has in hand.
+    config : Calibration, optional
+        Settings; by default the preset of the dataset's layout.
+    planets : iterable of int, optional
+        Only these.
+    shard : tuple of int, optional
+        ``(i, n)`` for the i-th of n parts of the planets, i from 1.
+    backend, workers
+        As for `gpucal.calibrate`.
+    dtype : dtype
+        Of the files.
+    product : {'cubes', 'light-curves'}
+        Store the cubes; or light curves with their errors and nothing else, each observation's by itself and those of
+        all in ``light-curves.parquet`` and ``light-curves.npy``, see `gpucal.light_curve_files.write_light_curves`.
+    variance : bool
+        Store the cubes' variances too.
+    memory : int, optional
+        Peak resident memory to stay below, bytes. By default 900 MB a process, not enforced on a single item that
+        needs more; a number given is. What CUDA holds on the host comes on top.
+    overwrite : bool
+        Make everything again, also where the folder holds results of other settings.
+    resume_from : iterable of str or Path, optional
+        Other results folders, such as of an earlier session; what they hold of these settings and inputs counts as
+        done. They are not written to. `gpucal.open_results` reads several folders as one.
+    time_limit : float, optional
+        Seconds after which everything must have ended; no item is begun that would end later.
+    strict : bool
+        Check input files as far as they can be, see `gpucal.reader.open_signal`.
+    client : distributed.Client, optional
+        Work on its Dask cluster, a task an observation; ``workers`` and ``memory`` are then each worker's.
+    progress : bool
+        Show a progress bar with planets a minute and the time left.
+
+    Returns
+    -------
+    Summary
+        What was done, skipped and failed; a failed item costs no other. What is not begun when the time is over, or
+        nothing more can be written, is left: the same call goes on with it.
+
+    Raises
+    ------
+    ConfigError
+        If the folder holds results of other settings, or an argument is not possible.
+    DatasetError
+        If a planet asked for is not in the dataset.
+    BackendUnavailable
+        If the backend asked for cannot run here.
+    OutputError
+        If the folder cannot be written, or one to resume from holds nothing.
+    DeviceError
+        If a GPU fails; of several, each has a process of its own, and whatever ends that one.
+    KeyboardInterrupt
+        If it is interrupted; the item being written is finished before.
+    """
+    began = time.monotonic()
+    if product not in PRODUCTS:
+        raise ConfigError(f"product = {product!r}: must be one of {', '.join(PRODUCTS)}")
+    chosen = _shard([*dataset.planets] if planets is None else [*dict.fromkeys(planets)], shard)
+    observations = [dataset[p, visit] for p in chosen for visit in dataset.visits(dataset[p].planet)]
+    job = Job(
+        out=Path(out),
+        config=config or Calibration.preset(dataset.layout.preset),
+        dtype=checked_dtype(dtype).name,
+        product=product,
+        variance=variance and product == "cubes",  # light curves have errors anyway
+        backend=backend,
+        threads=checked_threads(workers),
+        memory=memory,
+        overwrite=overwrite,
+        strict=strict,
+        resume_from=tuple(_results_folder(Path(folder)) for folder in resume_from),
+    )
+    until = None if time_limit is None else began + _seconds(time_limit)
+    gpus = [] if client else gpus_for(backend, len(chosen), memory)
+    # What cannot be is said before anything is written; where `auto` chooses, it does so beside reading.
+    Budget(job.memory, job.threads)
+    if not (client or gpus) and (named := backend or os.environ.get("GPUCAL_BACKEND") or "auto") != "auto":
+        choose(named)
+    store = Store(job.out)
+    if not overwrite:
+        _refuse_other_settings(store, job)
+    if store.settings() != job.settings or overwrite:
+        _remove_light_curves(store)  # no stack of the old ones may outlive them, should this run be killed
+    store.create(job.settings)
+    summary = Summary()
+    # The processes of a fleet write the log themselves.
+    with nullcontext() if gpus else logged_to(store.path / LOG, summary):
+        try:
+            with _progress(progress, len(observations)) as update:
+                if client:
+                    from gpucal.cluster import spread
+
+                    spread(client, job, dataset, observations, summary, until=until, tick=update)
+                elif gpus:
+                    _drive(gpus, job, dataset, observations, summary, until, update)
+                else:
+                    job.work(observations, summary, until=until, tick=lambda: update(_ended(observations, summary)))
+        except KeyboardInterrupt:
+            summary.stopped = "interrupted"
+            raise
+        finally:
+            _finish(store, job, summary)
+            summary.seconds = time.monotonic() - began
+            if summary.stopped:
+                log.warning("%s: %s; what is finished is kept, run it again to go on", summary.stopped, summary.counts)
+    return summary
+
+
+def _refuse_other_settings(store: Store, job: Job) -> None:
+    """Raise ConfigError if the folder holds results that were made with other settings than are asked for now."""
+    before = store.settings()
+    if before is None or before == job.settings or all(record["status"] != "done" for record in records(store.path)):
+        return
+    then, now = (dict(_entries(text)) for text in (before, job.settings))
+    changes = [
+        f"{name} = {then.get(name, 'unset')} there and {now.get(name, 'unset')} now"
+        for name in {**then, **now}
+        if then.get(name) != now.get(name)
+    ]
+    raise ConfigError(
+        f"{store.path}: holds results of other settings ({'; '.join(changes) or 'in another order'}); "
+        "give another folder, or --overwrite to make them again"
+    )
+
+
+def _entries(toml: str) -> Iterator[tuple[str, str]]:
+    """Split what `Job.settings` has put together; Python 3.10 has no reader of TOML."""
+    table = ""
+    for line in toml.splitlines():
+        name, equals, value = line.partition(" = ")
+        if line.startswith("["):
+            table = line.strip("[]").removeprefix("output") + "." * (line != "[output]")
+        elif equals:
+            yield table + name.strip('"'), value
+
+
+def _finish(store: Store, job: Job, summary: Summary) -> None:
+    """Write what is made of all items together; nothing of what was there before may outlive its items."""
+    summary.failed.pop(_ALL, None)  # of a process of a fleet, whose part this is done for, too
+    try:
+        store.write_manifest()
+        with store.alone():
+            _place_light_curves(store, job)
+    except Unstackable as error:  # as its settings want it: every item is there by itself
+        log.warning("no light curves of all together: %s", error)
+    except OutputError as error:
+        log.error("%s", error)
+        summary.failed[_ALL] = str(error)
+
+
+def _place_light_curves(store: Store, job: Job) -> None:
+    folders = (store.path, *job.resume_from)
+    results = None
+    if job.product == "light-curves" and any(next(records(folder), None) for folder in folders):
+        results = Results(*folders, settings=job.settings_hash)
+        if light_curves_are_current(results):
+            return
+    _remove_light_curves(store)
+    if results:
+        write_light_curves(results)
+
+
+def _remove_light_curves(store: Store) -> None:
+    try:
+        for name in LIGHT_CURVES:
+            (store.path / name).unlink(missing_ok=True)
+    except NotADirectoryError:
+        pass  # said of the folder itself, when that is made
+    except OSError as error:
+        raise unwritable(store.path, error) from error
+
+
+def _drive(
+    gpus: list[str],
+    job: Job,
+    dataset: Dataset,
+    observations: list[Observation],
+    summary: Summary,
+    until: float | None,
+    update: Callable[[int], None],
+) -> None:
+    """Have a process for each GPU do its part."""
+    splits = {obs.split for obs in observations}
+    options = {
+        "--backend": job.backend,
+        "--dtype": job.dtype,
+        "--workers": max(1, job.threads // len(gpus)),
+        "--memory": job.memory and job.memory // len(gpus),
+        "--split": splits.pop() if len(splits) == 1 else None,
+        "--product": job.product,
+        "--variance": job.variance,
+        "--overwrite": job.overwrite,
+        "--strict": job.strict,
+        "--resume-from": [*map(str, job.resume_from)],
+        "--time-limit": until and f"{max(until - time.monotonic(), 0.001):.3f}s",
+    }
+    last = [*DETECTORS][-1]
+    files = [job.out / str(obs.planet) / str(obs.visit) / f"{last}.json" for obs in observations]
+    since = time.time() if job.overwrite else 0.0
+
+    def tick() -> None:
+        update(sum(path.exists() and path.stat().st_mtime >= since for path in files))
+
+    fleet = Fleet(dataset.path, job.out, job.config.to_toml(), options)
+    for report in fleet.run(gpus, [*dict.fromkeys(obs.planet for obs in observations)], tick):
+        summary.add(report)
+    for line in summary.failed.values():
+        log.error("%s", line)
+
+
+def _ended(observations: list[Observation], summary: Summary) -> int:
+    return len(observations) - -(-summary.left // len(DETECTORS))
+
+
+@contextmanager
+def _progress(shown: bool, total: int) -> Iterator[Callable[[int], None]]:
+    """Give a function that sets a progress bar, with planets a minute and the time left; log lines go above it."""
+    from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    form = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}, {remaining} left{postfix}]"
+    began = time.monotonic()
+    with (
+        tqdm(total=total, disable=not shown, unit="planet", bar_format=form) as bar,
+        logging_redirect_tqdm([logging.getLogger("gpucal")]) if shown else nullcontext(),
+    ):
+
+        def update(ended: int) -> None:
+            bar.update(ended - bar.n)
+            bar.set_postfix_str(f"{60 * ended / (time.monotonic() - began):.1f} planets/min")
+
+        yield update
+
+
+def _shard(planets: list[int], shard: tuple[int, int] | None) -> list[int]:
+    if shard is None:
+        return planets
+    try:
+        part, parts = shard
+        possible = all(isinstance(n, Integral) and not isinstance(n, bool) for n in shard) and 1 <= part <= parts
+    except (TypeError, ValueError):
+        possible = False
+    if not possible:
+        raise ConfigError(f"shard = {shard!r}: must be (i, n), the i-th of n parts, i from 1 to n")
+    return planets[part - 1 :: parts]
+
+
+def _seconds(limit: float) -> float:
+    if isinstance(limit, bool) or not isinstance(limit, Real) or not 0 < float(limit) < float("inf"):
+        raise ConfigError(f"time_limit = {limit!r}: must be a number of seconds above 0")
+    return float(limit)
+
+
+def _results_folder(path: Path) -> Path:
+    if next(records(path), None) is None:
+        raise OutputError(f"{path}: holds no results to resume from; give a folder that `gpucal calibrate` wrote")
+    return path

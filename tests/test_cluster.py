@@ -1,0 +1,573 @@
+"""The same work on Dask, on clusters in this process and on ones that are started from the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import types
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import BINS, Made
+from distributed import Client, LocalCluster
+
+import gpucal
+from gpucal import cluster, foreman
+from gpucal.cli import main
+from gpucal.config import Calibration
+from gpucal.detectors import DETECTORS
+from gpucal.errors import BackendUnavailable, ClusterError, ConfigError, MissingExtra, OutputLost
+from gpucal.foreman import Foreman
+from gpucal.job import Job
+from gpucal.records import records
+from gpucal.report import Summary
+
+CONFIG = Calibration(bins=BINS)
+FLAGS = [f"--bin={name}={pairs}" for name, pairs in BINS.items()]
+PLANETS = range(100, 120)
+
+PATIENCE = 120.0
+"""Seconds after which something hangs."""
+
+
+@pytest.fixture(scope="module")
+def many(old: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty planets, all of them planet 17 of the 2024 layout by another id. Not to be written to."""
+    folder = tmp_path_factory.mktemp("many") / "raw"
+    (folder / "train").mkdir(parents=True)
+    header, row, *_ = (old[0] / "train_adc_info.csv").read_text().splitlines()
+    rows = [f"{planet},{row.partition(',')[2]}" for planet in PLANETS]
+    (folder / "train_adc_info.csv").write_text("\n".join([header, *rows]) + "\n")
+    shutil.copy(old[0] / "axis_info.parquet", folder)
+    for planet in PLANETS:
+        (folder / "train" / str(planet)).symlink_to(old[0] / "train" / "17")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def locally(many: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of them without Dask. Not to be written to."""
+    out = tmp_path_factory.mktemp("locally") / "out"
+    assert gpucal.run(gpucal.open_dataset(many), out, CONFIG).done == 2 * len(PLANETS)
+    return out
+
+
+@pytest.fixture(scope="module")
+def threads() -> Iterator[Client]:
+    """A cluster in this process: a worker of two threads."""
+    with Client(processes=False, n_workers=1, threads_per_worker=2, dashboard_address=":0") as client:
+        yield client
+
+
+def arrays(out: Path, planets: Sequence[int] = PLANETS) -> dict[str, bytes]:
+    return {
+        str(file.relative_to(out)): file.read_bytes()
+        for planet in planets
+        for file in sorted((out / str(planet)).rglob("*.npy"))
+    }
+
+
+def hidden(out: Path) -> list[Path]:
+    return [*out.rglob(".*")]
+
+
+def until(happens: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not happens():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+# A cluster of processes, started as people do.
+
+
+class Processes:
+    """A scheduler, and workers, each a process of the command line's."""
+
+    def __init__(self, folder: Path, stack: ExitStack, **settings: object) -> None:
+        self.folder, self.stack, self.count = folder, stack, 0
+        names = {f"DASK_DISTRIBUTED__{name.upper()}": str(value) for name, value in settings.items()}
+        self.environment = {**os.environ, "PYTHONWARNINGS": "", **names}
+        self.file = folder / "scheduler.json"
+        # It ends by itself should this process not live to end it, and the workers with it.
+        options = ["--port", "0", "--dashboard-address", ":0", "--idle-timeout", "300s"]
+        self.scheduler = self.start("scheduler", *options)
+        until(lambda: self.file.exists() and self.file.read_text().endswith("}"))
+        self.address: str = json.loads(self.file.read_text())["address"]
+        self.client = stack.enter_context(Client(self.address, set_as_default=False))
+
+    def start(self, what: str, *options: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "dask", what, "--host", "127.0.0.1", *options]
+        self.count += 1
+        log = self.stack.enter_context((self.folder / f"{what}-{self.count}.log").open("wb"))
+        process = subprocess.Popen(
+            [*command, "--scheduler-file", str(self.file)],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        self.stack.callback(ended, process)
+        return process
+
+    def worker(self, *options: str) -> subprocess.Popen[bytes]:
+        before = len(self.client.nthreads())
+        process = self.start(
+            "worker", "--nthreads", "1", "--death-timeout", "60", "--dashboard-address", ":0", *options
+        )
+        until(lambda: len(self.client.nthreads()) == before + 1)
+        return process
+
+
+def ended(process: subprocess.Popen[Any]) -> None:
+    process.terminate()
+    try:
+        process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def processes(folder: Path, **settings: object) -> Iterator[Processes]:
+    with ExitStack() as stack:
+        yield Processes(folder, stack, **settings)
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+    """A scheduler and a worker."""
+    with processes(tmp_path_factory.mktemp("dask")) as started:
+        started.worker()
+        yield started
+
+
+@contextmanager
+def command(*arguments: object) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gpucal.cli", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONWARNINGS": ""},
+        start_new_session=True,
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            ended(process)
+
+
+def finished(out: Path) -> int:
+    return sum(record["status"] == "done" for record in records(out))
+
+
+def test_a_worker_is_killed_and_nothing_is_lost(real: Processes, many: Path, locally: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    doomed = real.worker("--no-nanny")
+    assert len(real.client.nthreads()) == 2
+    with command("calibrate", many, out, *FLAGS, "--dask", real.address, "--json") as process:
+        until(lambda: finished(out) >= 4)
+        doomed.kill()
+        assert finished(out) < 2 * len(PLANETS)
+        # What one that is killed while it writes leaves, certainly.
+        folder = next(out.glob("*/0"))
+        (folder / ".AIRS-CH0.signal.npy.0123.tmp").write_bytes(b"half")
+        said, logged = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, logged
+    summary = json.loads(said)
+    # An item that was finished by the one killed, with no account of it, is found there by the one that has it next.
+    assert summary["done"] + summary["skipped"] == finished(out) == 2 * len(PLANETS)
+    assert (summary["failed"], summary["left"], summary["stopped"]) == ({}, 0, "")
+    assert summary["skipped"] <= 4
+    assert arrays(out) == arrays(locally)
+    assert hidden(out) == []
+    assert len(real.client.nthreads()) == 1
+    assert logged == ""
+
+
+def test_an_interrupt_leaves_the_workers_idle(real: Processes, many: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with command("calibrate", many, out, *FLAGS, "--dask", real.address) as process:
+        until(lambda: finished(out) >= 3)
+        process.send_signal(signal.SIGINT)
+        _, logged = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130
+    done = finished(out)
+    assert 3 <= done < 2 * len(PLANETS)
+    left = 2 * len(PLANETS) - done
+    assert logged.splitlines() == [
+        f"gpucal: interrupted: {done} done, 0 already there, 0 failed, {left} left; what is finished is kept, "
+        "run it again to go on",
+        "gpucal: ended by SIGINT",
+    ]
+    until(lambda: not any(real.client.processing().values()))
+    time.sleep(0.5)
+    assert finished(out) == done
+    assert hidden(out) == []
+
+
+def test_a_broken_planet_costs_itself(real: Processes, many: Path, tmp_path: Path) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    shutil.copytree(many, raw, symlinks=True)
+    (raw / "train" / "103").unlink()
+    shutil.copytree(many / "train" / "103", raw / "train" / "103")
+    (raw / "train" / "103" / "FGS1_signal.parquet").write_bytes(b"PAR1")
+    with command(
+        "calibrate", raw, out, *FLAGS, "--dask", real.address, "--planet", *range(101, 106), "--json"
+    ) as process:
+        said, logged = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1
+    (line,) = logged.splitlines()
+    assert line.startswith("gpucal: planet 103 visit 0 FGS1: ")
+    summary = json.loads(said)
+    assert (summary["done"], [*summary["failed"]]) == (9, ["planet 103 visit 0 FGS1"])
+    assert (out / "gpucal.log").read_text().count("planet 103") == 1
+
+
+PRELOAD = """
+import os
+from gpucal.job import Job
+
+work = Job.__dict__.get("plain", Job.work)  # Dask may import this twice
+
+def deadly(self, observations, summary, **options):
+    if observations[0].planet == 101:
+        os._exit(3)
+    work(self, observations, summary, **options)
+
+Job.plain, Job.work = work, deadly
+"""
+
+
+def test_an_observation_that_kills_its_workers_costs_itself(many: Path, tmp_path: Path) -> None:
+    out, preload = tmp_path / "out", tmp_path / "deadly.py"
+    preload.write_text(PRELOAD)
+    with processes(tmp_path, scheduler__allowed_failures=0) as started:
+        started.worker("--preload", str(preload))
+        dataset = gpucal.open_dataset(many)
+        summary = gpucal.run(dataset, out, CONFIG, planets=range(100, 104), client=started.client)
+    where = [f"planet 101 visit 0 {name}" for name in BINS]
+    assert (summary.done + summary.skipped, [*summary.failed], summary.left) == (6, where, 0)
+    assert all("every worker that had it died" in line for line in summary.failed.values())
+    failed = [record for record in records(out) if record["status"] == "failed"]
+    assert [record["planet"] for record in failed] == [101, 101]
+    assert hidden(out) == []
+
+
+# As if it were not installed there.
+WITHOUT = """
+import sys
+
+for name in [name for name in sys.modules if name.partition(".")[0] == "gpucal"]:
+    del sys.modules[name]
+sys.modules["gpucal"] = None
+"""
+
+
+def test_workers_without_gpucal(many: Path, tmp_path: Path) -> None:
+    (tmp_path / "without.py").write_text(WITHOUT)
+    with processes(tmp_path) as started:
+        started.worker("--no-nanny", "--preload", str(tmp_path / "without.py"))
+        with pytest.raises(ClusterError, match=r"the worker tcp://\S* has no gpucal \S*; install it"):
+            gpucal.run(gpucal.open_dataset(many), tmp_path / "out", CONFIG, client=started.client)
+
+
+def test_a_scheduler_that_dies_is_one_line(many: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with processes(tmp_path) as started:
+        started.worker()
+        with command("calibrate", many, out, *FLAGS, "--dask", started.address) as process:
+            until(lambda: finished(out) >= 1)
+            started.scheduler.kill()
+            _, logged = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 2
+    (line,) = logged.splitlines()
+    assert "the scheduler is lost" in line
+
+
+def test_no_scheduler_is_one_line(
+    many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cluster, "ANSWER", 0.5)
+    for address in ("tcp://127.0.0.1:9", "127.0.0.1:9", "nonsense", "foo://bar:1"):
+        assert main(["calibrate", str(many), str(tmp_path / "out"), "--dask", address]) == 2
+        (line,) = capfd.readouterr().err.splitlines()
+        assert line.startswith(f"gpucal: {address}: no Dask scheduler answers")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_local_cluster(many: Path, locally: Path, tmp_path: Path) -> None:
+    out, planets = tmp_path / "out", range(100, 104)
+    with command("calibrate", many, out, *FLAGS, "--planet", *planets, "--json", "--dask") as process:
+        said, logged = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, logged) == (0, "")
+    assert json.loads(said)["done"] == 8
+    assert arrays(out, planets) == arrays(locally, planets)
+
+
+def test_an_interrupt_from_the_terminal_ends_a_local_cluster(many: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with command("calibrate", many, out, *FLAGS, "--dask") as process:
+        until(lambda: finished(out) >= 1)
+        os.killpg(process.pid, signal.SIGINT)  # which a terminal sends to every process of the command
+        _, logged = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130
+    interrupted, last = logged.splitlines()
+    assert interrupted.startswith(f"gpucal: interrupted: {finished(out)} done")
+    assert last == "gpucal: ended by SIGINT"
+    assert hidden(out) == []
+
+
+# What a cluster within this process is enough for.
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_the_numbers_are_those_of_a_local_run(threads: Client, new: Made, tmp_path: Path, backend: str) -> None:
+    dataset = gpucal.open_dataset(new[0])
+    options: dict[str, Any] = {"backend": backend, "variance": True, "dtype": "float64"}
+    there = gpucal.run(dataset, tmp_path / "there", CONFIG, client=threads, **options)
+    here = gpucal.run(dataset, tmp_path / "here", CONFIG, **options)
+    assert (there.done, there.backend, there.failed, there.left) == (here.done, backend, {}, 0)
+    assert there.stages["bin"] > 0
+    assert arrays(tmp_path / "there", [5]) == arrays(tmp_path / "here", [5])
+    again = gpucal.run(dataset, tmp_path / "there", CONFIG, client=threads, **options)
+    assert (again.done, again.skipped) == (0, 4)
+
+
+def test_what_travels_is_small(threads: Client, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, told = [], []
+    submit, count = threads.submit, Foreman._count
+
+    def submitted(function: object, *arguments: Any, **options: Any) -> object:
+        asked.append(len(pickle.dumps([a for a in arguments if not hasattr(a, "add_done_callback")])))
+        return submit(function, *arguments, **options)
+
+    def counted(self: Foreman, record: dict[str, Any]) -> object:
+        told.append(len(pickle.dumps(record)))
+        return count(self, record)
+
+    monkeypatch.setattr(threads, "submit", submitted)
+    monkeypatch.setattr(Foreman, "_count", counted)
+    dataset = gpucal.open_dataset(many)
+    assert gpucal.run(dataset, tmp_path / "out", CONFIG, planets=PLANETS[:3], client=threads).done == 6
+    assert len(asked) == 4
+    assert len(told) == 3
+    assert max(asked) < 4000
+    assert max(told) < 1000
+    (obs,) = [obs for obs in dataset if obs.planet == 100]
+    gpucal.calibrate(obs, "AIRS-CH0", CONFIG, backend="numpy")
+    copy = pickle.loads(listing := pickle.dumps(dataset))
+    assert len(listing) < 100 * len(PLANETS)
+    assert [o.key for o in copy] == [o.key for o in dataset]
+    fgs1 = DETECTORS["FGS1"]
+    assert copy[100].frames(fgs1).digest == dataset[100].frames(fgs1).digest
+
+
+def test_an_error_is_heard_once(threads: Client, old: Made, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    raw = tmp_path / "raw"
+    shutil.copytree(old[0], raw)
+    (raw / "train" / "17" / "FGS1_signal.parquet").unlink()
+    summary = gpucal.run(gpucal.open_dataset(raw), tmp_path / "out", CONFIG, client=threads)
+    assert (summary.done, [*summary.failed]) == (3, ["planet 17 visit 0 FGS1"])
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("gpucal")]
+    assert said == [*summary.failed.values()]
+    assert (tmp_path / "out" / "gpucal.log").read_text().count("FGS1_signal") == 1
+
+
+def test_the_time_limit(threads: Client, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = gpucal.open_dataset(many)
+    work = Job.work
+
+    def slow(self: Job, *arguments: Any, **options: Any) -> None:
+        work(self, *arguments, **options)
+        time.sleep(1.0)
+
+    monkeypatch.setattr(Job, "work", slow)
+    began = time.monotonic()
+    summary = gpucal.run(dataset, tmp_path / "out", CONFIG, client=threads, time_limit=4.0, backend="numpy")
+    assert time.monotonic() - began < 5.0
+    assert summary.stopped == "time limit"
+    assert 1 <= summary.done < 2 * len(PLANETS)
+    assert summary.done + summary.left == 2 * len(PLANETS)
+    assert finished(tmp_path / "out") >= summary.done
+    over = gpucal.run(dataset, tmp_path / "none", CONFIG, client=threads, time_limit=1e-9)
+    assert (over.done, over.left, over.stopped) == (0, 2 * len(PLANETS), "time limit")
+
+
+def test_what_hangs_does_not_outlive_the_time_limit(
+    threads: Client, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Job, "work", lambda *_, **__: time.sleep(4.0))
+    began = time.monotonic()
+    summary = gpucal.run(gpucal.open_dataset(many), tmp_path / "out", CONFIG, client=threads, time_limit=1.0)
+    assert time.monotonic() - began < 3.5
+    assert (summary.done, summary.left, summary.stopped) == (0, 2 * len(PLANETS), "time limit")
+
+
+def test_an_interrupt_counts_what_is_in_hand(threads: Client, many: Path, tmp_path: Path) -> None:
+    summary = Summary()
+    job = Job(tmp_path / "out", CONFIG, "float32", "cubes", False, "numpy", 1, None)
+    gpucal.store.Store(job.out).create(job.settings)
+    dataset = gpucal.open_dataset(many)
+
+    def interrupted(ended: int) -> None:
+        if ended >= 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cluster.spread(threads, job, dataset, dataset, summary, until=None, tick=interrupted)
+    assert 4 <= summary.done == finished(job.out) < 2 * len(PLANETS)
+    assert summary.left == 2 * len(PLANETS) - summary.done
+    until(lambda: not any(threads.processing().values()))
+
+
+def test_a_full_disk_stops_the_run(
+    threads: Client, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = gpucal.store.Store.commit
+
+    def full(self: gpucal.store.Store, cal: gpucal.Calibrated, *arguments: Any, **options: Any) -> None:
+        if cal.planet >= 103:
+            raise OutputLost("disk: cannot be written (No space left on device)")
+        commit(self, cal, *arguments, **options)
+
+    monkeypatch.setattr(gpucal.store.Store, "commit", full)
+    summary = gpucal.run(gpucal.open_dataset(many), tmp_path / "out", CONFIG, client=threads)
+    assert "nothing more can be written" in summary.stopped
+    assert summary.done == finished(tmp_path / "out") <= 6
+    assert 1 <= len(summary.failed) <= 2
+    assert summary.left == 2 * len(PLANETS) - summary.done - len(summary.failed)
+
+
+def test_what_ends_a_worker_ends_the_run(
+    threads: Client, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = gpucal.open_dataset(many)
+
+    def unavailable(*_: object, **__: object) -> None:
+        raise BackendUnavailable("no GPU here; take another backend")
+
+    monkeypatch.setattr(Job, "work", unavailable)
+    with pytest.raises(BackendUnavailable, match="no GPU here"):
+        gpucal.run(dataset, tmp_path / "out", CONFIG, client=threads)
+
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(Job, "work", broken)
+    with pytest.raises(
+        ClusterError, match=r"planet 10. visit 0: ZeroDivisionError: a bug; the log of the worker inproc:"
+    ):
+        gpucal.run(dataset, tmp_path / "out", CONFIG, client=threads)
+
+
+def test_workers_see_what_the_client_sees(
+    threads: Client, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = gpucal.open_dataset(many)
+    begin = Foreman._begin
+
+    def elsewhere(change: Callable[[Foreman], object]) -> None:
+        def changed(self: Foreman) -> None:
+            change(self)
+            begin(self)
+
+        monkeypatch.setattr(Foreman, "_begin", changed)
+
+    elsewhere(lambda self: (self.job.out / "config.toml").unlink())
+    with pytest.raises(ClusterError, match=r"config.toml: not there on the worker inproc://.*; give a folder"):
+        gpucal.run(dataset, tmp_path / "out", CONFIG, client=threads)
+    elsewhere(lambda self: setattr(self.dataset, "path", tmp_path / "none"))
+    with pytest.raises(ClusterError, match=r"none: not there on the worker inproc://"):
+        gpucal.run(gpucal.open_dataset(many), tmp_path / "out", CONFIG, client=threads)
+    elsewhere(lambda self: setattr(self, "errand", replace(self.errand, version="0.0")))
+    with pytest.raises(ClusterError, match=r"gpucal .* on the worker .* and 0.0 here: install the same"):
+        gpucal.run(dataset, tmp_path / "out", CONFIG, client=threads)
+
+
+def test_a_cluster_without_workers(many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(foreman, "_ALONE", 0.5)
+    monkeypatch.setattr(foreman, "_LOOK", 0.2)
+    with (
+        LocalCluster(processes=False, n_workers=0, dashboard_address=":0") as empty,
+        Client(empty, set_as_default=False) as client,
+        pytest.raises(ClusterError, match="has no workers; start some"),
+    ):
+        gpucal.run(gpucal.open_dataset(many), tmp_path / "out", CONFIG, client=client)
+
+
+def test_clients_that_cannot_be_used(many: Path, tmp_path: Path) -> None:
+    dataset = gpucal.open_dataset(many)
+
+    async def asynchronous() -> None:
+        async with Client(processes=False, asynchronous=True, n_workers=1, dashboard_address=":0") as client:
+            gpucal.run(dataset, tmp_path / "out", CONFIG, client=client)
+
+    with pytest.raises(ConfigError, match="an asynchronous client cannot be used"):
+        asyncio.run(asynchronous())
+    wrong: Any = "tcp://127.0.0.1:8786"
+    with pytest.raises(ConfigError, match="a str cannot be used"):
+        gpucal.run(dataset, tmp_path / "out", CONFIG, client=wrong)
+    with Client(processes=False, n_workers=1, dashboard_address=":0", set_as_default=False) as closed:
+        pass
+    with pytest.raises(ClusterError, match="it is closed"):
+        gpucal.run(dataset, tmp_path / "out", CONFIG, client=closed)
+
+
+def test_dask_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(MissingExtra, match=r"gpucal\[dask\]"), cluster.connected(None, workers=None, memory=None):
+        pass
+
+
+def test_a_worker_for_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GPUCAL_BACKEND", raising=False)
+    monkeypatch.setattr(cluster, "visible_gpus", lambda: ["3", "GPU-8f"])
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "cupy" or None)
+    with cluster.connected(None, workers=None, memory=None) as client:
+        seen = client.run(os.getenv, "CUDA_VISIBLE_DEVICES")
+    assert sorted(seen.values()) == ["3", "GPU-8f"]
+
+
+def test_dask_cuda_is_used_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def cuda(**options: object) -> None:
+        raise ClusterError(str(options["CUDA_VISIBLE_DEVICES"]))
+
+    monkeypatch.delenv("GPUCAL_BACKEND", raising=False)
+    monkeypatch.setattr(cluster, "visible_gpus", lambda: ["3", "GPU-8f"])
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name in ("cupy", "dask_cuda") or None)
+    monkeypatch.setitem(sys.modules, "dask_cuda", types.SimpleNamespace(LocalCUDACluster=cuda))
+    with pytest.raises(ClusterError, match="3,GPU-8f"), cluster.connected(None, workers=None, memory=None):
+        pass
+
+
+def test_a_local_cluster_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def local(**options: Any) -> None:
+        made.append(len(options["workers"]))
+        raise ClusterError("seen")
+
+    monkeypatch.setattr("distributed.SpecCluster", local)
+    monkeypatch.setattr("distributed.system.MEMORY_LIMIT", 10 * 10**9)
+    monkeypatch.setattr(cluster, "usable_cores", lambda: 16)
+    monkeypatch.setattr(cluster, "visible_gpus", list)
+    for workers, memory in ((None, None), (4, None), (1, 10**9), (None, 2 * 10**9), (32, None)):
+        with pytest.raises(ClusterError, match="seen"), cluster.connected(None, workers=workers, memory=memory):
+            pass
+    assert made == [11, 4, 10, 5, 1]
+    with pytest.raises(ConfigError, match="workers = 0"), cluster.connected(None, workers=0, memory=None):
+        pass

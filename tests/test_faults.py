@@ -1,0 +1,173 @@
+"""System calls that fail on an item's way to the disk, one after the other: they cost that item and nothing else."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import many
+import pytest
+from emulator import cpp
+from launch import require_compiler
+from many import Ended, Runs
+
+ONCE, READ, FULL, LOCKED, SHORT = range(5)  # as in faults.cpp
+
+ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES, errno.EDQUOT, errno.EINTR)
+FLAGS = ("-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC")
+LOST = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A results folder with planets 1 and 2 of 3 finished, and what it is to hold in the end."""
+
+    runs: Runs
+    source: Path
+    out: Path
+    product: str
+    complete: dict[str, object]
+
+    def calibrate(self, *argv: object, fault: tuple[int, ...] = ()) -> Ended:
+        what = (self.source, self.out, "--product", self.product, "--json", *argv)
+        return self.runs.calibrate(*what, fault=(str(self.out), *fault) if fault else ())
+
+    def finished(self) -> dict[str, bytes]:
+        files = (file for planet in "12" for file in (self.out / planet).rglob("*"))
+        return {str(file): file.read_bytes() for file in files if file.is_file()}
+
+    def clean_up(self, what: object) -> None:
+        """A clean run completes everything, whatever was before it."""
+        ended = self.calibrate()
+        assert (ended.code, ended.lines) == (0, []), what
+        assert many.litter(self.out) == [], what
+        assert many.content(self.out) == self.complete, what
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    """Runs that system calls can be made to fail in."""
+    require_compiler()
+    folder = tmp_path_factory.mktemp("faults")
+    shim, source = folder / "faults.so", Path(__file__).with_name("faults.cpp")
+    command = [str(cpp.compiler()), *FLAGS, "-o", shim, source]
+    subprocess.run([*command, "-ldl"], check=True)
+    with Runs(folder, shim) as runs:
+        yield runs
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return many.make(tmp_path_factory.mktemp("source") / "three", range(1, 4))
+
+
+@pytest.fixture(scope="module", params=["light-curves", "cubes"])
+def place(
+    request: pytest.FixtureRequest, faulty: Runs, source: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Place:
+    folder = tmp_path_factory.mktemp("faults")
+    given = (faulty, source, folder / "out", request.param)
+    assert Place(*given, {}).calibrate().code == 0
+    return Place(*given, many.content(folder / "out"))
+
+
+def check(place: Place, ended: Ended, before: dict[str, bytes], error: int, expected: int) -> str:
+    """Look at what a run with a fault has left; return what became of it."""
+    what = (ended.fault["what"], errno.errorcode.get(error, error), ended)
+    text = "\n".join(ended.lines)
+    assert ended.code in (0, 1, 2), what
+    assert "Traceback" not in text, what
+    assert "ignored" not in text, what
+    assert all(line.startswith("gpucal: ") for line in ended.lines), what
+    assert {name: data for name, data in place.finished().items() if "/." not in name} == before, what
+    assert many.wrong(place.out, begun=True) == [], what
+    if ended.code == 2:
+        assert len(ended.lines) == 1, what
+        assert os.strerror(error) in text, what
+        return "refused"
+    summary = ended.summary
+    failed = summary["failed"]
+    # each has its line, and no item is counted twice or forgotten
+    assert all(f"gpucal: {line}" in ended.lines for line in failed.values()), what
+    items = [where for where in failed if where.startswith("planet ")]
+    assert summary["done"] + summary["skipped"] + len(items) + summary["left"] == expected, what
+    assert ended.code == (1 if failed else 0), what
+    assert bool(summary["left"]) <= bool(summary["stopped"]), what
+    if not failed:
+        assert many.wrong(place.out) == [], what
+        return "survived"
+    # pyarrow does not say why a file cannot be closed
+    assert os.strerror(error) in text or "error closing file" in text, what
+    if items and error in LOST:
+        assert "nothing more can be written; " in summary["stopped"], what
+        assert any(summary["stopped"] in line for line in ended.lines), what
+        return "stopped"
+    return "failed" if items else "failed for all"
+
+
+def sweep(place: Place, how: int, errors: Sequence[int], *argv: object, stride: int = 1) -> Counter[str]:
+    """Fail call after call until there is none left to fail; with a ``stride`` one in that many, an error each."""
+    became: Counter[str] = Counter()
+    before = place.finished()
+    for at in count(1, stride):
+        for error in errors if stride == 1 else [errors[at // stride % len(errors)]]:
+            if "--overwrite" not in argv:
+                shutil.rmtree(place.out / "3", ignore_errors=True)
+            ended = place.calibrate(*argv, fault=(at, error, how))
+            if not ended.fault["failed"]:
+                print(f"{how}: {sum(became.values())} faults, {at - 1} calls: {dict(became)}")  # noqa: T201, with -s
+                return became
+            became[check(place, ended, before, error, 2 if argv else 6)] += 1
+            if "--overwrite" in argv and how == FULL:
+                held = many.content(place.out)
+                kept = {name: what for name, what in place.complete.items() if name.startswith("3/")}
+                assert kept.items() <= held.items(), ended
+            place.clean_up((at, error, ended))
+    raise AssertionError
+
+
+# One call in some, or with -m slow each, by itself.
+SPARSE = pytest.param(True, id="sparse")
+EVERY = pytest.param(False, id="every", marks=pytest.mark.slow)
+
+
+def stride_of(place: Place, sparse: bool, stride: int) -> int:
+    return stride * {"light-curves": 1, "cubes": 3}[place.product] if sparse else 1
+
+
+@pytest.mark.parametrize("sparse", [SPARSE, EVERY])
+def test_a_failing_call_costs_its_item_at_most(place: Place, sparse: bool) -> None:
+    became = sweep(place, ONCE, ERRORS, stride=stride_of(place, sparse, 4))
+    assert sparse or became.keys() == {"refused", "survived", "failed", "stopped", "failed for all"}
+
+
+@pytest.mark.parametrize("sparse", [SPARSE, EVERY])
+def test_a_record_that_cannot_be_read_costs_its_item_at_most(place: Place, sparse: bool) -> None:
+    became = sweep(place, READ, [errno.EIO, errno.EACCES], stride=stride_of(place, sparse, 12))
+    assert sparse or became.keys() == {"refused", "survived", "failed", "failed for all"}
+
+
+@pytest.mark.parametrize("sparse", [SPARSE, EVERY])
+@pytest.mark.parametrize("how", [pytest.param(FULL, id="full"), pytest.param(LOCKED, id="read-only")])
+def test_a_disk_that_is_full_or_read_only_from_then_on_ends_the_run(place: Place, how: int, sparse: bool) -> None:
+    errors = {FULL: [errno.ENOSPC, errno.EDQUOT], LOCKED: [errno.EROFS]}[how]
+    became = sweep(place, how, errors, stride=stride_of(place, sparse, 10))
+    assert became.keys() - {"survived"} == {"refused", "stopped", "failed for all"}
+
+
+@pytest.mark.parametrize("sparse", [SPARSE, EVERY])
+def test_a_full_disk_keeps_what_was_to_be_overwritten(place: Place, sparse: bool) -> None:
+    became = sweep(place, FULL, [errno.ENOSPC], "--overwrite", "--planet", 3, stride=stride_of(place, sparse, 7))
+    assert became["stopped"]
+
+
+@pytest.mark.parametrize("sparse", [SPARSE, EVERY])
+def test_short_writes_are_gone_on_with(place: Place, sparse: bool) -> None:
+    assert sweep(place, SHORT, [0], stride=stride_of(place, sparse, 12)).keys() == {"survived"}

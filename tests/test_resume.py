@@ -1,0 +1,251 @@
+"""Runs that are gone on with: changed settings, other folders, time limits, parts, and writes that fail."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from conftest import CONFIG, again
+
+import gpucal
+from gpucal.arguments import parser
+from gpucal.cli import main
+from gpucal.errors import ConfigError, OutputError
+
+CHANGES: dict[str, tuple[dict[str, object], str]] = {
+    "step": ({"config": CONFIG.replace(dark=False)}, "dark = true there and false now"),
+    "bins": ({"config": CONFIG.replace(bins={"FGS1": 17})}, "bins.FGS1 = 16 there and 17 now"),
+    "dtype": ({"dtype": "float64"}, 'dtype = "float32" there and "float64" now'),
+    "variance": ({"variance": False}, "variance = true there and false now"),
+    "product": ({"product": "light-curves"}, 'product = "cubes" there and "light-curves" now'),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_other_settings_are_refused_and_done_again_when_asked_to(source: Path, out: Path, name: str) -> None:
+    change, difference = CHANGES[name]
+    before = {path: path.read_bytes() for path in out.rglob("*.*")}
+    with pytest.raises(ConfigError) as caught:
+        again(source, out, **change)
+    line = str(caught.value)
+    assert line.startswith(f"{out}: holds results of other settings ({difference}")
+    assert line.endswith("; give another folder, or --overwrite to make them again")
+    assert "\n" not in line
+    assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
+    assert again(source, out, overwrite=True, **change).done == 4
+    assert again(source, out, **change).skipped == 4
+
+
+def test_overwriting_makes_everything_again(source: Path, out: Path) -> None:
+    assert again(source, out, overwrite=True).done == 4
+    assert again(source, out).skipped == 4
+
+
+def test_overwriting_with_other_settings_is_gone_on_with(source: Path, out: Path) -> None:
+    """As after an interrupt: nothing that is made with the new settings is made twice."""
+    other = CONFIG.replace(dark=False)
+    assert again(source, out, other, overwrite=True, planets=[17]).done == 2
+    summary = again(source, out, other)
+    assert (summary.done, summary.skipped) == (2, 2)
+
+
+def test_settings_may_change_where_nothing_is_finished(source: Path, tmp_path: Path) -> None:
+    too_long = CONFIG.replace(bins={"AIRS-CH0": 5000, "FGS1": 5000})
+    assert len(again(source, tmp_path / "out", too_long).failed) == 4
+    assert again(source, tmp_path / "out").done == 4
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_write_that_fails_costs_its_item(
+    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
+) -> None:
+    lost = number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    before = {path: path.read_bytes() for path in out.glob("*/*/*.npy")}
+    plain, calls = os.fsync, []
+
+    def fsync(file: int) -> None:
+        if str(Path(f"/proc/self/fd/{file}").readlink().name).startswith(".AIRS-CH0.dq.npy."):
+            calls.append(file)
+            if len(calls) == 1 or lost:
+                raise OSError(number, os.strerror(number))
+        plain(file)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    summary = again(source, out, overwrite=True)
+    assert list(summary.failed) == ["planet 17 visit 0 AIRS-CH0"]
+    (line,) = summary.failed.values()
+    assert line.startswith("planet 17 visit 0 AIRS-CH0: ")
+    assert os.strerror(number) in line
+    assert "\n" not in line
+    if lost:
+        assert (summary.done, summary.left) == (0, 3)
+        assert f"{out}: nothing more can be written; the 4 items still to be done need about " in summary.stopped
+        assert any(message.startswith(summary.stopped) for message in caplog.messages)
+    else:
+        assert (summary.done, summary.left, summary.stopped) == (3, 0, "")
+    monkeypatch.undo()
+    assert {path: path.read_bytes() for path in out.glob("*/*/*.npy")} == before
+    assert not [*out.rglob(".*")]
+    assert again(source, out).done == 0  # of these settings and inputs all are there, the failed one from before
+    assert gpucal.open_results(out).failed == {}
+
+
+def test_a_manifest_that_cannot_be_written_costs_no_item(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(table: object, path: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(pq, "write_table", full)
+    summary = again(source, tmp_path / "out")
+    assert summary.done == 4
+    (line,) = summary.failed.values()
+    assert line.startswith(f"{tmp_path / 'out' / 'manifest.parquet'}: cannot be written (No space left on device)")
+    assert len(gpucal.open_results(tmp_path / "out")) == 2
+
+
+def test_items_of_another_folder_count_as_done(source: Path, finished: Path, tmp_path: Path) -> None:
+    earlier = shutil.copytree(finished, tmp_path / "earlier")
+    shutil.rmtree(earlier / "23")
+    before = {path: path.read_bytes() for path in earlier.rglob("*.*")}
+    for path in [earlier, *earlier.rglob("*")]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    out = tmp_path / "out"
+    summary = again(source, out, resume_from=[tmp_path / "earlier"])
+    assert (summary.done, summary.skipped, summary.failed) == (2, 2, {})
+    assert {path: path.read_bytes() for path in earlier.rglob("*.*")} == before
+    assert gpucal.open_results(out).ids == [(23, 0)]
+    both = gpucal.open_results(out, earlier)
+    assert both.ids == [(17, 0), (23, 0)]
+    np.testing.assert_array_equal(both["FGS1"].load(), gpucal.open_results(finished)["FGS1"].load())
+    third = tmp_path / "third"
+    summary = again(source, third, resume_from=[earlier, out])
+    assert (summary.done, summary.skipped) == (0, 4)
+    other = again(source, tmp_path / "fourth", CONFIG.replace(dark=False), resume_from=[earlier, out])
+    assert (other.done, other.skipped) == (4, 0)
+
+
+def test_light_curves_of_all_are_those_of_other_folders_too(source: Path, tmp_path: Path) -> None:
+    options = {"variance": False, "product": "light-curves"}
+    again(source, tmp_path / "one", planets=[23], **options)
+    summary = again(source, tmp_path / "two", resume_from=[tmp_path / "one"], **options)
+    assert (summary.done, summary.skipped, summary.failed) == (2, 2, {})
+    whole = gpucal.open_results(tmp_path / "two", tmp_path / "one").light_curves()
+    assert whole.shape[0] == 2
+    np.testing.assert_array_equal(np.load(tmp_path / "two" / "light-curves.npy"), whole)
+
+
+@pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir()], ids=["missing", "empty"])
+def test_nothing_to_resume_from_is_said_before_anything_is_written(source: Path, tmp_path: Path, make: object) -> None:
+    make(tmp_path / "earlier")
+    with pytest.raises(OutputError, match="holds no results to resume from; "):
+        again(source, tmp_path / "out", resume_from=[tmp_path / "earlier"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_time_limit_leaves_the_rest(source: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    out = tmp_path / "out"
+    summary = again(source, out, time_limit=1e-6)
+    assert (summary.done, summary.left, summary.stopped) == (0, 4, "time limit")
+    (line,) = caplog.messages
+    assert line.startswith("time limit: 0 done, 0 already there, 0 failed, 4 left; ")
+    assert line.endswith("run it again to go on")
+    summary = again(source, out, time_limit=3600)
+    assert (summary.done, summary.left, summary.stopped) == (4, 0, "")
+
+
+def test_nothing_is_begun_that_would_end_too_late(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Items of a second each, and five seconds: those in flight are waited for, and the limit is kept."""
+    clock, plain = [0.0], gpucal.job._Work._take
+
+    def take(work: object, outcome: object) -> None:
+        clock[0] += 1.0
+        plain(work, outcome)
+
+    many = tmp_path / "many"
+    shutil.copytree(source, many)
+    for planet in range(30, 40):
+        shutil.copytree(many / "train" / "17", many / "train" / str(planet))
+    table = (many / "train_adc_info.csv").read_text().splitlines()
+    rows = [line for line in table if line.startswith("17,")]
+    (many / "train_adc_info.csv").write_text(
+        "\n".join(table + [line.replace("17,", f"{planet},", 1) for line in rows for planet in range(30, 40)]) + "\n"
+    )
+    monkeypatch.setattr(gpucal.job._Work, "_take", take)
+    monkeypatch.setattr(gpucal.job.time, "monotonic", lambda: clock[0])
+    summary = again(many, tmp_path / "out", time_limit=9.5)
+    assert summary.stopped == "time limit"
+    assert summary.done == clock[0] <= 9.5
+    assert summary.done >= 5  # the limit less an item, and what is in flight
+    assert summary.done + summary.left == 24
+
+
+@pytest.mark.parametrize("limit", [0, -1, float("inf"), float("nan"), "8.5h", True])
+def test_impossible_time_limits(source: Path, tmp_path: Path, limit: object) -> None:
+    with pytest.raises(ConfigError, match="time_limit = "):
+        again(source, tmp_path / "out", time_limit=limit)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("8.5h", 30600), ("90m", 5400), ("1h30m", 5400), ("20s", 20), ("1m5.5s", 65.5)]
+)
+def test_time_limits_on_the_command_line(text: str, seconds: float) -> None:
+    arguments = parser().parse_args(["calibrate", "DATASET", "OUT", "--time-limit", text])
+    assert arguments.time_limit == seconds
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("--time-limit", value) for value in ("", "h", "8.5", "1d", "-3h", "0h", "5m1h")]
+    + [("--shard", value) for value in ("0/2", "3/2", "1", "1/0", "a/b", "-1/2")],
+)
+def test_impossible_values_are_one_line(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str, value: str
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["calibrate", str(source), str(tmp_path / "out"), f"{flag}={value}"])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_shards_are_everything_once(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    ids = []
+    for part in (1, 2, 3):
+        summary = again(source, tmp_path / str(part), shard=(part, 3))
+        ids += gpucal.open_results(tmp_path / str(part)).ids if summary.done else []
+        assert again(source, out, shard=(part, 3)).skipped == 0
+    assert sorted(ids) == gpucal.open_results(out).ids == [(17, 0), (23, 0)]
+    for shard in ((0, 2), (3, 2), (1.0, 2), "1/2", (1,), 3):
+        with pytest.raises(ConfigError, match="shard = "):
+            again(source, out, shard=shard)
+
+
+def test_the_command_line_says_how_to_go_on(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bins = ["--bin=AIRS-CH0=7", "--bin=FGS1=16"]
+    late = ["calibrate", str(source), str(tmp_path / "out"), *bins, "--time-limit", "0.000001s", "--json"]
+    assert main(late) == 3
+    captured = capsys.readouterr()
+    assert captured.err.startswith("gpucal: time limit: 0 done, 0 already there, 0 failed, 4 left; what is finished")
+    figures = json.loads(captured.out)
+    assert (figures["left"], figures["stopped"], figures["planets_per_hour"]) == (4, "time limit", 0)
+    assert main(["calibrate", str(source), str(tmp_path / "out"), *bins, "--shard", "1/2"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("2 done, 0 already there, 0 failed in ")
+    assert "planets an hour, slowest stage " in said
+    again_from = ["--resume-from", str(tmp_path / "out")]
+    assert main(["calibrate", str(source), str(tmp_path / "more"), *bins, *again_from]) == 0
+    assert capsys.readouterr().out.startswith("2 done, 2 already there, 0 failed in ")
+    log = (tmp_path / "out" / "gpucal.log").read_text()
+    assert "time limit: 0 done" in log
+    assert "INFO 2 done, 0 already there, 0 failed" in log

@@ -1,0 +1,137 @@
+"""SIGINT and SIGTERM at any moment: an orderly end that says what is done and how to go on."""
+
+from __future__ import annotations
+
+import random
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import many
+import pytest
+from many import SETTINGS, Ended, Runs
+
+PLANETS = range(1, 13)
+ITEMS = 2 * len(PLANETS)
+
+SAID = re.compile(
+    r"gpucal: interrupted: (\d+) done, (\d+) already there, 0 failed(?:, (\d+) left)?; "
+    r"what is finished is kept, run it again to go on"
+)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    with Runs(tmp_path_factory.mktemp("runs")) as ready:
+        yield ready
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return many.make(tmp_path_factory.mktemp("source") / "many", PLANETS)
+
+
+def is_ready(pid: int) -> bool:
+    """Whether a run has its signal handlers."""
+    caught = re.search(r"^SigCgt:\s*([0-9a-f]+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return bool(caught and int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+
+def finished(out: Path) -> int:
+    return sum(record["status"] == "done" for _, record in many.all_records(out))
+
+
+def check(ended: Ended, number: int, out: Path, before: int) -> str:
+    """Look at how an interrupted run has ended; return when it was. ``before`` it so many items were finished."""
+    assert ended.code in (0, 128 + number), ended
+    if ended.out:  # all is done and said: what the interpreter says of a signal while it goes is its own
+        return "after"
+    assert not any(word in line for line in ended.lines for word in ("Traceback", "ignored")), ended
+    if out.exists():
+        # the folder is as after a kill at worst, and a kill leaves at most what is of all items as it was
+        assert [name for name in many.litter(out) if not name.endswith(".lock")] == [], ended
+        assert many.wrong(out, begun=True) == [], ended
+    assert ended.lines[-1] == f"gpucal: ended by {signal.Signals(number).name}", ended
+    if len(ended.lines) == 1:
+        return "before"
+    said = SAID.fullmatch(ended.lines[0])
+    assert said is not None, ended
+    assert len(ended.lines) == 2, ended
+    done, skipped, left = (int(n or 0) for n in said.groups())
+    if not done + skipped + left:
+        return "starting"  # it has not looked at them yet
+    assert done + skipped + left == ITEMS
+    assert done == finished(out) - before
+    assert skipped <= before
+    return "during" if left else "finishing"
+
+
+@pytest.mark.parametrize("product", ["cubes", "light-curves"])
+@pytest.mark.parametrize("rounds", [16, pytest.param(200, marks=pytest.mark.slow)])
+def test_a_signal_ends_a_run_in_order(runs: Runs, source: Path, tmp_path: Path, product: str, rounds: int) -> None:
+    chance = random.Random(f"{product} {rounds}")
+    out, when = tmp_path / "out", Counter[str]()
+    command = (source, out, "--product", product)
+    began = time.monotonic()
+    assert runs.calibrate(source, tmp_path / "undisturbed", *command[2:]).code == 0
+    life = time.monotonic() - began
+    for number in (signal.SIGINT, signal.SIGTERM) * (rounds // 2):
+        before = finished(out)
+        run = runs.start("calibrate", *command, *SETTINGS)
+        for _ in many.until(30, "handlers"):
+            if is_ready(run.pid):
+                break
+        time.sleep(chance.uniform(0, life))
+        run.send(number)
+        moment = check(run.wait(), number, out, before)
+        when[moment] += 1
+        if moment in ("after", "finishing"):
+            ended = runs.calibrate(*command)
+            assert (ended.code, ended.lines, many.litter(out)) == (0, [], [])
+            assert many.content(out) == many.content(tmp_path / "undisturbed")
+            shutil.rmtree(out)
+    print(dict(when))  # noqa: T201, with -s
+    assert when["during"] > 0
+    assert rounds < 200 or when.keys() >= {"during", "finishing", "after"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("rounds", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_signal_ends_the_command_line_in_order(source: Path, tmp_path: Path, number: int, rounds: int) -> None:
+    chance = random.Random(f"{number} {rounds}")
+    when = Counter[str]()
+    for k in range(rounds):
+        out = tmp_path / f"out-{k}"
+        command = many.command_line("calibrate", source, out, *SETTINGS)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+            for _ in many.until(30, "handlers"):
+                if is_ready(run.pid):
+                    break
+            time.sleep(chance.uniform(0, 1.5))
+            run.send_signal(number)
+            said, errors = run.communicate()
+        when[check(Ended(run.returncode, said, errors.splitlines(), {}), number, out, 0)] += 1
+    print(dict(when))  # noqa: T201, with -s
+
+
+def test_a_signal_that_is_ignored_stays_ignored(runs: Runs, source: Path, tmp_path: Path) -> None:
+    """As a shell's & and nohup want it."""
+    run = runs.start("calibrate", source, tmp_path / "out", *SETTINGS, ignore=[signal.SIGINT])
+    for _ in many.until(30, "handlers"):
+        if is_ready(run.pid):
+            break
+    run.send(signal.SIGINT)
+    time.sleep(0.1)
+    run.send(signal.SIGTERM)
+    assert run.wait().code == 128 + signal.SIGTERM
+    run = runs.start("calibrate", source, tmp_path / "out", *SETTINGS, ignore=[signal.SIGINT])
+    time.sleep(0.1)
+    run.send(signal.SIGINT)
+    ended = run.wait()
+    assert (ended.code, ended.lines) == (0, [])
+    assert (many.wrong(tmp_path / "out"), many.litter(tmp_path / "out")) == ([], [])
