@@ -28,10 +28,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from measure import full_size_planets, table, write_json
 
+from gpucal.budget import BLOCK
 from gpucal.decoders import DECODERS, Loaded
 from gpucal.detectors import DETECTORS
 from gpucal.limits import usable_cores
-from gpucal.budget import BLOCK
 from gpucal.reader import Signal, open_signal
 
 MEBI = 2**20

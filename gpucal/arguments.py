@@ -60,9 +60,17 @@ def parser() -> argparse.ArgumentParser:
     )
     verb.add_argument("--variance", action="store_true", help="store the variance of cubes too")
     verb.add_argument(
-        "--workers", type=int, metavar="N", help="threads that decode and bin; by default the usable cores"
+        "--workers",
+        type=int,
+        metavar="N",
+        help="threads that decode and bin; by default the usable cores (--dask: of each worker)",
     )
-    verb.add_argument("--memory", type=_bytes, metavar="SIZE", help="peak memory to stay below, such as 900MB or 2GB")
+    verb.add_argument(
+        "--memory",
+        type=_bytes,
+        metavar="SIZE",
+        help="peak memory to stay below, such as 900MB or 2GB (--dask: of each worker)",
+    )
     verb.add_argument(
         "--overwrite", action="store_true", help="make finished items again, also where they have other settings"
     )

@@ -11,12 +11,13 @@ import gc
 import json
 import logging
 import math
+import os
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NoReturn, TextIO
 
 from gpucal import __version__
@@ -63,14 +64,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     handler.setFormatter(logging.Formatter("gpucal: %(message)s"))
     log = logging.getLogger("gpucal")
     log.addHandler(handler)
+    arguments.signals = _Signals()
     try:
-        with _signals_interrupt():
+        with arguments.signals:
             code = _VERBS[arguments.verb](arguments)
     except GpucalError as error:
         _say(traceback.format_exc().rstrip() if arguments.debug else f"gpucal: {error}", sys.stderr)
         return WRONG
-    except KeyboardInterrupt as interrupt:
-        number = interrupt.args[0] if interrupt.args else signal.SIGINT
+    except KeyboardInterrupt:
+        number = arguments.signals.came or signal.SIGINT
         _say(f"gpucal: ended by {signal.Signals(number).name}", sys.stderr)
         return SIGNALLED + number
     finally:
@@ -78,26 +80,44 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-@contextmanager
-def _signals_interrupt() -> Iterator[None]:
-    """Let SIGTERM, too, end what is going on in an orderly way: as a KeyboardInterrupt that knows its signal."""
+class _Signals:
+    """SIGINT and SIGTERM, which interrupt what is going on; or, if it asks between its steps, the second ends it.
 
-    def interrupt(number: int, frame: object) -> NoReturn:
-        raise KeyboardInterrupt(number)
+    An exception that comes in the middle of anything may leave a file behind, or be taken for an error of what it hits:
+    NumPy calls a file damaged whose header it was reading.
+    """
 
-    wanted = (signal.SIGINT, signal.SIGTERM)
-    if threading.current_thread() is not threading.main_thread():  # only that one may have handlers
-        yield
-        return
-    # A signal that is ignored, as by nohup or a shell's &, stays ignored.
-    before = {number: was for number in wanted if (was := signal.getsignal(number)) is not signal.SIG_IGN}
-    try:
-        for number in before:
-            signal.signal(number, interrupt)
-        yield
-    finally:
-        for number, was in before.items():
-            signal.signal(number, was)
+    def __init__(self) -> None:
+        self.came = 0
+        self._asked = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():  # only that one may have handlers
+            for number in (signal.SIGINT, signal.SIGTERM):
+                # A signal that is ignored, as by nohup or a shell's &, stays ignored.
+                if (before := signal.getsignal(number)) is not signal.SIG_IGN:
+                    self._before[number] = before
+                    signal.signal(number, self._take)
+
+    def __exit__(self, *error: object) -> None:
+        for number, before in self._before.items():
+            signal.signal(number, before)
+
+    def _take(self, number: int, frame: object) -> None:
+        first, self.came = not self.came, number
+        if (
+            self._asked and not first
+        ):  # as a kill would: whatever hangs is not waited for, and nothing finished is harmed
+            os.write(sys.stderr.fileno(), f"gpucal: ended by {signal.Signals(number).name}\n".encode())
+            os._exit(SIGNALLED + number)
+        if not self._asked:
+            raise KeyboardInterrupt
+
+    def __call__(self) -> bool:
+        """Tell whether one has come; from the first time this is asked on, the first one does no more than this."""
+        self._asked = True
+        return self.came != 0
 
 
 def _calibrate(arguments: argparse.Namespace) -> int:
@@ -124,8 +144,11 @@ def _calibrate(arguments: argparse.Namespace) -> int:
             time_limit=arguments.time_limit,
             strict=arguments.strict,
             client=client,
+            stop=arguments.signals,
             progress=sys.stderr.isatty(),
         )
+    if summary.stopped == "interrupted":
+        raise KeyboardInterrupt
     _say(json.dumps(summary.to_dict()) if arguments.json else f"{summary}; results in {arguments.out}")
     if summary.failed:
         return FAILED

@@ -67,6 +67,8 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
     }
 )
 
+_FRAMES_KEPT = 8
+
 _ITEM = re.compile(rf"(?:{'|'.join(DETECTORS)})_(?:signal|calibration)(?:_(\d+))?(?:\.parquet)?")
 
 
@@ -247,7 +249,8 @@ class Dataset:
         for beside in ("axis_info.parquet", *(self.layout.adc.format(split=name) for name in splits)):
             if not (path / beside).is_file():
                 raise DatasetError(f"{path}: no {beside}; copy it from the competition data")
-        # Values derived from files, kept by content or name; filling them twice from two threads is harmless.
+        # Values derived from files, kept by content or name; filling them twice from two threads is harmless. Of frames
+        # only the last, as each planet may have its own: a megabyte or two an item.
         self._frames: dict[tuple[Detector, str], CalibrationFrames] = {}
         self._axes: dict[Detector, Axis] = {}
         self._adc: dict[str, list[dict[str, str]]] = {}
@@ -297,9 +300,12 @@ class Dataset:
     def _calibration_frames(self, folder: Path, detector: Detector) -> CalibrationFrames:
         raw = read_raw_frames(folder)
         key = (detector, digest_of(raw))
-        if key not in self._frames:
-            self._frames[key] = read_frames(raw, folder, detector)
-        return self._frames[key]
+        frames = self._frames.get(key)
+        if frames is None:
+            frames = self._frames[key] = read_frames(raw, folder, detector)
+            for old in [*self._frames][:-_FRAMES_KEPT]:
+                self._frames.pop(old, None)
+        return frames
 
     def _adc_of(self, planet: int, split: str, detector: Detector) -> Adc:
         path = self.path / self.layout.adc.format(split=split)

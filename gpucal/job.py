@@ -95,6 +95,7 @@ class Job:
         summary: Summary,
         *,
         until: float | None = None,
+        stop: Callable[[], bool] = lambda: False,
         tick: Callable[[], object] = lambda: None,
     ) -> None:
         """Calibrate what is missing.
@@ -107,6 +108,8 @@ class Job:
             Counts items as they end, so that it is right after an interrupt, too.
         until : float, optional
             `time.monotonic` at which everything must have ended.
+        stop : callable
+            Whether to begin no further item.
         tick : callable
             Called after each item.
 
@@ -121,7 +124,7 @@ class Job:
         work = _Work(self, summary, until, deque(Item(o, d, self.config) for o in observations for d in detectors))
         summary.left = len(work.waiting)
         with closing(work.store):
-            work.do(tick)
+            work.do(stop, tick)
 
 
 @dataclass
@@ -143,13 +146,16 @@ class _Work:
         self.began = time.monotonic()
         self.begun = 0
 
-    def do(self, tick: Callable[[], object]) -> None:
+    def do(self, stop: Callable[[], bool], tick: Callable[[], object]) -> None:
         """Calibrate until nothing is waiting; what another run has in hand is looked at again."""
         job, kind = self.job, np.dtype(self.job.dtype)
         needs_variance = job.variance or job.product == "light-curves"
         # A variance is computed in float64 and stored like the signal.
         value_bytes = kind.itemsize + needs_variance * (8 + kind.itemsize)
         while self.waiting and not self.summary.stopped:
+            if stop():
+                self.summary.stopped = "interrupted"
+                return
             self.busy.clear()
             line = Line(
                 self._begin(),
@@ -174,6 +180,10 @@ class _Work:
                     writer.submit(self._take, outcome).result()
                     del outcome  # its output is memory that the next item may use
                     tick()
+                    if stop() and self.summary.left:
+                        self.summary.stopped = "interrupted"
+                    if self.summary.stopped == "time limit":
+                        continue  # what is begun ends in time
                     if self.summary.stopped:
                         break
             if self.busy and not self.summary.stopped:

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,6 +61,7 @@ def run(
     time_limit: float | None = None,
     strict: bool = False,
     client: Client | None = None,
+    stop: Callable[[], bool] = lambda: False,
     progress: bool = False,
 ) -> Summary:
     """Calibrate a dataset into a results folder; items already there, of these inputs, are kept.
@@ -99,6 +101,8 @@ def run(
         Check input files as far as they can be, see `gpucal.reader.open_signal`.
     client : distributed.Client, optional
         Work on its Dask cluster, a task an observation; ``workers`` and ``memory`` are then each worker's.
+    stop : callable
+        Asked between items; where it says True no further one is begun, and the run ends as one that is interrupted.
     progress : bool
         Show a progress bar with planets a minute and the time left.
 
@@ -150,6 +154,8 @@ def run(
     store = Store(job.out)
     if not overwrite:
         _refuse_other_settings(store, job)
+    if not client:
+        stop()  # from now on it is asked, where a signal's exception would come at any moment; Dask takes that one
     if store.settings() != job.settings or overwrite:
         _remove_light_curves(store)  # no stack of the old ones may outlive them, should this run be killed
     store.create(job.settings)
@@ -163,13 +169,15 @@ def run(
 
                     spread(client, job, dataset, observations, summary, until=until, tick=update)
                 elif gpus:
-                    _drive(gpus, job, dataset, observations, summary, until, update)
+                    _drive(gpus, job, dataset, observations, summary, until, stop, update)
                 else:
-                    job.work(observations, summary, until=until, tick=lambda: update(_ended(observations, summary)))
+                    tick = partial(_tick, observations, summary, update)
+                    job.work(observations, summary, until=until, stop=stop, tick=tick)
         except KeyboardInterrupt:
             summary.stopped = "interrupted"
             raise
         finally:
+            stop()
             _finish(store, job, summary)
             summary.seconds = time.monotonic() - began
             if summary.stopped:
@@ -248,6 +256,7 @@ def _drive(
     observations: list[Observation],
     summary: Summary,
     until: float | None,
+    stop: Callable[[], bool],
     update: Callable[[int], None],
 ) -> None:
     """Have a process for each GPU do its part."""
@@ -270,6 +279,8 @@ def _drive(
     since = time.time() if job.overwrite else 0.0
 
     def tick() -> None:
+        if stop():
+            raise KeyboardInterrupt  # the fleet ends its processes, each in order
         update(sum(path.exists() and path.stat().st_mtime >= since for path in files))
 
     fleet = Fleet(dataset.path, job.out, job.config.to_toml(), options)
@@ -279,8 +290,8 @@ def _drive(
         log.error("%s", line)
 
 
-def _ended(observations: list[Observation], summary: Summary) -> int:
-    return len(observations) - -(-summary.left // len(DETECTORS))
+def _tick(observations: list[Observation], summary: Summary, update: Callable[[int], None]) -> None:
+    update(len(observations) - -(-summary.left // len(DETECTORS)))
 
 
 @contextmanager

@@ -337,13 +337,15 @@ class Store:
         lock = folder / f".{item}{LOCK}"
         if not self._claims.take(lock):
             return  # another run is at work on it
-        names = [file.name for file in folder.iterdir()]
-        for name in names:
-            found = _LITTER.fullmatch(name)
-            hidden = found is not None and found["of"] == item and name != lock.name
-            if hidden or (found is not None and found["stem"] == item and f"{item}.json" not in names):
-                (folder / name).unlink(missing_ok=True)
-        self._claims.free(lock)
+        try:
+            names = [file.name for file in folder.iterdir()]
+            for name in names:
+                found = _LITTER.fullmatch(name)
+                hidden = found is not None and found["of"] == item and name != lock.name
+                if hidden or (found is not None and found["stem"] == item and f"{item}.json" not in names):
+                    (folder / name).unlink(missing_ok=True)
+        finally:
+            self._claims.free(lock)
 
 
 def _swap(path: Path, staged: Mapping[Path, Path]) -> None:

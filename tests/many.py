@@ -24,11 +24,14 @@ from typing import Any, NoReturn
 from gpucal import detectors
 
 TINY = {"AIRS-CH0": {"shape": (4, 9), "crop": (2, 7)}, "FGS1": {"shape": (3, 5), "crop": (0, 5)}}
-WIDE = {"AIRS-CH0": {"shape": (32, 80), "crop": (8, 72)}, "FGS1": {"shape": (32, 16), "crop": (0, 16)}}
+WIDE = {"AIRS-CH0": {"shape": (16, 40), "crop": (4, 36)}, "FGS1": {"shape": (16, 8), "crop": (0, 8)}}
 """Frames of a few pixels, for runs that are about files; and large enough for what is kept of a planet to show."""
 
 SETTINGS = ("--backend", "numpy", "--bin", "AIRS-CH0=3", "--bin", "FGS1=4")
 """Two bins a planet, by what starts no threads."""
+
+ONCE, READ, FULL, LOCKED, SHORT, HANG = range(6)
+"""How system calls are made to fail, see faults.cpp."""
 
 # One thread before each fork: OpenBLAS and Arrow's allocator would start their own when they are imported.
 _ENVIRONMENT = {
@@ -112,16 +115,16 @@ class Runs:
         The library of faults.cpp, for runs with faults.
     launcher : sequence of str
         Put in front of the process's command.
-    frames : {'tiny', 'wide'}
-        Of which size the detectors are.
+    warnings : str
+        What becomes of them; an interrupt between two steps of opening a file makes one.
     """
 
     def __init__(
-        self, folder: Path, preload: Path | None = None, launcher: Iterable[str] = (), frames: str = "tiny"
+        self, folder: Path, preload: Path | None = None, launcher: Iterable[str] = (), warnings: str = "error"
     ) -> None:
         self._folder, self._numbers = folder, count()
         environment = os.environ | _ENVIRONMENT | ({"LD_PRELOAD": str(preload)} if preload else {})
-        command = [*launcher, sys.executable, "-W", "error", __file__, frames]
+        command = [*launcher, sys.executable, "-W", warnings, __file__]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self._process = subprocess.Popen(command, env=environment, text=True, bufsize=1, **pipes)
         try:
@@ -160,9 +163,22 @@ class Runs:
         return int(self.ask(command=[*map(str, command)]))
 
 
+def build_faults(folder: Path) -> Path:
+    """Compile faults.cpp, or skip the test."""
+    from emulator import cpp
+    from launch import require_compiler
+
+    require_compiler()
+    built = folder / "faults.so"
+    flags = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+    source = Path(__file__).with_name("faults.cpp")
+    subprocess.run([str(cpp.compiler()), *flags, "-o", built, source, "-ldl"], check=True)
+    return built
+
+
 def command_line(*argv: object) -> list[str]:
     """The same command line as a process of its own."""
-    return [sys.executable, "-W", "error", __file__, "tiny", *map(str, argv)]
+    return [sys.executable, __file__, *map(str, argv)]
 
 
 def litter(out: Path) -> list[str]:
@@ -229,15 +245,18 @@ def until(seconds: float, what: str) -> Iterator[None]:
     raise AssertionError(f"no {what} after {seconds} s")
 
 
+def use(frames: Mapping[str, Any]) -> None:
+    """Have detectors of other frames in this process; before any other room is imported."""
+    small = {name: replace(detectors.DETECTORS[name], **facts) for name, facts in frames.items()}
+    detectors.DETECTORS = MappingProxyType(small)
+
+
 def _serve(arguments: list[str]) -> None:
     """Be the process that forks, or the command line."""
-    frames = {"tiny": TINY, "wide": WIDE}[arguments[0]]
-    small = {name: replace(detectors.DETECTORS[name], **facts) for name, facts in frames.items()}
-    detectors.DETECTORS = MappingProxyType(small)  # before any other room is imported
+    use(TINY)
     from gpucal import cli
 
-    if arguments[1:]:
-        sys.argv[1:] = arguments[1:]
+    if arguments:
         cli.console()
     _import_everything()
     gc.freeze()  # else a fork that ends looks at all of them, and copies them to do so
@@ -274,6 +293,7 @@ def _forked(
     for descriptor, end in ((1, ".out"), (2, ".err")):
         os.dup2(os.open(stem + end, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666), descriptor)
     sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    signal.alarm(300)  # one that hangs is a failure, and not for ever
     for number in ignore:
         signal.signal(number, signal.SIG_IGN)
     if not fault:

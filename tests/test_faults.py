@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import subprocess
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,14 +13,9 @@ from pathlib import Path
 
 import many
 import pytest
-from emulator import cpp
-from launch import require_compiler
-from many import Ended, Runs
-
-ONCE, READ, FULL, LOCKED, SHORT = range(5)  # as in faults.cpp
+from many import FULL, LOCKED, ONCE, READ, SHORT, Ended, Runs
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES, errno.EDQUOT, errno.EINTR)
-FLAGS = ("-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC")
 LOST = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -54,12 +48,8 @@ class Place:
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     """Runs that system calls can be made to fail in."""
-    require_compiler()
     folder = tmp_path_factory.mktemp("faults")
-    shim, source = folder / "faults.so", Path(__file__).with_name("faults.cpp")
-    command = [str(cpp.compiler()), *FLAGS, "-o", shim, source]
-    subprocess.run([*command, "-ldl"], check=True)
-    with Runs(folder, shim) as runs:
+    with Runs(folder, many.build_faults(folder)) as runs:
         yield runs
 
 
@@ -144,13 +134,14 @@ def stride_of(place: Place, sparse: bool, stride: int) -> int:
 
 @pytest.mark.parametrize("sparse", [SPARSE, EVERY])
 def test_a_failing_call_costs_its_item_at_most(place: Place, sparse: bool) -> None:
-    became = sweep(place, ONCE, ERRORS, stride=stride_of(place, sparse, 4))
+    errors = ERRORS if sparse or place.product == "light-curves" else ERRORS[:2]  # its items are written alike
+    became = sweep(place, ONCE, errors, stride=stride_of(place, sparse, 6))
     assert sparse or became.keys() == {"refused", "survived", "failed", "stopped", "failed for all"}
 
 
 @pytest.mark.parametrize("sparse", [SPARSE, EVERY])
 def test_a_record_that_cannot_be_read_costs_its_item_at_most(place: Place, sparse: bool) -> None:
-    became = sweep(place, READ, [errno.EIO, errno.EACCES], stride=stride_of(place, sparse, 12))
+    became = sweep(place, READ, [errno.EIO], stride=stride_of(place, sparse, 12))
     assert sparse or became.keys() == {"refused", "survived", "failed", "failed for all"}
 
 
@@ -158,13 +149,13 @@ def test_a_record_that_cannot_be_read_costs_its_item_at_most(place: Place, spars
 @pytest.mark.parametrize("how", [pytest.param(FULL, id="full"), pytest.param(LOCKED, id="read-only")])
 def test_a_disk_that_is_full_or_read_only_from_then_on_ends_the_run(place: Place, how: int, sparse: bool) -> None:
     errors = {FULL: [errno.ENOSPC, errno.EDQUOT], LOCKED: [errno.EROFS]}[how]
-    became = sweep(place, how, errors, stride=stride_of(place, sparse, 10))
+    became = sweep(place, how, errors, stride=stride_of(place, sparse, 14))
     assert became.keys() - {"survived"} == {"refused", "stopped", "failed for all"}
 
 
 @pytest.mark.parametrize("sparse", [SPARSE, EVERY])
 def test_a_full_disk_keeps_what_was_to_be_overwritten(place: Place, sparse: bool) -> None:
-    became = sweep(place, FULL, [errno.ENOSPC], "--overwrite", "--planet", 3, stride=stride_of(place, sparse, 7))
+    became = sweep(place, FULL, [errno.ENOSPC], "--overwrite", "--planet", 3, stride=stride_of(place, sparse, 12))
     assert became["stopped"]
 
 

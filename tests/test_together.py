@@ -1,0 +1,90 @@
+"""Several runs on one results folder at the same time: each item is made once, by one of them."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import many
+import pytest
+from many import SETTINGS, Runs
+
+PLANETS = range(1, 13)
+ITEMS = 2 * len(PLANETS)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    with Runs(tmp_path_factory.mktemp("runs")) as ready:
+        yield ready
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return many.make(tmp_path_factory.mktemp("source") / "many", PLANETS)
+
+
+@pytest.mark.parametrize("product", ["cubes", "light-curves"])
+@pytest.mark.parametrize("rounds", [3, pytest.param(60, marks=pytest.mark.slow)])
+def test_runs_at_once_lose_and_double_nothing(
+    runs: Runs, source: Path, tmp_path: Path, product: str, rounds: int
+) -> None:
+    chance = random.Random(f"{product} {rounds}")
+    assert runs.calibrate(source, tmp_path / "undisturbed", "--product", product).code == 0
+    expected = many.content(tmp_path / "undisturbed")
+    for k in range(rounds):
+        out = tmp_path / f"out-{k}"
+        command = ("calibrate", source, out, "--json", "--product", product, *SETTINGS)
+        going = []
+        for _ in range(2 + k % 3):
+            going.append(runs.start(*command))
+            time.sleep(chance.choice([0, 0, 0.05, 0.2]))
+        ended = [run.wait() for run in going]
+        assert [(one.code, one.lines) for one in ended] == [(0, [])] * len(going)
+        assert sum(one.summary["done"] for one in ended) == ITEMS
+        assert sum(one.summary["skipped"] for one in ended) == ITEMS * (len(going) - 1)
+        assert runs.run("verify", out).out == f"{out}: no mismatches\n"
+        assert many.litter(out) == []
+        assert many.content(out) == expected
+
+
+@pytest.mark.parametrize("rounds", [3, pytest.param(60, marks=pytest.mark.slow)])
+def test_a_run_that_is_killed_hands_its_items_to_the_others(
+    runs: Runs, source: Path, tmp_path: Path, rounds: int
+) -> None:
+    chance = random.Random(rounds)
+    assert runs.calibrate(source, tmp_path / "undisturbed").code == 0
+    expected = many.content(tmp_path / "undisturbed")
+    for k in range(rounds):
+        out = tmp_path / f"out-{k}"
+        doomed, *others = [runs.start("calibrate", source, out, "--json", *SETTINGS) for _ in range(3)]
+        time.sleep(chance.uniform(0.1, 0.6))
+        doomed.send(signal.SIGKILL)
+        doomed.wait()
+        ended = [run.wait() for run in others]
+        assert [(one.code, one.lines) for one in ended] == [(0, [])] * 2
+        assert all(one.summary["done"] + one.summary["skipped"] == ITEMS for one in ended)
+        # what it left is gone with the next start
+        assert runs.calibrate(source, out).code == 0
+        assert many.litter(out) == []
+        assert many.content(out) == expected
+
+
+def test_command_lines_at_once(source: Path, tmp_path: Path) -> None:
+    """Without a process they have in common, and in parts that overlap."""
+    out = tmp_path / "out"
+    parts = [(), ("--planet", "3", "4", "5"), ("--shard", "2/3")]
+    commands = [many.command_line("calibrate", source, out, "--json", *SETTINGS, *part) for part in parts]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    going = [subprocess.Popen(command, **pipes) for command in commands]
+    ended = [(*run.communicate(), run.returncode) for run in going]
+    assert [(errors, code) for _, errors, code in ended] == [("", 0)] * 3
+    summaries = [json.loads(said) for said, _, _ in ended]
+    assert sum(summary["done"] for summary in summaries) == ITEMS
+    assert [summary["done"] + summary["skipped"] for summary in summaries] == [ITEMS, 6, 8]
+    assert (many.wrong(out), many.litter(out)) == ([], [])
