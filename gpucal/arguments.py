@@ -16,6 +16,8 @@ __all__ = ["WRONG", "parser"]
 WRONG = 2
 """Exit code of a request that is itself wrong."""
 
+_TOO = "folders that OUT was gone on from, as given to calibrate: what they hold is read too"
+
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 
@@ -74,15 +76,7 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--overwrite", action="store_true", help="make finished items again, also where they have other settings"
     )
-    verb.add_argument(
-        "--resume-from",
-        nargs="+",
-        action="extend",
-        default=[],
-        type=Path,
-        metavar="DIR",
-        help="other results folders, whose items count as done; read only",
-    )
+    _add_resume_from(verb, "other results folders, whose items count as done; read only")
     verb.add_argument(
         "--time-limit", type=_seconds, metavar="TIME", help="begin nothing that would end later, such as 8.5h or 90m"
     )
@@ -104,6 +98,7 @@ def parser() -> argparse.ArgumentParser:
 
     verb = _verb(verbs, "report", "what a results folder holds, and what failed")
     verb.add_argument("out", metavar="OUT", type=Path, help="results folder")
+    _add_resume_from(verb, _TOO)
     verb.add_argument("--json", action="store_true", help="print it as JSON")
 
     verb = _verb(verbs, "synth", "write synthetic raw data with the truth beside it")
@@ -140,11 +135,13 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("out", metavar="OUT", type=Path, help="results folder")
     verb.add_argument("to", metavar="TO", type=Path, help="folder to write; for zarr one that does not exist")
     verb.add_argument("--format", choices=FORMATS, default="npy", help="npy by default: one array a detector")
+    _add_resume_from(verb, _TOO)
 
     verb = _verb(verbs, "plot", "draw a calibrated planet's light curves")
     verb.add_argument("out", metavar="OUT", type=Path, help="results folder; the picture goes there too")
     verb.add_argument("planet", metavar="PLANET", type=int, help="its id")
     verb.add_argument("--visit", type=int, default=0, metavar="N", help="which observation of it; 0 by default")
+    _add_resume_from(verb, _TOO)
     return made
 
 
@@ -153,6 +150,10 @@ def _verb(verbs: argparse._SubParsersAction[_Parser], name: str, effect: str) ->
     verb.set_defaults(verb=name, parser=verb)
     verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return verb
+
+
+def _add_resume_from(verb: _Parser, effect: str) -> None:
+    verb.add_argument("--resume-from", nargs="+", action="extend", default=[], type=Path, metavar="DIR", help=effect)
 
 
 def _bytes(text: str) -> int:

@@ -18,12 +18,15 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from gpucal import __version__
 from gpucal.arguments import WRONG, parser
 from gpucal.errors import GpucalError
 from gpucal.flags import settings_from
+
+if TYPE_CHECKING:
+    from gpucal.results import Results
 
 __all__ = ["console", "main"]
 
@@ -175,9 +178,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from gpucal.results import open_results
-
-    results = open_results(arguments.out)
+    results = _results(arguments)
     failed = {f"planet {planet} visit {visit} {name}": line for (planet, visit, name), line in results.failed.items()}
     if arguments.json:
         _say(json.dumps({"complete": results.ids, "failed": failed}))
@@ -186,6 +187,12 @@ def _report(arguments: argparse.Namespace) -> int:
     for line in failed.values():
         _say(line)
     return DONE
+
+
+def _results(arguments: argparse.Namespace) -> Results:
+    from gpucal.results import open_results
+
+    return open_results(arguments.out, *arguments.resume_from)
 
 
 def _synth(arguments: argparse.Namespace) -> int:
@@ -279,9 +286,8 @@ def _bench(arguments: argparse.Namespace) -> int:
 
 def _export(arguments: argparse.Namespace) -> int:
     from gpucal.export import export
-    from gpucal.results import open_results
 
-    results = open_results(arguments.out)
+    results = _results(arguments)
     written = export(results, arguments.to, arguments.format)
     _say(f"{len(results)} observations in {', '.join(map(str, written[:4]))}{', ...' if len(written) > 4 else ''}")
     return DONE
@@ -289,9 +295,10 @@ def _export(arguments: argparse.Namespace) -> int:
 
 def _plot(arguments: argparse.Namespace) -> int:
     from gpucal.plotting import plot_light_curves
-    from gpucal.results import open_results
+    from gpucal.results import ORDER
 
-    curves = open_results(arguments.out).light_curves_of((arguments.planet, arguments.visit))
+    results, key = _results(arguments), (arguments.planet, arguments.visit)
+    curves = {name: (results.axes(key, name)["time"], results.light_curve(key, name)) for name in ORDER}
     picture = arguments.out / f"{arguments.planet}-{arguments.visit}.png"
     plot_light_curves(picture, f"planet {arguments.planet} visit {arguments.visit}", curves)
     _say(f"light curve in {picture}")

@@ -13,6 +13,7 @@ from gpucal.detectors import DETECTORS
 from gpucal.errors import MissingExtra, OutputError
 from gpucal.pipeline import calibrate
 from gpucal.plotting import plot_light_curves
+from gpucal.results import ORDER
 from gpucal.synth import Truth, synthesize
 
 __all__ = ["demo"]
@@ -51,8 +52,8 @@ def demo(out: Path, frames: int | None) -> Iterator[str]:
     else:
         (planet,) = synthesize(raw, layout="2025", frames=frames)
         obs = open_dataset(raw)[planet]
-    curves, models = [], []
-    for name in ("FGS1", "AIRS-CH0"):
+    curves, models = {}, {}
+    for name in ORDER:
         start = time.perf_counter()
         cal = calibrate(obs, name)
         seconds = time.perf_counter() - start
@@ -63,11 +64,11 @@ def demo(out: Path, frames: int | None) -> Iterator[str]:
             f"{name}: {cal.signal.shape} in {seconds:.2f} s ({cal.provenance['backend']}), bias {sigma.mean():+.4f} σ, "
             f"scatter {sigma.std():.4f} σ over {sigma.shape[1]} good pixels (expected 0 and 1)"
         )
-        curves.append(cal.light_curve())
-        models.append(np.where(cal.mask, 0.0, expected).sum(axis=(1, 2)))
+        curves[name] = (cal.time, cal.light_curve())
+        models[name] = np.where(cal.mask, 0.0, expected).sum(axis=(1, 2))
     picture = out / "light-curve.png"
     try:
-        plot_light_curves(picture, f"planet {planet}", np.concatenate(curves, axis=1), np.stack(models, axis=1))
+        plot_light_curves(picture, f"planet {planet}", curves, models)
     except MissingExtra as error:
         yield (f"no picture: {error}")
     else:

@@ -106,7 +106,7 @@ def _write_npy(results: Results, to: Path) -> list[Path]:
                 for cal in _same_axes(results, detector):
                     for kind, append in files.items():
                         append(getattr(cal, kind))
-            axes = _axes(results, detector)
+            axes = results.axes(results.ids[0], detector)
             for name, values in axes.items():
                 with npy_writer(target(f"{detector}.{name}.npy"), values.shape, values.dtype) as append:
                     append(values)
@@ -167,7 +167,7 @@ def _fill(
     ids = np.array(results.ids, np.int64)
     vectors: dict[str, tuple[str, NDArray[Any]]]
     vectors = {"planet": ("observation", ids[:, 0]), "visit": ("observation", ids[:, 1])}
-    vectors |= {name: (name, values) for name, values in _axes(results, detector).items()}
+    vectors |= {name: (name, values) for name, values in results.axes(results.ids[0], detector).items()}
     for name, (axis, values) in vectors.items():
         create(name, values.shape, values.dtype, (axis,), values.shape)[:] = values
     made = {
@@ -213,15 +213,9 @@ def _stacks(results: Results, detector: str) -> dict[str, tuple[_Shape, np.dtype
     return stacks
 
 
-def _axes(results: Results, detector: str) -> dict[str, NDArray[np.float64]]:
-    """Read the first observation's axes."""
-    files = results._record(results.ids[0], detector)["files"]
-    return {name: results._read(results.ids[0], detector, name) for name in ("time", "wavelength") if name in files}
-
-
 def _same_axes(results: Results, detector: str) -> Iterator[Calibrated]:
     """Read a detector's items one by one; all must have the axes of the first."""
-    axes = _axes(results, detector)
+    axes = results.axes(results.ids[0], detector)
     for key in results.ids:
         cal = results.calibrated(key, detector)
         for name, values in axes.items():

@@ -131,7 +131,9 @@ def settings_from(arguments: argparse.Namespace, preset: str) -> Calibration:
         # What a file has there may be no mapping: that is left for the setting to refuse.
         if given and isinstance(of_file := settings.get(name, {}), Mapping):
             settings[name] = {**of_file, **given}
-    if arguments.bins and arguments.binning is None:
+    if arguments.bins and arguments.binning is False:
+        raise ConfigError("--no-binning and --bin: one or the other; a detector without bins is --bin FGS1=none")
+    if arguments.bins:
         settings["binning"] = True
     return Calibration.preset(arguments.preset or named or preset).replace(**settings)
 
@@ -142,7 +144,7 @@ def _parsed(name: str, text: str, value: str) -> object:
         if re.fullmatch(r"\d{1,6}(\.\d{1,9})? ?s", value, re.ASCII):
             return value
         if value == "none" or re.fullmatch(r"\d{1,12}", value, re.ASCII):
-            return 1 if value == "none" else int(value)
+            return value if value == "none" else int(value)
     elif re.fullmatch(r"\d{1,6}:\d{1,6}(,\d{1,6}:\d{1,6})*", value, re.ASCII):
         windows = [[int(end) for end in window.split(":")] for window in value.split(",")]
         if name == "background_rows" or len(windows) == 1:

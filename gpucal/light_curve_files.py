@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from itertools import product
+from itertools import product, zip_longest
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LIGHT_CURVES", "light_curves_are_current", "write_light_curves"]
 
-LIGHT_CURVES = ("light-curves.npy", "light-curves.errors.npy", "light-curves.parquet")
+LIGHT_CURVES = ("light-curves.npy", "light-curves.errors.npy", "light-curves.ids.npy", "light-curves.parquet")
 """What `write_light_curves` writes."""
 
 # Rows in a row group at least. One an observation would be 187 rows: with 570 columns and 1100 observations that is
@@ -33,11 +33,12 @@ _GROUP_ROWS = 4096
 def write_light_curves(results: Results) -> None:
     """Write the light curves of every complete observation together, into the results folder.
 
-    ``light-curves.npy`` and ``light-curves.errors.npy`` have the shape (observation, time, 283), FGS1 first, in the
-    order of ``results.ids``, electrons, of the items' dtype. ``light-curves.parquet`` has a row for each observation
-    and bin: ``planet``, ``visit``, ``bin``, ``time_h`` (AIRS-CH0's), ``FGS1``, ``AIRS-CH0_039`` and so on by stored
-    column, then the same names with ``_error``. Its row groups are whole observations, and its schema's metadata has
-    the provenance as JSON under ``gpucal``: ``common`` to all items, and what each of ``items`` has of its own.
+    ``light-curves.npy`` and ``light-curves.errors.npy`` have the shape (observation, time, 283), FGS1 first, electrons,
+    of the items' dtype. ``light-curves.ids.npy`` has the planet and visit of each, (observation, 2), integers.
+    ``light-curves.parquet`` has a row for each observation and bin: ``planet``, ``visit``, ``bin``, ``time_h``
+    (AIRS-CH0's), ``FGS1``, ``AIRS-CH0_039`` and so on by stored column, then the same names with ``_error``. A column's
+    metadata have its ``wavelength_um``. Row groups are whole observations, and the schema's metadata have the
+    provenance as JSON under ``gpucal``: ``common`` to all items, and what each of ``items`` has of its own.
 
     Parameters
     ----------
@@ -62,13 +63,15 @@ def write_light_curves(results: Results) -> None:
         )
     )
     shape = results.light_curves_of(keys[0]).shape
-    schema = _schema(names, kind, history(results, ORDER))
+    schema = _schema(names, kind, results.axes(keys[0], "AIRS-CH0").get("wavelength"), history(results, ORDER))
     targets = [results.path / name for name in LIGHT_CURVES]
     with placing(results.path) as stage, ExitStack() as opened:
         flux, error = (opened.enter_context(npy_writer(stage(t), (len(keys), *shape), kind)) for t in targets[:2])
+        ids = np.array(keys, np.int64)
+        opened.enter_context(npy_writer(stage(targets[2]), ids.shape, ids.dtype))(ids)
         # no statistics: they are a third of the index, and nobody looks for a flux by its value
         options = {"compression": "zstd", "use_dictionary": False, "write_statistics": False}
-        table = opened.enter_context(pq.ParquetWriter(stage(targets[2]), schema, **options))
+        table = opened.enter_context(pq.ParquetWriter(stage(targets[-1]), schema, **options))
         waiting: list[pa.RecordBatch] = []
         for key in keys:
             curve = results.light_curves_with_errors_of(key)
@@ -78,7 +81,7 @@ def write_light_curves(results: Results) -> None:
                 values = np.concatenate(curve, axis=1).astype(kind)
             flux(values[:, : len(names)])
             error(values[:, len(names) :])
-            times = results._read(key, "AIRS-CH0", "time")
+            times = results.axes(key, "AIRS-CH0")["time"]
             waiting.append(_rows(schema, key, times, values))
             if len(waiting) * len(times) >= _GROUP_ROWS or key == keys[-1]:
                 group = pa.Table.from_batches(waiting)
@@ -126,13 +129,19 @@ def _curve_names(results: Results) -> list[str]:
     return names
 
 
-def _schema(names: Sequence[str], kind: np.dtype[Any], history: str) -> pa.Schema:
+def _schema(
+    names: Sequence[str], kind: np.dtype[Any], wavelength_um: NDArray[np.float64] | None, history: str
+) -> pa.Schema:
     import pyarrow as pa
 
-    value = pa.from_numpy_dtype(kind)
     keys = [("planet", pa.int64()), ("visit", pa.int64()), ("bin", pa.int32()), ("time_h", pa.float64())]
-    curves = [(name, value) for name in (*names, *(f"{name}_error" for name in names))]
-    return pa.schema([*keys, *curves], metadata={"gpucal": history})
+    of_columns = [] if wavelength_um is None else [{"wavelength_um": repr(float(one))} for one in wavelength_um]
+    curves = [
+        pa.field(f"{name}{what}", pa.from_numpy_dtype(kind), metadata=about)
+        for what in ("", "_error")
+        for name, about in zip_longest(names, [None, *of_columns])
+    ]
+    return pa.schema([*map(pa.field, *zip(*keys, strict=True)), *curves], metadata={"gpucal": history})
 
 
 def _rows(schema: pa.Schema, key: tuple[int, int], times: NDArray[np.float64], values: NDArray[Any]) -> pa.RecordBatch:

@@ -22,7 +22,8 @@ def variance(signal: NDArray[Any], plan: Plan, dq: NDArray[np.uint8]) -> NDArray
 
     S is the binned sum before dark subtraction, recovered as ``signal·divisor + dark·τ``. Both reads of a pair belong
     to one accumulating exposure, so only the charge gathered between them is counted. Pointing jitter is not in it;
-    `noise_excess` shows it. Interpolated pixels get that of the mean they are.
+    `noise_excess` shows it. Interpolated pixels get that of the mean they are. Where counts are multiplied by the gain,
+    signals are electrons times gain², and so are read noise and what each photon adds: ``gain² · max(S, 0)``.
 
     Parameters
     ----------
@@ -42,13 +43,15 @@ def variance(signal: NDArray[Any], plan: Plan, dq: NDArray[np.uint8]) -> NDArray
     frame = (plan.detector.shape[0], plan.detector.width)
     maps = (values.reshape(frame).T for values in (plan.divisor, plan.dark, plan.read_noise))
     divisor, dark, read, tau_s = (xp.asarray(values) for values in (*maps, plan.tau_s))
-    result: NDArray[np.float64] = on_arrays(signal, divisor, dark, read, tau_s, plan.pairs_per_bin)
+    result: NDArray[np.float64] = on_arrays(signal, divisor, dark, read, tau_s, plan.pairs_per_bin, plan.electron)
     if (dq & np.uint8(DQ.INTERPOLATED)).any():
         carry_variance(result, find_mends(dq))
     return result
 
 
-def on_arrays(signal: Array, divisor: Array, dark: Array, read: Array, tau_s: Array, pairs_per_bin: int) -> Array:
+def on_arrays(
+    signal: Array, divisor: Array, dark: Array, read: Array, tau_s: Array, pairs_per_bin: int, electron: float
+) -> Array:
     """Return the variance, of arrays of one namespace on one device.
 
     Parameters
@@ -61,6 +64,8 @@ def on_arrays(signal: Array, divisor: Array, dark: Array, read: Array, tau_s: Ar
         Integration time of a bin, s.
     pairs_per_bin : int
         CDS pairs in it.
+    electron : float
+        As in `gpucal.plan.Plan`.
 
     Returns
     -------
@@ -75,6 +80,7 @@ def on_arrays(signal: Array, divisor: Array, dark: Array, read: Array, tau_s: Ar
             charge = signal[part, ...] * divisor
             charge += dark * tau_s[part, None, None]
             charge[charge < 0.0] = 0.0
+            charge *= electron
             charge += reads
             charge /= square
             result[part, ...] = charge

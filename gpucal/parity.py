@@ -92,6 +92,7 @@ def _plan(pairs_per_bin: int, n_pixels: int, n_bins: int) -> Plan:
         dark=np.where(plain, 0.0, 0.01),
         tau_s=rng.uniform(1.0, 5.0, n_bins),
         divisor=np.where(plain, 1.0, rng.normal(1.0, 0.02, n_pixels)),
+        electron=1.0,
         read_noise=np.full(n_pixels, 10.0),
         saturation=65_535,
         dq=np.zeros(n_pixels, np.uint8),

@@ -58,8 +58,10 @@ class Plan:
         Integration time between start and end reads, summed over the bin's pairs, s.
     divisor : ndarray of float64, shape (pixel,)
         Flat field, times the pairs of a bin for a mean.
+    electron : float
+        What an electron comes to in the signal: 1, but gain² where counts are multiplied by what divides them.
     read_noise : ndarray of float64, shape (pixel,)
-        Noise of one read, electrons.
+        Noise of one read, electrons times that.
     saturation : int
         Raw counts at or above this in any used frame saturate a pixel.
     dq : ndarray of uint8, shape (pixel,)
@@ -76,6 +78,7 @@ class Plan:
     dark: NDArray[np.float64]
     tau_s: NDArray[np.float64]
     divisor: NDArray[np.float64]
+    electron: float
     read_noise: NDArray[np.float64]
     saturation: int
     dq: NDArray[np.uint8]
@@ -141,7 +144,7 @@ def make_plan(
     if config.bad_coefficients == "benign":
         frames = _benign(frames, dq)
     dead = frames.dead.ravel()
-    scale = adc.gain if config.gain == "multiply" else 1.0 / adc.gain
+    scale, electron = (adc.gain, adc.gain**2) if config.gain == "multiply" else (1.0 / adc.gain, 1.0)
     divisor = np.where(dead, 1.0, frames.flat.ravel()) if config.flat else np.ones(dead.size)
     return Plan(
         detector=detector,
@@ -152,7 +155,8 @@ def make_plan(
         dark=np.where(dead, 0.0, frames.dark.ravel()) if config.dark else np.zeros(dead.size),
         tau_s=_integration_steps_s(detector, config, axis, used).reshape(n_bins, pairs_per_bin).sum(axis=1),
         divisor=divisor * pairs_per_bin if config.reduce == "mean" else divisor,
-        read_noise=frames.read.ravel(),
+        electron=electron,
+        read_noise=electron * frames.read.ravel(),
         saturation=config.saturation,
         dq=dq.ravel(),
         time_h=axis.time_h[:used].reshape(n_bins, 2 * pairs_per_bin).mean(axis=1),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,12 @@ __all__ = ["plot_light_curves"]
 
 
 def plot_light_curves(
-    path: Path, title: str, curves: NDArray[np.float64], model: NDArray[np.float64] | None = None
+    path: Path,
+    title: str,
+    curves: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]],
+    model: Mapping[str, NDArray[np.float64]] | None = None,
 ) -> None:
-    """Draw the FGS1 and white AIRS-CH0 light curves, each relative to its median.
+    """Draw the white light curve of each detector, relative to its median.
 
     Parameters
     ----------
@@ -23,10 +27,10 @@ def plot_light_curves(
         The PNG to write.
     title : str
         Title.
-    curves : ndarray of float64, shape (time, 283)
-        FGS1 first, then the AIRS-CH0 columns, electrons.
-    model : ndarray of float64, shape (time, 2), optional
-        The expected FGS1 and white AIRS-CH0 light curves, electrons.
+    curves : mapping of str to (ndarray of float64, ndarray of float64)
+        Of each detector the times, (time,), hours, and the light curves, (time, wavelength), electrons.
+    model : mapping of str to ndarray of float64, shape (time,), optional
+        The expected white light curves, electrons.
 
     Raises
     ------
@@ -40,16 +44,17 @@ def plot_light_curves(
         raise MissingExtra('matplotlib is not installed; pip install "gpucal[plot]"') from error
     figure = Figure(figsize=(9, 6), layout="constrained")
     FigureCanvasAgg(figure)
-    for row, (name, flux) in enumerate(
-        (("FGS1", curves[:, 0]), ("AIRS-CH0, all wavelengths", np.nansum(curves[:, 1:], axis=1)))
-    ):
-        axes = figure.add_subplot(2, 1, row + 1)
-        scale = np.median(flux)
-        axes.plot(flux / scale, ".", color="tab:blue", label=name)
+    panels = figure.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, (name, (time_h, flux)) in zip(panels, curves.items(), strict=True):
+        with np.errstate(divide="ignore", invalid="ignore"):  # what has no light is not drawn
+            white = np.nansum(flux, axis=1)
+            scale = np.median(white)
+            relative = white / scale
+        axes.plot(time_h, relative, ".", color="tab:blue", label=name)
         if model is not None:
-            axes.plot(model[:, row] / scale, color="tab:orange", label="truth")
+            axes.plot(time_h, model[name] / scale, color="tab:orange", label="truth")
         axes.set_ylabel("relative flux")
         axes.legend(loc="lower left")
-    axes.set_xlabel("time bin")
+    axes.set_xlabel("time (h)")
     figure.suptitle(title)
     figure.savefig(path, dpi=120)

@@ -141,6 +141,9 @@ class Calibrated:
         return light_curve_with_errors(self.signal, self.dq, self._aperture(choices), self.variance)
 
     def _aperture(self, choices: Choices) -> Aperture:
+        if unknown := choices.keys() - Choices.__annotations__.keys():
+            possible = ", ".join(Choices.__annotations__)
+            raise ConfigError(f"light curves: unknown choice {', '.join(sorted(unknown))}; there are {possible}")
         return replace(Aperture.of(self.detector, self.provenance["settings"]), **choices)
 
     def noise_excess(self, per: str = "pixel") -> NDArray[np.float64]:
@@ -232,12 +235,12 @@ def arrays_of(cal: Calibrated, product: str, with_variance: bool) -> dict[str, N
     Returns
     -------
     dict of str to ndarray
-        ``signal``, ``dq`` and perhaps ``variance``; or ``flux`` and ``error``; and their ``time`` and ``wavelength``.
+        ``signal`` and perhaps ``variance``, or ``flux`` and ``error``; and their ``dq``, ``time`` and ``wavelength``.
     """
     kind = cal.signal.dtype
     with np.errstate(over="ignore"):  # outliers beyond float32's range
         if product == "light-curves":
             curve = cal.light_curve_with_errors()
-            return {"flux": curve.flux.astype(kind), "error": curve.error.astype(kind), **cal.axes}
+            return {"flux": curve.flux.astype(kind), "error": curve.error.astype(kind), "dq": cal.dq, **cal.axes}
         variances = {"variance": cal.variance.astype(kind)} if with_variance else {}
     return {"signal": cal.signal, "dq": cal.dq, **variances, **cal.axes}

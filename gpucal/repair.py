@@ -81,7 +81,7 @@ def _between(good: NDArray[np.intp], wanted: NDArray[np.intp]) -> list[tuple[int
     """Return each wanted position, the good ones beside it, and the weight of the second."""
     rank = np.interp(wanted, good, np.arange(good.size))
     before = np.floor(rank).astype(np.intp)
-    after = np.minimum(before + 1, good.size - 1)
+    after = np.where(rank > before, before + 1, before)  # at either end one neighbour, which is both
     return list(
         zip(wanted.tolist(), good[before].tolist(), good[after].tolist(), (rank - before).tolist(), strict=True)
     )

@@ -179,18 +179,16 @@ class Results:
         OutputError
             If the observation is not complete, holds light curves only, or a file is missing or damaged.
         """
-        if detector not in DETECTORS:
-            raise KeyError(f"no detector {detector!r}; there are {', '.join(DETECTORS)}")
         record = self._record(key, detector)
-        history, files = record["provenance"], record["files"]
+        history, files, axes = record["provenance"], record["files"], self.axes(key, detector)
         return Calibrated(
             planet=key[0],
             visit=key[1],
             detector=Calibration.from_dict(history["settings"]).cropped(DETECTORS[detector]),
             signal=self._read(key, detector, "signal"),
             dq=self._read(key, detector, "dq"),
-            time=self._read(key, detector, "time"),
-            wavelength=self._read(key, detector, "wavelength") if "wavelength" in files else None,
+            time=axes["time"],
+            wavelength=axes.get("wavelength"),
             provenance=history,
             stored_variance=partial(self._read, key, detector, "variance") if "variance" in files else None,
         )
@@ -260,12 +258,7 @@ class Results:
         ConfigError, OutputError
             As of `light_curves`.
         """
-        return self._joined(
-            self._stored_curve(key, name, "flux", choices)
-            if "flux" in self._record(key, name)["files"]
-            else self.calibrated(key, name).light_curve(**choices)
-            for name in ORDER
-        )
+        return self._joined(self.light_curve(key, name, **choices) for name in ORDER)
 
     def light_curves_with_errors_of(self, key: tuple[int, int], **choices: Unpack[Choices]) -> LightCurve:
         """Sum one complete observation as `light_curves_of` does, with errors.
@@ -287,13 +280,89 @@ class Results:
         ConfigError, OutputError
             As of `light_curves_with_errors`.
         """
-        curves = [
-            LightCurve(*(self._stored_curve(key, name, kind, choices) for kind in ("flux", "error")))
-            if "flux" in self._record(key, name)["files"]
-            else self.calibrated(key, name).light_curve_with_errors(**choices)
-            for name in ORDER
-        ]
+        curves = [self.light_curve_with_errors(key, name, **choices) for name in ORDER]
         return LightCurve(self._joined(c.flux for c in curves), self._joined(c.error for c in curves))
+
+    def light_curve(self, key: tuple[int, int], detector: str, **choices: Unpack[Choices]) -> NDArray[np.float64]:
+        """Sum one item over its usable pixels, or read the sums if they were stored.
+
+        Parameters
+        ----------
+        key : tuple of int
+            Planet and visit.
+        detector : str
+            Its name.
+        **choices
+            As of `light_curves`.
+
+        Returns
+        -------
+        ndarray of float64, shape (time, wavelength) or (time, 1)
+            Electrons; `axes` has its times and wavelengths.
+
+        Raises
+        ------
+        KeyError
+            If there is no such detector.
+        ConfigError, OutputError
+            As of `light_curves`, but for bins, which may be any.
+        """
+        if "flux" in self._record(key, detector)["files"]:
+            return self._stored_curve(key, detector, "flux", choices)
+        return self.calibrated(key, detector).light_curve(**choices)
+
+    def light_curve_with_errors(self, key: tuple[int, int], detector: str, **choices: Unpack[Choices]) -> LightCurve:
+        """Sum one item as `light_curve` does, with errors.
+
+        Parameters
+        ----------
+        key : tuple of int
+            Planet and visit.
+        detector : str
+            Its name.
+        **choices
+            As of `light_curves`.
+
+        Returns
+        -------
+        LightCurve
+            ``flux`` and ``error``, each (time, wavelength) or (time, 1), electrons.
+
+        Raises
+        ------
+        KeyError
+            If there is no such detector.
+        ConfigError, OutputError
+            As of `light_curve`; cubes need their stored variances.
+        """
+        if "flux" in self._record(key, detector)["files"]:
+            return LightCurve(*(self._stored_curve(key, detector, kind, choices) for kind in ("flux", "error")))
+        return self.calibrated(key, detector).light_curve_with_errors(**choices)
+
+    def axes(self, key: tuple[int, int], detector: str) -> dict[str, NDArray[np.float64]]:
+        """Read one item's axes.
+
+        Parameters
+        ----------
+        key : tuple of int
+            Planet and visit.
+        detector : str
+            Its name.
+
+        Returns
+        -------
+        dict of str to ndarray of float64
+            ``time`` (time,), hours, the mean of each bin; and, but for FGS1, ``wavelength`` (wavelength,), µm.
+
+        Raises
+        ------
+        KeyError
+            If there is no such detector.
+        OutputError
+            If the observation is not complete, or a file is missing or damaged.
+        """
+        files = self._record(key, detector)["files"]
+        return {name: self._read(key, detector, name) for name in ("time", "wavelength") if name in files}
 
     def _stored_curve(self, key: tuple[int, int], detector: str, kind: str, choices: Choices) -> NDArray[np.float64]:
         if choices:
@@ -310,6 +379,8 @@ class Results:
         return np.concatenate(parts, axis=1)
 
     def _record(self, key: tuple[int, int], detector: str) -> dict[str, Any]:
+        if detector not in DETECTORS:
+            raise KeyError(f"no detector {detector!r}; there are {', '.join(DETECTORS)}")
         if key not in self.ids:
             raise OutputError(f"{self.path}: no complete planet {key[0]} visit {key[1]} in it; calibrate it first")
         return self._records[(*key, detector)]

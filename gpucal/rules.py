@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from numbers import Integral, Real
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -96,8 +97,8 @@ def checked_window(name: str, value: object, size: int) -> Window:
     ConfigError
         If it is none, empty, or reaches outside.
     """
-    if isinstance(value, (tuple, list)) and len(value) == 2 and all(type(end) is int for end in value):
-        first, stop = value
+    if isinstance(value, (tuple, list)) and len(value) == 2 and all(map(_is_whole, value)):
+        first, stop = map(int, value)
         if 0 <= first < stop <= size:
             return first, stop
     raise ConfigError(f"{name} = {value!r}: must be [first, stop] with 0 <= first < stop <= {size}")
@@ -125,7 +126,7 @@ def checked_windows(name: str, value: object, size: int) -> tuple[Window, ...]:
     ConfigError
         If one is none, empty, or reaches outside.
     """
-    if not isinstance(value, (tuple, list)) or (value and type(value[0]) is int):
+    if not isinstance(value, (tuple, list)) or (value and _is_whole(value[0])):
         return (checked_window(name, value, size),)
     return tuple(checked_window(name, window, size) for window in value)
 
@@ -153,12 +154,19 @@ def check_aperture(name: str, rows: Window, background: tuple[Window, ...]) -> N
 
 
 def _checked_bin(name: str, value: object, detector: Detector) -> int | str:
-    if type(value) is int and value > 0:
-        return value
+    if isinstance(value, Integral) and _is_whole(value) and int(value) > 0:
+        return int(value)
+    if value == "none":
+        return 1
     seconds = re.fullmatch(r"(\d{1,6}(?:\.\d{1,9})?) ?s", value, re.ASCII) if isinstance(value, str) else None
     if seconds and Decimal(seconds[1]) > 0:
         return f"{Decimal(seconds[1]).normalize():f} s"
-    raise ConfigError(f'{name} = {value!r}: must be an integer above 0, or seconds as in "144 s"')
+    raise ConfigError(f'{name} = {value!r}: must be an integer above 0, seconds as in "144 s", or "none"')
+
+
+def _is_whole(value: object) -> bool:
+    """Tell whether it is an integer, of Python or NumPy, and no bool, which is one too."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -243,7 +251,10 @@ def checked_number(name: str, whole: bool, value: object) -> float | int:
         If it is no number, or out of range.
     """
     low, high, wanted = RANGES[name]
-    kinds = (int,) if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not low < value <= high:
+    number: Any = value
+    if isinstance(value, Integral if whole else Real) and not isinstance(value, (int, float)):
+        number = int(value) if isinstance(value, Integral) else float(value)  # of NumPy
+    kinds = int if whole else (int, float)
+    if isinstance(number, bool) or not isinstance(number, kinds) or not low < number <= high:
         raise ConfigError(f"{name} = {value!r}: must be {wanted}")
-    return value if whole else float(value)
+    return number if whole else float(number)

@@ -101,8 +101,9 @@ def _about_light_curves(path: Path) -> Iterator[str]:
     import pyarrow.parquet as pq
 
     results = Results(path)
-    flux, errors, table = (path / name for name in LIGHT_CURVES)
+    flux, errors, order, table = (path / name for name in LIGHT_CURVES)
     stacks = {file: np.load(file, mmap_mode="r") for file in (flux, errors)}
+    listed = np.load(order).tolist()
     left = set(results.ids)
     n = 0  # observations so far: they are in the same order in all three files
     with pq.ParquetFile(table) as opened:
@@ -121,6 +122,8 @@ def _about_light_curves(path: Path) -> Iterator[str]:
                 for file, (there, made) in {**parts, errors: (stacks[errors][n], expected[:, half:])}.items():
                     if not np.array_equal(there, made, equal_nan=True):
                         yield f"{file}: holds other light curves of planet {planet} visit {visit} than its items"
+                if listed[n : n + 1] != [[planet, visit]]:
+                    yield f"{order}: lists another than planet {planet} visit {visit}, which is number {n}"
                 left.discard((planet, visit))
                 n += 1
     for planet, visit in sorted(left):

@@ -33,6 +33,11 @@ BINS = {"AIRS-CH0": 7, "FGS1": 11}
 SWITCHES = ("mask", "linearity", "dark", "flat", "binning", "clip_negatives")
 
 
+def linearity_limits(config: Calibration) -> tuple[float, float, float]:
+    """What the reference takes for bad polynomials."""
+    return config.linearity_tolerance, config.linearity_range, config.linearity_max_offset
+
+
 def every_config(**fixed: Any) -> Iterator[Calibration]:
     """Every combination of switches, reduction and integration times."""
     for values in product((True, False), repeat=len(SWITCHES)):
@@ -89,7 +94,7 @@ class Observation:
             multiply=config.gain == "multiply",
             hot_clip=config.hot_clip,
             flat_first=config.flat_order == "before-cds",
-            benign=config.bad_coefficients == "benign",
+            benign=linearity_limits(config) if config.bad_coefficients == "benign" else None,
             drop_odd=config.odd_frames == "drop",
         )
 

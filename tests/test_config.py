@@ -539,8 +539,7 @@ def test_the_last_word_on_a_switch_is_a_flag_s(tmp_path: Path, name: str) -> Non
         (["--bin=FGS1=12", "--bin=AIRS-CH0=5"], [5, 12]),
         (["--bin=FGS1=none"], [7, 1]),
         (["--binning"], [7, 60]),
-        (["--bin=AIRS-CH0=30", "--no-binning"], [1, 1]),
-        (["--no-binning", "--bin=AIRS-CH0=30"], [1, 1]),
+        (["--no-binning"], [1, 1]),
     ],
     ids=str,
 )
@@ -550,6 +549,34 @@ def test_bins_by_flag_are_bins(tmp_path: Path, flags: list[str], pairs: list[int
     path.write_text('binning = false\n[bins]\nFGS1 = 60\n"AIRS-CH0" = 7\n')
     config = from_flags(f"--config={path}", *flags)
     assert [config.pairs_per_bin(detector, 0.0) for detector in DETECTORS.values()] == pairs
+
+
+@pytest.mark.parametrize("flags", [("--no-binning", "--bin=FGS1=12"), ("--bin=FGS1=12", "--no-binning")], ids=str)
+def test_bins_and_no_bins_are_refused(flags: tuple[str, ...]) -> None:
+    """Either could be meant by who wants bins of one detector alone."""
+    with pytest.raises(ConfigError, match=r"--no-binning and --bin: one or the other; .*--bin FGS1=none"):
+        from_flags(*flags)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    config = Calibration(
+        bins={"AIRS-CH0": np.int64(5), "FGS1": "none"},
+        rows={"FGS1": (np.int32(8), np.uint8(24))},
+        background_rows={"AIRS-CH0": (np.int64(0), np.int64(8))},
+        hot_sigma=np.float32(4.0),
+        saturation=np.uint16(60_000),
+    )
+    plain = Calibration(
+        bins={"AIRS-CH0": 5, "FGS1": 1},
+        rows={"FGS1": (8, 24)},
+        background_rows={"AIRS-CH0": ((0, 8),)},
+        hot_sigma=4.0,
+        saturation=60_000,
+    )
+    assert (config, config.content_hash, config.to_toml()) == (plain, plain.content_hash, plain.to_toml())
+    for wrong in (np.float64(5.0), np.bool_(True), True, np.int64(0)):
+        with pytest.raises(ConfigError, match=r"bins: FGS1 = .*must be an integer above 0"):
+            Calibration(bins={"FGS1": wrong})
 
 
 def test_a_file_is_judged_with_the_flags(tmp_path: Path) -> None:

@@ -47,7 +47,14 @@ def check_light_curves(out: Path) -> None:
     np.testing.assert_array_equal(table.time_h, np.concatenate([results._read(key, "AIRS-CH0", "time") for key in IDS]))
     np.testing.assert_array_equal(table[names].to_numpy(), flux.reshape(8, 283))
     np.testing.assert_array_equal(table[[f"{name}_error" for name in names]].to_numpy(), error.reshape(8, 283))
-    history = json.loads(pq.read_schema(out / "light-curves.parquet").metadata[b"gpucal"])
+    np.testing.assert_array_equal(np.load(out / "light-curves.ids.npy"), IDS)
+    schema = pq.read_schema(out / "light-curves.parquet")
+    assert schema.field("FGS1").metadata is None
+    written = [
+        float(schema.field(f"{name}{what}").metadata[b"wavelength_um"]) for what in ("", "_error") for name in names[1:]
+    ]
+    assert written == 2 * results.axes((5, 0), "AIRS-CH0")["wavelength"].tolist()
+    history = json.loads(schema.metadata[b"gpucal"])
     order = [(*key, name) for key in IDS for name in ("FGS1", "AIRS-CH0")]
     assert [(item["planet"], item["visit"], item["detector"]) for item in history["items"]] == order
     for item in history["items"]:
@@ -55,7 +62,7 @@ def check_light_curves(out: Path) -> None:
 
 
 def test_run_writes_light_curves(curves: Path) -> None:
-    assert {"light-curves.npy", "light-curves.errors.npy", "light-curves.parquet"} <= files(curves)
+    assert {*LIGHT_CURVES} <= files(curves)
     check_light_curves(curves)
 
 
@@ -92,7 +99,7 @@ def test_light_curves_that_do_not_stack(
     planets: Dataset, tmp_path: Path, change: dict[str, object], problem: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     out = folder(planets, tmp_path / "out", planets=[17], product="light-curves")
-    assert len([name for name in files(out) if name.startswith("light-curves")]) == 3
+    assert len([name for name in files(out) if name.startswith("light-curves")]) == 4
     options = {"product": "light-curves", "backend": "numpy", "overwrite": True}
     summary = gpucal.run(planets, out, CONFIG.replace(**change), planets=[23], **options)
     assert (summary.done, summary.failed) == (2, {})  # every item is there by itself
@@ -104,7 +111,7 @@ def test_light_curves_that_do_not_stack(
         assert re.search(problem, line)
         assert "\n" not in line
     else:
-        assert len(stacked) == 3
+        assert len(stacked) == 4
         assert np.load(out / "light-curves.npy").shape[0] == 1  # those of these settings
     with pytest.raises(Unstackable, match=problem) as caught:
         write_light_curves(gpucal.open_results(out))
@@ -166,7 +173,7 @@ def test_light_curves_are_written_when_something_changed(planets: Dataset, tmp_p
         return {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("light-curves.*")}
 
     first = again()
-    assert len(first) == 3
+    assert len(first) == 4
     assert again() == first
     assert again(variance=True) == first  # they have errors anyway
     (tmp_path / "light-curves.npy").unlink()

@@ -203,11 +203,13 @@ def test_variances_take_the_memory_that_is_reserved(
     assert peak <= reserved + 2**16  # and Python's own objects
 
 
+@pytest.mark.parametrize("gain", ["divide", "multiply"])
 @pytest.mark.parametrize("reduce", ["sum", "mean"])
 @pytest.mark.parametrize("adc", ADCS)
 @pytest.mark.parametrize("name", SMALL)
-def test_variance_is_the_formula_pixel_by_pixel(name: str, adc: str, reduce: str) -> None:
-    config = Calibration(bins=BINS, reduce=reduce)
+def test_variance_is_the_formula_pixel_by_pixel(name: str, adc: str, reduce: str, gain: str) -> None:
+    config = Calibration(bins=BINS, reduce=reduce, gain=gain)
+    electron = ADCS[adc].gain ** 2 if gain == "multiply" else 1.0
     n, compared = BINS[name], {True: 0, False: 0}
     for seed in range(6):
         obs = observe(SMALL[name], 2 * 3 * n, ADCS[adc], seed)
@@ -224,20 +226,21 @@ def test_variance_is_the_formula_pixel_by_pixel(name: str, adc: str, reduce: str
             charge = before.signal[b, x, y]
             if not np.isfinite(charge) or not 1e-100 < abs(flat) < np.inf:
                 continue  # flagged, and the charge cannot be had back from the signal
-            expected = (max(charge, 0.0) + 2 * n * obs.read[y, first + x] ** 2) / flat**2
+            expected = (electron * max(charge, 0.0) + 2 * n * (electron * obs.read[y, first + x]) ** 2) / flat**2
             expected /= n**2 if reduce == "mean" else 1
-            rounding = 1e-12 * before.scale[b, x, y] / flat**2
+            rounding = 1e-12 * electron * before.scale[b, x, y] / flat**2
             assert variance[b, x, y] == pytest.approx(expected, rel=1e-9, abs=rounding)
             compared[bool(charge > 0.0)] += 1
     assert min(compared.values()) > 20
 
 
+@pytest.mark.parametrize("gain", ["divide", "multiply"])
 @pytest.mark.parametrize("name", DETECTORS)
-def test_noise_excess_is_one_without_jitter(sky: Sky, name: str) -> None:
+def test_noise_excess_is_one_without_jitter(sky: Sky, name: str, gain: str) -> None:
     """Bins are short, so that the transit's slope from one to the next is lost in the noise."""
     pixels: dict[bool, list[np.ndarray]] = {True: [], False: []}
     curves = []
-    for cal, _, bright in sky.calibrated(name, bins=SHORT):
+    for cal, _, bright in sky.calibrated(name, bins=SHORT, gain=gain):
         excess, of_curves = cal.noise_excess(), cal.noise_excess("wavelength")
         assert excess.shape == cal.dq.shape
         assert of_curves.shape == ((1,) if name == "FGS1" else (282,))

@@ -51,6 +51,12 @@ def test_is_what_pandas_gives(dq: np.ndarray, seed: int) -> None:
     assert find_mends(after) == find_mends(dq)  # so that a variance can be carried later
 
 
+def test_at_either_end_nothing_but_the_neighbour_counts() -> None:
+    cube, dq = np.array([[[0.0, 3.0, np.inf, np.nan, 7.0, 0.0]]]), np.array([[1, 0, 0, 0, 0, 1]], np.uint8)
+    interpolate(cube, find_mends(dq))
+    np.testing.assert_array_equal(cube, [[[3.0, 3.0, np.inf, np.nan, 7.0, 7.0]]])
+
+
 def test_is_what_astropy_gives_where_both_neighbours_are_good() -> None:
     rng = np.random.default_rng(1)
     cube, dq = rng.normal(1000.0, 300.0, (2, 6, 9)), np.zeros((6, 9), np.uint8)

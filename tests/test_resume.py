@@ -139,6 +139,22 @@ def test_light_curves_of_all_are_those_of_other_folders_too(source: Path, tmp_pa
     whole = gpucal.open_results(tmp_path / "two", tmp_path / "one").light_curves()
     assert whole.shape[0] == 2
     np.testing.assert_array_equal(np.load(tmp_path / "two" / "light-curves.npy"), whole)
+    np.testing.assert_array_equal(np.load(tmp_path / "two" / "light-curves.ids.npy"), [[17, 0], [23, 0]])
+
+
+def test_what_reads_a_folder_reads_those_it_was_gone_on_from(
+    source: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    again(source, one, planets=[23])
+    again(source, two, resume_from=[one])
+    too = ["--resume-from", str(one)]
+    for argv in (["plot", str(two), "23"], ["export", str(two), str(tmp_path / "npy")], ["report", str(two)]):
+        alone, both = main(argv), main([*argv, *too])
+        assert (alone, both) == (2 if "plot" in argv else 0, 0)
+    assert np.load(tmp_path / "npy" / "FGS1.signal.npy").shape[0] == 2
+    assert "1 observations complete" in (said := capfd.readouterr().out)
+    assert "2 observations complete" in said
 
 
 @pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir()], ids=["missing", "empty"])

@@ -115,7 +115,7 @@ def test_variance_and_light_curve_stay_where_the_signal_is(detector: str) -> Non
     dq[0] = 1
     maps = [values.reshape(shape[:0:-1]).T for values in (plan.divisor, plan.dark, plan.read_noise)]
     with np.errstate(all="ignore"):
-        on_device = noise.on_arrays(*map(to_device, (signal, *maps, plan.tau_s)), plan.pairs_per_bin)
+        on_device = noise.on_arrays(*map(to_device, (signal, *maps, plan.tau_s)), plan.pairs_per_bin, plan.electron)
         expected = noise.variance(signal, plan, dq)
         np.testing.assert_array_equal(to_host(on_device), expected)
     excess = noise.noise_excess(to_device(signal), to_device(expected))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import BINS, Made
-from hostile import ADCS, SMALL, observe
+from hostile import ADCS, SMALL, linearity_limits, observe
 from reference import Reference, assert_close, is_bad_linearity
 from reference import hot_pixels as hot_by_astropy
 from test_formula import available, run
@@ -45,6 +45,12 @@ VARIANTS = {
     "crop": Variant({"crop": {"AIRS-CH0": (100, 103), "FGS1": (31, 32)}}),
     "no crop": Variant({"crop": {"AIRS-CH0": (0, 356)}}),
     "benign": Variant({"bad_coefficients": "benign"}),
+    "benign within less": Variant(
+        {"bad_coefficients": "benign", "linearity_tolerance": 0.01}, others={"bad_coefficients": "benign"}
+    ),
+    "tolerance": Variant({"linearity_tolerance": 0.01}, changes=False, flags=True),
+    "range": Variant({"linearity_range": 3e5}, changes=False, flags=True),
+    "constant": Variant({"linearity_max_offset": 0.1}, changes=False, flags=True),
     "flat first": Variant({"flat_order": "before-cds"}, changes=False),
     "hot off": Variant({"hot_clip": "off"}, changes=False, flags=True),
     # at 5 σ the two darks have the same hot pixels here
@@ -81,7 +87,7 @@ def test_every_variant_is_the_reference_s(name: str, detector: str, old: Made) -
     np.testing.assert_array_equal(cal.dq & DQ.DEAD != 0, expected.dead.T & config.mask)
     np.testing.assert_array_equal(cal.dq & DQ.HOT != 0, expected.hot.T & config.mask)
     columns = slice(*detector_used.crop)
-    bad = is_bad_linearity(observed.linear_corr[..., columns])
+    bad = is_bad_linearity(observed.linear_corr[..., columns], *linearity_limits(config))
     np.testing.assert_array_equal(cal.dq & DQ.BAD_LINEARITY != 0, bad.T)
     assert cal.provenance["settings"] == config.to_dict()
     if cal.wavelength is not None:

@@ -116,6 +116,7 @@ CURVE_DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
         "lacks planet 23 visit 0",
     ),
     "a stack that is cut": ("light-curves.npy", lambda p: p.write_bytes(p.read_bytes()[:-8]), "cannot be read"),
+    "a planet of the list": ("light-curves.ids.npy", lambda p: flip(p, -9), "lists another than planet 23 visit 0"),
     "a table lost": ("light-curves.parquet", Path.unlink, "cannot be read"),
 }
 
