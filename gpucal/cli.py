@@ -74,6 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except GpucalError as error:
         _say(traceback.format_exc().rstrip() if arguments.debug else f"gpucal: {error}", sys.stderr)
         return WRONG
+    except BrokenPipeError:  # of `| head`: nobody is listening any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still in its buffer
+        return SIGNALLED + signal.SIGPIPE
     except KeyboardInterrupt:
         number = arguments.signals.came or signal.SIGINT
         _say(f"gpucal: ended by {signal.Signals(number).name}", sys.stderr)
@@ -153,9 +156,9 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     if summary.stopped == "interrupted":
         raise KeyboardInterrupt
     _say(json.dumps(summary.to_dict()) if arguments.json else f"{summary}; results in {arguments.out}")
-    if summary.failed:
-        return FAILED
-    return LATE if summary.left else DONE
+    if summary.left and summary.stopped == "time limit":
+        return LATE  # so that who goes on as long as there is something left does so, whatever has failed
+    return FAILED if summary.failed else LATE if summary.left else DONE
 
 
 def _client(arguments: argparse.Namespace) -> AbstractContextManager[Any]:
@@ -173,7 +176,8 @@ def _verify(arguments: argparse.Namespace) -> int:
     for line in verify(arguments.out):
         _say(line)
         found += 1
-    _say(f"{arguments.out}: {found or 'no'} mismatch{'es' if found != 1 else ''}")
+    mend = "; remove what is named and run `gpucal calibrate` again" if found else ""
+    _say(f"{arguments.out}: {found or 'no'} mismatch{'es' if found != 1 else ''}{mend}")
     return FAILED if found else DONE
 
 

@@ -329,4 +329,4 @@ class Foreman:
             self._look()
         if self.known - self.workers:
             with suppress(OutputError):
-                Store(self.job.out).create(self.job.settings)
+                Store(self.job.out).sweep()

@@ -21,7 +21,7 @@ from gpucal.config import Calibration
 from gpucal.dataset import Observation
 from gpucal.detectors import DETECTORS
 from gpucal.errors import InputError, OutputError, OutputLost
-from gpucal.overlap import Item, Line, Outcome
+from gpucal.overlap import Item, Line, Outcome, out_of_memory
 from gpucal.product import arrays_of
 from gpucal.report import Summary
 from gpucal.store import Store
@@ -143,8 +143,9 @@ class _Work:
         self.store = Store(self.job.out)
         self.others = [Store(folder) for folder in self.job.resume_from]
         self.hash = self.job.settings_hash
-        self.began = time.monotonic()
         self.begun = 0
+        self.ended = time.monotonic()
+        self.took: deque[float] = deque(maxlen=8)  # seconds of the last ones made, from the end of whatever was before
 
     def do(self, stop: Callable[[], bool], tick: Callable[[], object]) -> None:
         """Calibrate until nothing is waiting; what another run has in hand is looked at again."""
@@ -176,6 +177,7 @@ class _Work:
                     if outcome.result is None and key in self.busy:
                         self.waiting.append(outcome.item)
                         self.begun -= 1
+                        self.ended = time.monotonic()
                         continue
                     writer.submit(self._take, outcome).result()
                     del outcome  # its output is memory that the next item may use
@@ -188,6 +190,7 @@ class _Work:
                         break
             if self.busy and not self.summary.stopped:
                 time.sleep(_PATIENCE)
+                self.ended = time.monotonic()
 
     def _begin(self) -> Iterator[Item]:
         for _ in range(len(self.waiting)):
@@ -201,26 +204,32 @@ class _Work:
         """Tell whether an item begun now would end too late: it waits for those that are in flight."""
         if self.until is None:
             return False
-        now, done = time.monotonic(), self.summary.done
-        in_flight = self.begun - done - self.summary.skipped - len(self.summary.failed)
-        pace = (now - self.began) / done if done else 0.0
-        return now + (in_flight + 1) * pace >= self.until
+        in_flight = self.begun - self.summary.done - self.summary.skipped - len(self.summary.failed)
+        return time.monotonic() + (in_flight + 1) * max(self.took, default=0.0) >= self.until
 
     def _is_missing(self, item: Item, inputs: str) -> bool:
         """Tell whether to make an item; if so, it is claimed."""
         key = (*item.obs.key, item.detector)
         try:
-            if not self.job.overwrite and self.store.holds(*key, self.hash, inputs, without_error=True):
-                return False  # before it is claimed, which is to write
+            elsewhere = False
+            if not self.job.overwrite:  # looked at before it is claimed, which is to write
+                if self.store.holds(*key, self.hash, inputs, without_error=True):
+                    return False
+                here = self.store.status(*key)
+                elsewhere = here != "done" and any(
+                    other.holds(*key, self.hash, inputs, without_error=True) for other in self.others
+                )
+                if elsewhere and not here:
+                    return False
             if not self.store.claim(*key):
                 self.busy.add(_key(item))
                 return False
             if self.job.overwrite:
                 return True
-            if self.store.holds(*key, self.hash, inputs):
+            if elsewhere or self.store.holds(*key, self.hash, inputs):
                 self.store.forget_error(*key)
                 return False
-            return not any(other.holds(*key, self.hash, inputs) for other in self.others)
+            return True
         except OutputError as error:  # this is the reader's thread, which would end the run with it
             self.unwritable[_key(item)] = error
             return False
@@ -244,9 +253,13 @@ class _Work:
                 self.store.commit(result, arrays, settings=self.hash, inputs=outcome.inputs, seconds=spent)
                 self.summary.done += 1
                 self.summary.spent({**outcome.seconds, "write": time.perf_counter() - start})
+                self.took.append(time.monotonic() - self.ended)
         except OutputError as error:
             self._fail(outcome, error)
+        except MemoryError:
+            self._fail(outcome, out_of_memory().at(outcome.item.obs.where(detector)))
         finally:
+            self.ended = time.monotonic()
             self.summary.left -= 1
             self.store.free(*key)
 

@@ -53,6 +53,26 @@ class Claims:
             self._held[path] = lock
         return lock is not None
 
+    def share(self, path: Path) -> None:
+        """Claim with others what a lock file stands for, or let others have a claim too; waits for who has it alone.
+
+        Parameters
+        ----------
+        path : Path
+            The lock file, in a folder that exists.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be made.
+        """
+        if (lock := self._held.get(path)) is None:
+            lock = _acquire(path, fcntl.LOCK_SH)
+            assert lock is not None  # it was waited for
+            self._held[path] = lock
+        else:
+            _flock(lock, fcntl.LOCK_SH)
+
     def free(self, path: Path) -> None:
         """Give a claim back; one that is not held is none to give.
 
@@ -129,11 +149,7 @@ def _acquire(path: Path, how: int) -> int | None:
     while True:
         lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
         try:
-            try:
-                fcntl.flock(lock, how)
-            except OSError as error:
-                if error.errno not in _UNSUPPORTED:
-                    raise
+            _flock(lock, how)
             if _is_same(path, lock):
                 return lock
         except BlockingIOError:
@@ -145,6 +161,14 @@ def _acquire(path: Path, how: int) -> int | None:
         _close(lock)  # its holder removed it between our opening and locking it: it protects nothing
 
 
+def _flock(lock: int, how: int) -> None:
+    try:
+        fcntl.flock(lock, how)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+
+
 def _is_same(path: Path, lock: int) -> bool:
     try:
         return os.path.samestat(path.stat(), os.fstat(lock))
@@ -154,6 +178,7 @@ def _is_same(path: Path, lock: int) -> bool:
 
 def _release(path: Path, lock: int) -> None:
     with suppress(OSError):  # of a folder that is read-only by now; an empty file is left, which locks nothing
+        _flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of those that share it the last removes it
         path.unlink(missing_ok=True)
     _close(lock)
 

@@ -29,7 +29,7 @@ from gpucal.config import Calibration
 from gpucal.dataset import Observation
 from gpucal.decoders import Loaded, prepare_decoder
 from gpucal.detectors import Detector
-from gpucal.errors import InputError
+from gpucal.errors import DeviceError, InputError
 from gpucal.frames import Axis
 from gpucal.plan import DQ, Plan, make_plan
 from gpucal.product import Calibrated
@@ -37,7 +37,7 @@ from gpucal.provenance import provenance
 from gpucal.reader import open_signal
 from gpucal.repair import plan_repair
 
-__all__ = ["Item", "Line", "Outcome", "pixel_blocks"]
+__all__ = ["Item", "Line", "Outcome", "out_of_memory", "pixel_blocks"]
 
 # Items opened before they are taken. The budget is what limits full-size ones; this limits small ones.
 _AHEAD = 4
@@ -301,10 +301,24 @@ def _await(
             return flight, 0, None
         reserved = flight.reserved
         return land(flight), reserved, flight.buffer
-    except InputError as error:
+    except (InputError, MemoryError) as error:
+        if isinstance(error, DeviceError):  # the device's memory, of which no other item gets more
+            raise
+        failed = error if isinstance(error, InputError) else out_of_memory()
         # Without its traceback, which would keep the item's memory: frame, flight, future, error, frame.
-        plain = error.with_traceback(None).at(item.obs.where(item.detector))
+        plain = failed.with_traceback(None).at(item.obs.where(item.detector))
         return Outcome(item, plain, "", began, {}), reserved, None
+
+
+def out_of_memory() -> InputError:
+    """Return the error of an item that the process had no memory for.
+
+    Returns
+    -------
+    InputError
+        Without the traceback, which would keep what there is.
+    """
+    return InputError("ran out of memory", "lower --workers or --memory, or end what else needs some")
 
 
 def _landed(backend: Backend, memory: Memory, flight: _Flight) -> Outcome:

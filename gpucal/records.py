@@ -14,7 +14,7 @@ from gpucal.errors import OutputError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["index_of", "is_whole", "read_record", "records"]
+__all__ = ["index_of", "is_whole", "read_record", "records", "visit_folders"]
 
 # Columns of manifest.parquet, of the records' fields of these names.
 _MANIFEST: Mapping[str, str] = MappingProxyType(
@@ -36,6 +36,24 @@ _MANIFEST: Mapping[str, str] = MappingProxyType(
 _KINDS = ({"signal", "dq", "time"}, {"flux", "error", "time"})
 
 
+def visit_folders(path: Path) -> Iterator[Path]:
+    """List the folders of visits; a results folder may lie in one that holds other things too.
+
+    Parameters
+    ----------
+    path : Path
+        The results folder.
+
+    Yields
+    ------
+    Path
+        ``<planet>/<visit>``, sorted as text.
+    """
+    for folder in sorted(path.glob("[0-9]*/[0-9]*")):
+        if all(name.isdecimal() and name.isascii() for name in folder.parts[-2:]) and folder.is_dir():
+            yield folder
+
+
 def records(path: Path) -> Iterator[dict[str, Any]]:
     """Read every commit record of a results folder.
 
@@ -54,7 +72,7 @@ def records(path: Path) -> Iterator[dict[str, Any]]:
     OutputError
         If a record cannot be read.
     """
-    for file in sorted(path.glob("*/*/*.json")):
+    for file in (file for folder in visit_folders(path) for file in sorted(folder.glob("*.json"))):
         record = read_record(file)
         if record is not None:
             yield record
@@ -137,11 +155,16 @@ def index_of(path: Path) -> pa.Table:
     import pyarrow.json
 
     schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in _MANIFEST.items()])
-    rows = (json.dumps({name: record.get(name) for name in _MANIFEST}) for record in records(path))
+    rows = (json.dumps({name: _encodable(record.get(name)) for name in _MANIFEST}) for record in records(path))
     lines = "\n".join(rows).encode()
     # Through JSON, as Arrow imports pandas (0.3 s) to make arrays of Python objects.
     options = pyarrow.json.ParseOptions(explicit_schema=schema)
     return pyarrow.json.read_json(BytesIO(lines), parse_options=options) if lines else schema.empty_table()
+
+
+def _encodable(value: object) -> object:
+    """Spell out what is no text, as a path in an error may not be."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 def _is_record(found: object) -> bool:

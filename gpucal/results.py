@@ -95,7 +95,7 @@ class Results:
     path : Path
         The folder.
     *more : Path
-        Further folders; an item that is finished in several is read from the first of them.
+        Further folders; an item that is in several is read from the first of them, and failed if it failed there.
     settings : str, optional
         Only items made with settings of this hash.
 
@@ -113,9 +113,11 @@ class Results:
         for folder in (path, *more):
             for record in records(folder):
                 item = (record["planet"], record["visit"], record["detector"])
-                found.setdefault(item, record)
+                first = found.setdefault(item, record)
                 finished = record["status"] == "done" and not record.get("error")
-                if finished and item not in done and settings in (None, record.get("settings")):
+                # What failed in a later session has other inputs than an earlier result, or was to have.
+                given_up = first is not record and (first["status"] != "done" or first.get("error"))
+                if finished and item not in done and not given_up and settings in (None, record.get("settings")):
                     done[item], self._homes[item] = record, folder
         if not found:
             raise OutputError(f"{path}: holds no results; make some with `gpucal calibrate DATASET {path}`")
@@ -443,7 +445,7 @@ def open_results(path: str | Path, *more: str | Path) -> Results:
     path : str or Path
         The folder that `gpucal.run` or ``gpucal calibrate`` wrote.
     *more : str or Path
-        Folders of earlier sessions, as given to ``resume_from``; an item finished in several is read from the first.
+        Folders of earlier sessions, as given to ``resume_from``; an item in several is that of the first.
 
     Returns
     -------

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
@@ -145,23 +145,21 @@ def run(
         strict=strict,
         resume_from=tuple(_results_folder(Path(folder)) for folder in resume_from),
     )
+    for folder in job.resume_from:
+        if all(record.get("settings") != job.settings_hash for record in records(folder)):
+            changes = _changes(Store(folder).settings() or "", job)
+            log.warning("%s: nothing in it counts as done: it has other settings (%s)", folder, changes)
     until = None if time_limit is None else began + _seconds(time_limit)
     gpus = [] if client else gpus_for(backend, len(chosen), memory)
     # What cannot be is said before anything is written; where `auto` chooses, it does so beside reading.
     Budget(job.memory, job.threads)
     if not (client or gpus) and (named := backend or os.environ.get("GPUCAL_BACKEND") or "auto") != "auto":
         choose(named)
-    store = Store(job.out)
-    if not overwrite:
-        _refuse_other_settings(store, job)
     if not client:
         stop()  # from now on it is asked, where a signal's exception would come at any moment; Dask takes that one
-    if store.settings() != job.settings or overwrite:
-        _remove_light_curves(store)  # no stack of the old ones may outlive them, should this run be killed
-    store.create(job.settings)
     summary = Summary()
     # The processes of a fleet write the log themselves.
-    with nullcontext() if gpus else logged_to(store.path / LOG, summary):
+    with closing(_begun(job)) as store, nullcontext() if gpus else logged_to(job.out / LOG, summary):
         try:
             with _progress(progress, len(observations)) as update:
                 if client:
@@ -181,25 +179,49 @@ def run(
             _finish(store, job, summary)
             summary.seconds = time.monotonic() - began
             if summary.stopped:
-                log.warning("%s: %s; what is finished is kept, run it again to go on", summary.stopped, summary.counts)
+                how = "run it again to go on" + " (without --overwrite, which begins anew)" * overwrite
+                log.warning("%s: %s; what is finished is kept, %s", summary.stopped, summary.counts, how)
     return summary
 
 
-def _refuse_other_settings(store: Store, job: Job) -> None:
-    """Raise ConfigError if the folder holds results that were made with other settings than are asked for now."""
-    before = store.settings()
-    if before is None or before == job.settings or all(record["status"] != "done" for record in records(store.path)):
-        return
+def _begun(job: Job) -> Store:
+    """Make the folder this run's, and that of others of the same settings.
+
+    Raises ConfigError if it holds results of other settings, or another run is making some.
+    """
+    store = Store(job.out)
+
+    def look() -> None:
+        before = store.settings()
+        if before == job.settings and not job.overwrite:
+            return
+        if before and not job.overwrite and any(record["status"] == "done" for record in records(store.path)):
+            raise ConfigError(
+                f"{store.path}: holds results of other settings ({_changes(before, job)}); "
+                "give another folder, or --overwrite to make them again"
+            )
+        _remove_light_curves(store)  # no stack of the old ones may outlive them, should this run be killed
+
+    try:
+        if not store.begin(job.settings, look):
+            changes = _changes(store.settings() or "", job)
+            raise ConfigError(
+                f"{store.path}: a run of other settings ({changes}) is at work there; wait for it or give another one"
+            )
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+def _changes(before: str, job: Job) -> str:
     then, now = (dict(_entries(text)) for text in (before, job.settings))
     changes = [
         f"{name} = {then.get(name, 'unset')} there and {now.get(name, 'unset')} now"
         for name in {**then, **now}
         if then.get(name) != now.get(name)
     ]
-    raise ConfigError(
-        f"{store.path}: holds results of other settings ({'; '.join(changes) or 'in another order'}); "
-        "give another folder, or --overwrite to make them again"
-    )
+    return "; ".join(changes) or "in another order"
 
 
 def _entries(toml: str) -> Iterator[tuple[str, str]]:
@@ -235,7 +257,7 @@ def _place_light_curves(store: Store, job: Job) -> None:
         if light_curves_are_current(results):
             return
     _remove_light_curves(store)
-    if results:
+    if results and results.ids:
         write_light_curves(results)
 
 

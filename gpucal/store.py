@@ -10,18 +10,18 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpucal.detectors import Detector
+from gpucal.detectors import DETECTORS, Detector
 from gpucal.errors import OutputError
 from gpucal.locks import LOCK, Claims, holding, locks_work
 from gpucal.placing import TEMPORARY, npy_writer, place, sync, temporary_name, unwritable
-from gpucal.records import index_of, is_whole, read_record
+from gpucal.records import index_of, is_whole, read_record, visit_folders
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,30 +54,56 @@ class Store:
         self.path = path
         self._claims = Claims()
 
-    def create(self, settings: str) -> None:
+    def begin(self, settings: str, before: Callable[[], object] = lambda: None) -> bool:
         """Make the folder if it is missing, clear what killed runs left in it, and write the settings into it.
+
+        Until `close`, no run of other settings can begin there.
 
         Parameters
         ----------
         settings : str
             TOML.
+        before : callable
+            Called before anything in the folder is touched; may raise.
+
+        Returns
+        -------
+        bool
+            False if a run of other settings is at work there; then nothing was touched.
 
         Raises
         ------
         OutputError
             If it cannot be written.
         """
+        shared = self.path / f".{CONFIG}{LOCK}"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if not locks_work(temporary_name(self.path / CONFIG)):
                 log.warning("%s: its file system has no locks; let no other run write there meanwhile", self.path)
             with self.alone():
+                if self.settings() != settings and not self._claims.take(shared):
+                    return False
+                before()
+                self._claims.share(shared)
                 self._sweep()
                 place(self.path / CONFIG, lambda temporary: temporary.write_text(settings, encoding="utf-8"))
+                return True
         except OutputError:  # an OSError as well
             raise
         except OSError as error:
             raise unwritable(self.path, error) from error
+
+    def sweep(self) -> None:
+        """Clear what killed runs left in the folder.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written.
+        """
+        with self.alone():
+            self._sweep()
 
     def settings(self) -> str | None:
         """Read the settings that the folder was last written with.
@@ -176,8 +202,30 @@ class Store:
             return False
         return made == ("done", settings, inputs) and is_whole(path.parent, record)
 
+    def status(self, planet: int, visit: int, detector: Detector) -> str:
+        """Tell what is recorded of an item.
+
+        Parameters
+        ----------
+        planet, visit : int
+            Which observation.
+        detector : Detector
+            The detector.
+
+        Returns
+        -------
+        str
+            ``done``, whatever it was made from, ``failed``, or nothing.
+
+        Raises
+        ------
+        OutputError
+            If its record cannot be read.
+        """
+        return str((read_record(self._record(planet, visit, detector)) or {}).get("status", ""))
+
     def forget_error(self, planet: int, visit: int, detector: Detector) -> None:
-        """Forget an error that was noted in the record of an item that is finished all the same.
+        """Forget an error of an item that is finished all the same, here or in another folder.
 
         Parameters
         ----------
@@ -193,7 +241,12 @@ class Store:
         """
         path = self._record(planet, visit, detector)
         record = read_record(path) or {}
-        if record.pop("error", None) is not None:
+        if record.get("status") == "failed":
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise unwritable(path.parent, error) from error
+        elif record.pop("error", None) is not None:
             _write_record(path, record)
 
     def commit(
@@ -328,9 +381,10 @@ class Store:
         """Remove what killed runs left: temporary and lock files, and arrays that never got a record."""
         for file in self.path.glob(f".*{TEMPORARY}"):
             file.unlink(missing_ok=True)
-        for folder in self.path.glob("*/*"):
-            names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
-            for item in {found["of"] or found["stem"] for name in names if (found := _LITTER.fullmatch(name))}:
+        for folder in visit_folders(self.path):
+            names = [file.name for file in folder.iterdir()]
+            items = {found["of"] or found["stem"] for name in names if (found := _LITTER.fullmatch(name))}
+            for item in items & DETECTORS.keys():  # what else is there is not ours
                 self._sweep_item(folder, item)
 
     def _sweep_item(self, folder: Path, item: str) -> None:

@@ -250,6 +250,8 @@ class Reader:
             self.at += passed
         elif kind != TRUE:
             raise Unreadable(f"has a field of kind {kind}")
+        if self.at > self.stop:
+            raise Unreadable("ends too soon")
         if layout is not None and self.at > before:
             layout.add(what, passed=passed)
         return None
@@ -257,6 +259,8 @@ class Reader:
     def _list(self, place: Place, layout: Layout | None, numbers: list[int]) -> None:
         before = self.at
         kind, count = self.items()
+        if count > self.stop - self.at:  # an item is a byte at least, and a footer of 30 bytes may say 2**61 of them
+            raise Unreadable("has a list of more items than it has bytes")
         if layout is not None:
             if count > _MOST_ITEMS:
                 raise Unreadable("has a list that is too long")

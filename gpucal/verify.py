@@ -12,9 +12,9 @@ import numpy as np
 from gpucal.errors import OutputError
 from gpucal.light_curve_files import LIGHT_CURVES
 from gpucal.placing import TEMPORARY
-from gpucal.records import index_of, read_record
+from gpucal.records import index_of, read_record, visit_folders
 from gpucal.results import DAMAGED, Results
-from gpucal.store import MANIFEST
+from gpucal.store import CONFIG, MANIFEST
 
 __all__ = ["verify"]
 
@@ -41,8 +41,10 @@ def verify(path: str | Path) -> Iterator[str]:
         If the folder holds no results, or a file in it cannot be read.
     """
     path = Path(path)
-    items = sorted(path.glob("*/*/*.json"))
-    if not items and not any(path.glob("*/*/*.npy")):
+    folders = list(visit_folders(path))
+    items = [file for folder in folders for file in sorted(folder.glob("*.json"))]
+    arrays = {file for folder in folders for file in folder.glob("*.npy")}
+    if not items and not arrays and not (path / CONFIG).exists():
         raise OutputError(f"{path}: holds no results; make some with `gpucal calibrate DATASET {path}`")
     known: set[Path] = set()
     for file in items:
@@ -54,7 +56,8 @@ def verify(path: str | Path) -> Iterator[str]:
             known.add(file.with_name(stored["file"]))
             if problem := _problem(file.with_name(stored["file"]), stored):
                 yield f"{file.with_name(stored['file'])}: {problem}"
-    for file in sorted({*path.glob("*/*/*.npy"), *path.glob(f"**/.*{TEMPORARY}")} - known):
+    litter = {file for folder in (path, *folders) for file in folder.glob(f".*{TEMPORARY}")}
+    for file in sorted((arrays | litter) - known):
         yield f"{file}: belongs to no record"
     yield from _about_all(path)
 
@@ -87,12 +90,12 @@ def _about_all(path: Path) -> Iterator[str]:
     try:
         if pq.read_table(manifest).to_pylist() != index_of(path).to_pylist():
             yield f"{manifest}: is not the index of the records"
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:  # UnicodeDecodeError is a ValueError
         yield f"{manifest}: cannot be read ({str(error).partition(chr(10))[0]})"
     if any((path / name).exists() for name in LIGHT_CURVES):
         try:
             yield from _about_light_curves(path)
-        except (*DAMAGED, OSError, KeyError, pa.ArrowException) as error:
+        except (*DAMAGED, OSError, LookupError, pa.ArrowException) as error:
             yield f"{path / LIGHT_CURVES[-1]}: light curves cannot be read ({str(error).partition(chr(10))[0]})"
 
 
@@ -105,6 +108,8 @@ def _about_light_curves(path: Path) -> Iterator[str]:
     stacks = {file: np.load(file, mmap_mode="r") for file in (flux, errors)}
     listed = np.load(order).tolist()
     left = set(results.ids)
+    if len({len(stack) for stack in stacks.values()} | {len(listed)}) > 1:
+        yield f"{flux}: light curves of other numbers of observations than in {errors.name} and {order.name}"
     n = 0  # observations so far: they are in the same order in all three files
     with pq.ParquetFile(table) as opened:
         for group in map(opened.read_row_group, range(opened.num_row_groups)):
@@ -126,5 +131,7 @@ def _about_light_curves(path: Path) -> Iterator[str]:
                     yield f"{order}: lists another than planet {planet} visit {visit}, which is number {n}"
                 left.discard((planet, visit))
                 n += 1
+    if n < len(listed):
+        yield f"{table}: lacks {len(listed) - n} of the observations in {order.name}"
     for planet, visit in sorted(left):
         yield f"{table}: lacks planet {planet} visit {visit}"

@@ -127,6 +127,10 @@ def of_columns(count: int) -> bytes:
     return b"PAR1" + footer + len(footer).to_bytes(4, "little") + b"PAR1"
 
 
+# 17 bytes, of which the footer's begin with a list of truth values, which have no bytes in a struct.
+PROMISES = b"PAR1" + (LONG := b"\x19\xf1" + compact.varint(2**40)) + len(LONG).to_bytes(4, "little") + b"PAR1"
+
+
 def encrypted(data: bytes) -> bytes:
     return b"PARE" + data[4:-4] + b"PARE"
 
@@ -181,6 +185,8 @@ FILES: dict[str, tuple[bytes, str] | tuple[bytes, str, str]] = {
         b"PAR1" + bytes(40 * 2**20) + (40 * 2**20).to_bytes(4, "little") + b"PAR1",
         "a footer of 41,943,040 bytes",
     ),
+    "signal-list-of-2**40": (PROMISES, "its footer has a list of more items than it has bytes"),
+    "dark-list-of-2**40": (PROMISES, "its footer has a list of more items than it has bytes"),
     "signal-million-columns": (of_columns(900_000), "has 900,000 columns"),
     "dark-million-columns": (of_columns(900_000), "has 900,000 columns"),
     "signal-5000-groups": (written(table(np.tile(RAW, 358)[:, :5000]), row_group_size=1), f"read {N * 5000}"),

@@ -420,7 +420,7 @@ def test_what_hangs_does_not_outlive_the_time_limit(
 def test_an_interrupt_counts_what_is_in_hand(threads: Client, many: Path, tmp_path: Path) -> None:
     summary = Summary()
     job = Job(tmp_path / "out", CONFIG, "float32", "cubes", False, "numpy", 1, None)
-    gpucal.store.Store(job.out).create(job.settings)
+    assert gpucal.store.Store(job.out).begin(job.settings)
     dataset = gpucal.open_dataset(many)
 
     def interrupted(ended: int) -> None:

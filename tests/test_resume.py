@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,25 @@ import gpucal
 from gpucal.arguments import parser
 from gpucal.cli import main
 from gpucal.errors import ConfigError, OutputError
+from gpucal.verify import verify
+
+
+def test_what_is_not_ours_stays(source: Path, tmp_path: Path) -> None:
+    """A results folder may be one that people work in."""
+    files = (
+        "models/fold0/net.weights.npy",
+        "models/fold0/.cache.x.tmp",
+        "17/0/net.weights.npy",
+        "17/0/.a.lock",
+        "notes.json",
+    )
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    assert again(source, tmp_path).done == 4
+    assert [name for name in files if not (tmp_path / name).is_file()] == []
+    assert len(gpucal.open_results(tmp_path)) == 2
+
 
 CHANGES: dict[str, tuple[dict[str, object], str]] = {
     "step": ({"config": CONFIG.replace(dark=False)}, "dark = true there and false now"),
@@ -157,12 +177,108 @@ def test_what_reads_a_folder_reads_those_it_was_gone_on_from(
     assert "2 observations complete" in said
 
 
+def test_an_item_with_an_error_noted_in_another_folder_is_not_done(
+    source: Path, finished: Path, tmp_path: Path
+) -> None:
+    """That folder is not written to, and `open_results` would count the item as failed for ever."""
+    earlier, out = shutil.copytree(finished, tmp_path / "earlier"), tmp_path / "out"
+    record = earlier / "17" / "0" / "FGS1.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"error": "vanished"}))
+    summary = again(source, out, resume_from=[earlier])
+    assert (summary.done, summary.skipped) == (1, 3)
+    assert gpucal.open_results(out, earlier).ids == [(17, 0), (23, 0)]
+
+
+def test_an_error_in_the_later_folder_counts_until_the_item_is_found_done(
+    source: Path, finished: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    signal = source / "train" / "17" / "FGS1_signal.parquet"
+    content = signal.read_bytes()
+    signal.write_bytes(b"PAR1")
+    try:
+        assert len(again(source, out, resume_from=[finished]).failed) == 1
+    finally:
+        signal.write_bytes(content)
+    assert gpucal.open_results(out, finished).ids == [(23, 0)]
+    assert list(gpucal.open_results(out, finished).failed) == [(17, 0, "FGS1")]
+    summary = again(source, out, resume_from=[finished])
+    assert (summary.done, summary.skipped) == (0, 4)
+    assert gpucal.open_results(out, finished).ids == [(17, 0), (23, 0)]
+    assert not (out / "17" / "0" / "FGS1.json").exists()
+
+
+def test_another_folder_of_other_settings_is_told(
+    source: Path, finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    again(source, tmp_path / "out", CONFIG.replace(dark=False), resume_from=[finished], planets=[17])
+    (line,) = caplog.messages
+    assert line == f"{finished}: nothing in it counts as done: it has other settings (dark = true there and false now)"
+
+
+def test_what_is_done_elsewhere_leaves_nothing_here(source: Path, finished: Path, tmp_path: Path) -> None:
+    assert again(source, tmp_path / "out", resume_from=[finished]).skipped == 4
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"config.toml", "gpucal.log", "manifest.parquet"}
+    assert main(["verify", str(tmp_path / "out")]) == 0
+
+
+@pytest.mark.parametrize("where", ["gpucal.overlap.make_plan", "gpucal.job.arrays_of"])
+def test_an_item_that_memory_does_not_do_for_costs_itself(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    module, _, name = where.rpartition(".")
+    plain, calls = getattr(sys.modules[module], name), []
+
+    def full(*args: object, **how: object) -> object:
+        calls.append(args)
+        if len(calls) == 2:
+            raise MemoryError
+        return plain(*args, **how)
+
+    monkeypatch.setattr(where, full)
+    summary = again(source, tmp_path)
+    assert summary.done == 3
+    (line,) = summary.failed.values()
+    assert line.startswith("planet 17 visit 0 FGS1: ran out of memory; lower --workers")
+
+
+def test_names_that_are_no_text_break_nothing(source: Path, tmp_path: Path) -> None:
+    theirs = tmp_path / os.fsdecode(b"ra\xff")
+    shutil.copytree(source, theirs)
+    (theirs / "train" / "17" / "FGS1_signal.parquet").unlink()
+    summary = again(theirs, tmp_path / "out")
+    assert (summary.done, len(summary.failed)) == (3, 1)
+    assert list(verify(tmp_path / "out")) == []
+
+
 @pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir()], ids=["missing", "empty"])
 def test_nothing_to_resume_from_is_said_before_anything_is_written(source: Path, tmp_path: Path, make: object) -> None:
     make(tmp_path / "earlier")
     with pytest.raises(OutputError, match="holds no results to resume from; "):
         again(source, tmp_path / "out", resume_from=[tmp_path / "earlier"])
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_passed_over_does_not_count_as_slow(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three items take a second each to be passed over, and the last is made: in time, as it takes none."""
+    clock, plain = [0.0], gpucal.job._Work._take
+    shutil.rmtree(out / "23" / "0")
+
+    def take(work: object, outcome: object) -> None:
+        clock[0] += outcome.result is None
+        plain(work, outcome)
+
+    monkeypatch.setattr(gpucal.job._Work, "_take", take)
+    monkeypatch.setattr(gpucal.job.time, "monotonic", lambda: clock[0])
+    summary = again(source, out, time_limit=2.5)
+    assert (summary.done, summary.skipped, summary.left) == (2, 2, 0)
+
+
+def test_time_limit_before_failures_on_the_command_line(source: Path, tmp_path: Path) -> None:
+    """Who goes on while the exit code is 3 is not stopped by an item that fails."""
+    late = ["calibrate", str(source), str(tmp_path), "--bin=AIRS-CH0=5000", "--bin=FGS1=16"]
+    assert main(late) == 1
+    assert main([*late, "--time-limit", "0.000001s"]) == 3
 
 
 def test_a_time_limit_leaves_the_rest(source: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -62,6 +62,11 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
         "is not the index of the records",
     ),
     "no index": ("manifest.parquet", Path.unlink, "cannot be read"),
+    "an index of no text": (
+        "manifest.parquet",
+        lambda p: p.write_bytes(p.read_bytes().replace(b"planet", b"\xffplane")),
+        "cannot be read",
+    ),
     "a damaged index": ("manifest.parquet", lambda p: p.write_bytes(b"PAR1"), "cannot be read"),
 }
 
@@ -115,6 +120,12 @@ CURVE_DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
         lambda p: pq.write_table(pq.read_table(p).slice(0, 4), p),
         "lacks planet 23 visit 0",
     ),
+    "a longer stack": (
+        "light-curves.npy",
+        lambda p: np.save(p, np.load(p)[[0, 1, 1]]),
+        "other numbers of observations",
+    ),
+    "a shorter stack": ("light-curves.npy", lambda p: np.save(p, np.load(p)[:1]), "other numbers of observations"),
     "a stack that is cut": ("light-curves.npy", lambda p: p.write_bytes(p.read_bytes()[:-8]), "cannot be read"),
     "a planet of the list": ("light-curves.ids.npy", lambda p: flip(p, -9), "lists another than planet 23 visit 0"),
     "a table lost": ("light-curves.parquet", Path.unlink, "cannot be read"),
@@ -139,7 +150,7 @@ def test_the_command_line(out: Path, capsys: pytest.CaptureFixture[str], tmp_pat
     assert main(["verify", str(out)]) == 1
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith(f"{out / AIRS}.signal.npy: ")
-    assert said[1] == f"{out}: 1 mismatch"
+    assert said[1] == f"{out}: 1 mismatch; remove what is named and run `gpucal calibrate` again"
     assert main(["report", str(out)]) == 0
     assert capsys.readouterr().out == f"{out}: 2 observations complete, 0 items failed\n"
     assert main(["verify", str(tmp_path)]) == 2
