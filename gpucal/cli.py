@@ -148,6 +148,8 @@ def _calibrate(arguments: argparse.Namespace) -> int:
             progress=sys.stderr.isatty(),
         )
     if summary.stopped == "interrupted":
+        if arguments.json:
+            _say(json.dumps(summary.to_dict()))
         raise KeyboardInterrupt
     _say(json.dumps(summary.to_dict()) if arguments.json else f"{summary}; results in {arguments.out}")
     if summary.failed:

@@ -14,7 +14,7 @@ from gpucal.errors import OutputError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["index_of", "is_whole", "read_record", "records"]
+__all__ = ["index_of", "is_whole", "read_record", "record_path", "records"]
 
 # Columns of manifest.parquet, of the records' fields of these names.
 _MANIFEST: Mapping[str, str] = MappingProxyType(
@@ -34,6 +34,26 @@ _MANIFEST: Mapping[str, str] = MappingProxyType(
 
 # Files that an item has at least, of either product.
 _KINDS = ({"signal", "dq", "time"}, {"flux", "error", "time"})
+
+
+def record_path(out: Path, planet: int, visit: int, detector_name: str) -> Path:
+    """Name the file of an item's commit record.
+
+    Parameters
+    ----------
+    out : Path
+        The results folder.
+    planet, visit : int
+        Which observation.
+    detector_name : str
+        The detector's.
+
+    Returns
+    -------
+    Path
+        The file, which need not exist.
+    """
+    return out / str(planet) / str(visit) / f"{detector_name}.json"
 
 
 def records(path: Path) -> Iterator[dict[str, Any]]:
@@ -66,7 +86,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
     Parameters
     ----------
     path : Path
-        The file, ``<planet>/<visit>/<detector>.json`` of a results folder.
+        The file, see `record_path`.
 
     Returns
     -------

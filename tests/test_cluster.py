@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import BINS, Made
+from conftest import BINS, PLANETS, Made
 from distributed import Client, LocalCluster
 
 import gpucal
@@ -35,24 +35,9 @@ from gpucal.report import Summary
 
 CONFIG = Calibration(bins=BINS)
 FLAGS = [f"--bin={name}={pairs}" for name, pairs in BINS.items()]
-PLANETS = range(100, 120)
 
 PATIENCE = 120.0
 """Seconds after which something hangs."""
-
-
-@pytest.fixture(scope="module")
-def many(old: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twenty planets, all of them planet 17 of the 2024 layout by another id. Not to be written to."""
-    folder = tmp_path_factory.mktemp("many") / "raw"
-    (folder / "train").mkdir(parents=True)
-    header, row, *_ = (old[0] / "train_adc_info.csv").read_text().splitlines()
-    rows = [f"{planet},{row.partition(',')[2]}" for planet in PLANETS]
-    (folder / "train_adc_info.csv").write_text("\n".join([header, *rows]) + "\n")
-    shutil.copy(old[0] / "axis_info.parquet", folder)
-    for planet in PLANETS:
-        (folder / "train" / str(planet)).symlink_to(old[0] / "train" / "17")
-    return folder
 
 
 @pytest.fixture(scope="module")
