@@ -102,6 +102,7 @@ def spread(
     summary: Summary,
     *,
     until: float | None,
+    stop: Callable[[], bool] = lambda: False,
     tick: Callable[[int], None],
 ) -> None:
     """Calibrate what is missing on a Dask cluster.
@@ -121,8 +122,10 @@ def spread(
         Counts items as observations end, so that it is right after an interrupt, too.
     until : float, optional
         `time.monotonic` at which everything must have ended.
+    stop : callable
+        Asked about once a second; once it says True nothing more is begun, and what is in hand is waited for a while.
     tick : callable
-        Called with the number of observations that have ended.
+        Called as often, with the number of observations that have ended.
 
     Raises
     ------
@@ -140,7 +143,7 @@ def spread(
         raise ConfigError(f"client: {kind} cannot be used; give a distributed.Client made outside of coroutines")
     if client.status in ("closing", "closed"):
         raise ClusterError("client: it is closed; give one that is connected")
-    Foreman(client, job, dataset, deque(observations), summary, until).drive(tick)
+    Foreman(client, job, dataset, deque(observations), summary, until).drive(stop, tick)
 
 
 async def _ask(distributed: Any, address: str) -> None:  # noqa: ANN401, a module

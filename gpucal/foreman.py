@@ -85,13 +85,13 @@ class Foreman:
         self.since, self.looked = time.time(), time.monotonic()
         self.peopled, self.patience = self.looked, _GRACE
 
-    def drive(self, tick: Callable[[int], None]) -> None:
+    def drive(self, stop: Callable[[], bool], tick: Callable[[int], None]) -> None:
         """Calibrate until nothing is waiting, or the time is over.
 
         Parameters
         ----------
-        tick : callable
-            Called with the number of observations that have ended.
+        stop, tick : callable
+            As for `gpucal.cluster.spread`.
 
         Raises
         ------
@@ -106,16 +106,24 @@ class Foreman:
                 pool.submit(self._begin).result()
                 while pool.submit(self._step).result():
                     tick(self.total - -(-self.summary.left // len(DETECTORS)))
+                    if stop():
+                        self._end_in(pool)
+                        if self.summary.left:
+                            self.summary.stopped = "interrupted"
+                        break
                 tick(self.total - -(-self.summary.left // len(DETECTORS)))
             except BaseException:
-                try:
-                    pool.submit(self._end).result()
-                except BaseException:  # interrupted again: nothing is waited for
-                    self.patience = 0.0
-                    raise
+                self._end_in(pool)
                 raise
             finally:
                 pool.submit(self._let_go).result()
+
+    def _end_in(self, pool: ThreadPoolExecutor) -> None:
+        try:
+            pool.submit(self._end).result()
+        except BaseException:  # interrupted again: nothing is waited for
+            self.patience = 0.0
+            raise
 
     def _begin(self) -> None:
         """Have a worker list the dataset. Every task depends on that, and Dask does it again where it is lost."""
@@ -217,7 +225,8 @@ class Foreman:
         self.summary.add({**record, "stopped": ""})
         if record["done"]:
             self.took.append(record["took"])
-        if record["stopped"]:
+        # One that was halted has items left, and says no more than that.
+        if record["stopped"] not in ("", "interrupted"):
             self.summary.stopped = f"{self.job.out}: nothing more can be written; free space or raise the quota"
         if not record["heard"]:
             for line in record["failed"].values():

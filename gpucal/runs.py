@@ -154,8 +154,7 @@ def run(
     store = Store(job.out)
     if not overwrite:
         _refuse_other_settings(store, job)
-    if not client:
-        stop()  # from now on it is asked, where a signal's exception would come at any moment; Dask takes that one
+    stop()  # from now on it is asked, where a signal's exception would come at any moment
     if store.settings() != job.settings or overwrite:
         _remove_light_curves(store)  # no stack of the old ones may outlive them, should this run be killed
     store.create(job.settings)
@@ -167,7 +166,7 @@ def run(
                 if client:
                     from gpucal.cluster import spread
 
-                    spread(client, job, dataset, observations, summary, until=until, tick=update)
+                    spread(client, job, dataset, observations, summary, until=until, stop=stop, tick=update)
                 elif gpus:
                     _drive(gpus, job, dataset, observations, summary, until, stop, update)
                 else:

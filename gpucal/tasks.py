@@ -132,7 +132,7 @@ def calibrate_one(dataset: Dataset, errand: Errand, planet: int, visit: int, cro
                 _check(dataset, errand)
                 job = replace(errand.job, threads=errand.threads or _threads(crowd))
                 with _heard_by(lines, heard):
-                    job.work([dataset[planet, visit]], summary)
+                    job.work([dataset[planet, visit]], summary, stop=lambda: errand.run in _halted)
             except GpucalError as raised:
                 error = raised
             except Exception as raised:
@@ -144,7 +144,7 @@ def calibrate_one(dataset: Dataset, errand: Errand, planet: int, visit: int, cro
 
 
 def halt(run: str) -> None:
-    """Let this process begin no further observation of a run.
+    """Let this process begin no further item of a run, and wait for none that another run has in hand.
 
     Parameters
     ----------

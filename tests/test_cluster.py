@@ -13,7 +13,7 @@ import sys
 import time
 import types
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from gpucal.records import records
 from gpucal.report import Summary
 
 CONFIG = Calibration(bins=BINS)
+ITEMS = 2 * len(PLANETS)
 FLAGS = [f"--bin={name}={pairs}" for name, pairs in BINS.items()]
 
 PATIENCE = 120.0
@@ -185,12 +186,13 @@ def test_a_worker_is_killed_and_nothing_is_lost(real: Processes, many: Path, loc
 
 def test_an_interrupt_leaves_the_workers_idle(real: Processes, many: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with command("calibrate", many, out, *FLAGS, "--dask", real.address) as process:
+    with command("calibrate", many, out, *FLAGS, "--dask", real.address, "--json") as process:
         until(lambda: finished(out) >= 3)
         process.send_signal(signal.SIGINT)
-        _, logged = process.communicate(timeout=PATIENCE)
+        said, logged = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     done = finished(out)
+    assert (json.loads(said)["done"], json.loads(said)["stopped"]) == (done, "interrupted")
     assert 3 <= done < 2 * len(PLANETS)
     left = 2 * len(PLANETS) - done
     assert logged.splitlines() == [
@@ -316,7 +318,54 @@ def test_an_interrupt_from_the_terminal_ends_a_local_cluster(many: Path, tmp_pat
     assert hidden(out) == []
 
 
+def session(leader: int) -> list[str]:
+    """What is there still of a session, but for zombies."""
+    stats = []
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # gone meanwhile
+            stats.append(file.read_text().rpartition(") ")[2].split())
+    return [stat[0] for stat in stats if stat[3] == str(leader) and stat[0] != "Z"]
+
+
+def test_a_second_signal_leaves_no_process_of_a_local_cluster(many: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with command("calibrate", many, out, *FLAGS, "--dask") as process:
+        until(lambda: finished(out) >= 1)
+        assert len(session(process.pid)) > 1
+        for _ in range(2):
+            os.killpg(process.pid, signal.SIGINT)
+            time.sleep(0.1)
+        process.communicate(timeout=10)
+        assert process.returncode == 130
+        until(lambda: session(process.pid) == [])
+
+
 # What a cluster within this process is enough for.
+
+
+def test_stop_is_asked(threads: Client, many: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    summary = gpucal.run(gpucal.open_dataset(many), out, CONFIG, client=threads, stop=lambda: finished(out) >= 4)
+    assert (summary.done, summary.stopped) == (finished(out), "interrupted")
+    assert 4 <= summary.done == ITEMS - summary.left < ITEMS
+    until(lambda: not any(threads.processing().values()))
+    none = gpucal.run(gpucal.open_dataset(many), tmp_path / "none", CONFIG, client=threads, stop=lambda: True)
+    assert (none.done + none.left, none.stopped) == (ITEMS, "interrupted")
+    assert none.done <= 2 * 2 * 2  # what the worker had at once
+
+
+def test_a_worker_that_waits_for_another_run_can_be_halted(threads: Client, many: Path, tmp_path: Path) -> None:
+    dataset, out = gpucal.open_dataset(many), tmp_path / "out"
+    with closing(gpucal.store.Store(out)) as another:
+        another.create(Job(out, CONFIG, "float32", "cubes", False, "numpy", 1, None).settings)
+        assert another.claim(100, 0, DETECTORS["AIRS-CH0"])
+        how: dict[str, Any] = {"planets": [100], "client": threads, "backend": "numpy"}
+        began = time.monotonic()
+        summary = gpucal.run(dataset, out, CONFIG, stop=lambda: finished(out) >= 1, **how)
+        assert time.monotonic() - began < 15
+        assert (summary.done, summary.left, summary.failed, summary.stopped) == (1, 1, {}, "interrupted")
+        # The worker is free for others.
+        assert gpucal.run(dataset, tmp_path / "other", CONFIG, time_limit=15.0, **how).done == 2
 
 
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
@@ -431,9 +480,9 @@ def test_a_full_disk_stops_the_run(
 
     monkeypatch.setattr(gpucal.store.Store, "commit", full)
     summary = gpucal.run(gpucal.open_dataset(many), tmp_path / "out", CONFIG, client=threads)
-    assert "nothing more can be written" in summary.stopped
     assert summary.done == finished(tmp_path / "out") <= 6
     assert 1 <= len(summary.failed) <= 2
+    assert "nothing more can be written" in summary.stopped
     assert summary.left == 2 * len(PLANETS) - summary.done - len(summary.failed)
 
 
