@@ -162,7 +162,8 @@ def _client(arguments: argparse.Namespace) -> AbstractContextManager[Any]:
         return nullcontext()
     from gpucal.cluster import connected
 
-    return connected(arguments.dask or None, workers=arguments.workers, memory=arguments.memory)
+    how = {"workers": arguments.workers, "memory": arguments.memory, "backend": arguments.backend}
+    return connected(arguments.dask or None, **how)
 
 
 def _verify(arguments: argparse.Namespace) -> int:

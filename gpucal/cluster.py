@@ -33,7 +33,9 @@ __all__ = ["connected", "spread"]
 
 
 @contextmanager
-def connected(address: str | None, *, workers: int | None, memory: int | None) -> Iterator[Client]:
+def connected(
+    address: str | None, *, workers: int | None, memory: int | None, backend: str | None = None
+) -> Iterator[Client]:
     """Reach a Dask cluster, or start one here that ends with the block.
 
     Parameters
@@ -43,6 +45,8 @@ def connected(address: str | None, *, workers: int | None, memory: int | None) -
         CuPy is installed, else one for each usable core, or so many cores as ``workers`` says, while memory lasts.
     workers, memory : int, optional
         Threads and bytes of each worker, see `gpucal.run`; a local cluster is made to fit.
+    backend : str, optional
+        As asked for; GPUs count only where it may be CuPy.
 
     Yields
     ------
@@ -63,7 +67,7 @@ def connected(address: str | None, *, workers: int | None, memory: int | None) -
     except ImportError as error:
         raise MissingExtra('dask is not installed; pip install "gpucal[dask]"') from error
     if address is None:
-        cluster = _local_cluster(distributed, workers, memory)
+        cluster = _local_cluster(distributed, workers, memory, backend)
         with _quiet(), cluster, distributed.Client(cluster, set_as_default=False) as client:
             client.register_plugin(_apart(distributed), name="gpucal-apart")
             yield client
@@ -151,9 +155,14 @@ async def _ask(distributed: Any, address: str) -> None:  # noqa: ANN401, a modul
     await (await distributed.comm.connect(address, timeout=ANSWER, **arguments)).close()
 
 
-def _local_cluster(distributed: Any, workers: int | None, memory: int | None) -> AbstractContextManager[Any]:  # noqa: ANN401
+def _local_cluster(
+    distributed: Any,  # noqa: ANN401, a module
+    workers: int | None,
+    memory: int | None,
+    backend: str | None,
+) -> AbstractContextManager[Any]:
     threads = 1 if workers is None else checked_threads(workers)
-    wanted = os.environ.get("GPUCAL_BACKEND") or "auto"
+    wanted = backend or os.environ.get("GPUCAL_BACKEND") or "auto"
     able = wanted in ("auto", "cupy") and importlib.util.find_spec("cupy") is not None
     gpus = visible_gpus() if able else []
     if len(gpus) > 1 and importlib.util.find_spec("dask_cuda"):

@@ -24,7 +24,8 @@ from distributed import Client, LocalCluster
 
 import gpucal
 from gpucal import cluster, foreman
-from gpucal.cli import main
+from gpucal.arguments import parser
+from gpucal.cli import _client, main
 from gpucal.config import Calibration
 from gpucal.detectors import DETECTORS
 from gpucal.errors import BackendUnavailable, ClusterError, ConfigError, MissingExtra, OutputLost
@@ -574,6 +575,34 @@ def test_a_worker_for_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     with cluster.connected(None, workers=None, memory=None) as client:
         seen = client.run(os.getenv, "CUDA_VISIBLE_DEVICES")
     assert sorted(seen.values()) == ["3", "GPU-8f"]
+
+
+def test_gpus_count_only_where_they_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def local(**options: Any) -> None:
+        made.append(len(options["workers"]))
+        raise ClusterError("seen")
+
+    monkeypatch.delenv("GPUCAL_BACKEND", raising=False)
+    monkeypatch.setattr("distributed.SpecCluster", local)
+    monkeypatch.setattr("distributed.system.MEMORY_LIMIT", 10**12)
+    monkeypatch.setattr(cluster, "usable_cores", lambda: 16)
+    monkeypatch.setattr(cluster, "visible_gpus", lambda: ["0"])
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "cupy" or None)
+    for backend in (None, "cupy", "numba", "numpy"):
+        flags = [] if backend is None else ["--backend", backend]
+        arguments = parser().parse_args(["calibrate", "DATASET", "OUT", "--dask", *flags])
+        with pytest.raises(ClusterError, match="seen"), _client(arguments):
+            pass
+    monkeypatch.setenv("GPUCAL_BACKEND", "numba")
+    for backend in ("auto", None):
+        with (
+            pytest.raises(ClusterError, match="seen"),
+            cluster.connected(None, workers=None, memory=None, backend=backend),
+        ):
+            pass
+    assert made == [1, 1, 16, 16, 1, 16]
 
 
 def test_dask_cuda_is_used_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
