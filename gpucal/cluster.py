@@ -105,6 +105,7 @@ def spread(
     observations: Iterable[Observation],
     summary: Summary,
     *,
+    threads: int | None = None,
     until: float | None,
     stop: Callable[[], bool] = lambda: False,
     tick: Callable[[int], None],
@@ -116,14 +117,15 @@ def spread(
     client : distributed.Client
         Of the cluster; not an asynchronous one.
     job : Job
-        What is made of every observation. Its threads and memory are each worker's; as many threads as there are usable
-        cores here stand for what Dask gives a worker.
+        What is made of every observation. Its memory is each worker's.
     dataset : Dataset
         Which every worker sees under the same name, as it does the results folder.
     observations : iterable of Observation
         Of which both detectors.
     summary : Summary
         Counts items as observations end, so that it is right after an interrupt, too.
+    threads : int, optional
+        Of each worker; by default what Dask gives it, as the cores here say nothing of those there.
     until : float, optional
         `time.monotonic` at which everything must have ended.
     stop : callable
@@ -147,7 +149,7 @@ def spread(
         raise ConfigError(f"client: {kind} cannot be used; give a distributed.Client made outside of coroutines")
     if client.status in ("closing", "closed"):
         raise ClusterError("client: it is closed; give one that is connected")
-    Foreman(client, job, dataset, deque(observations), summary, until).drive(stop, tick)
+    Foreman(client, job, dataset, deque(observations), summary, threads, until).drive(stop, tick)
 
 
 async def _ask(distributed: Any, address: str) -> None:  # noqa: ANN401, a module

@@ -22,7 +22,6 @@ from gpucal.dataset import Dataset, Observation
 from gpucal.detectors import DETECTORS
 from gpucal.errors import ClusterError, GpucalError, OutputError
 from gpucal.job import Job
-from gpucal.limits import usable_cores
 from gpucal.records import read_record
 from gpucal.report import Summary
 from gpucal.store import Store
@@ -52,7 +51,7 @@ class Foreman:
 
     Parameters
     ----------
-    client, job, dataset, waiting, summary, until
+    client, job, dataset, waiting, summary, threads, until
         As for `gpucal.cluster.spread`.
     """
 
@@ -61,6 +60,7 @@ class Foreman:
     dataset: Dataset
     waiting: deque[Observation]
     summary: Summary
+    threads: int | None
     until: float | None
     # In hand, by key of the task; and those that killed workers, or were beside such, for when nothing else is in hand.
     flying: dict[str, tuple[Any, Observation]] = field(default_factory=dict)
@@ -77,8 +77,7 @@ class Foreman:
     def __post_init__(self) -> None:
         others = tuple(folder.absolute() for folder in self.job.resume_from)
         self.job = replace(self.job, out=self.job.out.absolute(), resume_from=others)
-        threads = None if self.job.threads == usable_cores() else self.job.threads
-        self.errand = Errand(uuid.uuid4().hex, self.job, threads, __version__, process_id())
+        self.errand = Errand(uuid.uuid4().hex, self.job, self.threads, __version__, process_id())
         self.total = len(self.waiting)
         self.splits = {obs.split for obs in self.waiting}
         self.summary.left = self.total * len(DETECTORS)

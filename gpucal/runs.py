@@ -166,7 +166,18 @@ def run(
                 if client:
                     from gpucal.cluster import spread
 
-                    spread(client, job, dataset, observations, summary, until=until, stop=stop, tick=update)
+                    threads = None if workers is None else job.threads
+                    spread(
+                        client,
+                        job,
+                        dataset,
+                        observations,
+                        summary,
+                        threads=threads,
+                        until=until,
+                        stop=stop,
+                        tick=update,
+                    )
                 elif gpus:
                     _drive(gpus, job, dataset, observations, summary, until, stop, update)
                 else:

@@ -369,6 +369,25 @@ def test_a_worker_that_waits_for_another_run_can_be_halted(threads: Client, many
         assert gpucal.run(dataset, tmp_path / "other", CONFIG, time_limit=15.0, **how).done == 2
 
 
+def test_threads_asked_for_are_those_of_every_worker(
+    threads: Client, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    work = Job.work
+
+    def noted(self: Job, *arguments: Any, **options: Any) -> None:
+        asked.append(self.threads)
+        work(self, *arguments, **options)
+
+    monkeypatch.setattr(Job, "work", noted)
+    dataset = gpucal.open_dataset(many)
+    here = gpucal.limits.usable_cores()
+    monkeypatch.setattr("gpucal.tasks._threads", lambda crowd: 7)  # what Dask gives a worker somewhere else
+    for n, workers in enumerate((here, here + 1, None)):
+        gpucal.run(dataset, tmp_path / str(n), CONFIG, planets=[100], client=threads, workers=workers, backend="numpy")
+    assert asked == [here, here + 1, 7]
+
+
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
 def test_the_numbers_are_those_of_a_local_run(threads: Client, new: Made, tmp_path: Path, backend: str) -> None:
     dataset = gpucal.open_dataset(new[0])
