@@ -22,7 +22,7 @@ from gpucal.dataset import Dataset, Observation
 from gpucal.detectors import DETECTORS
 from gpucal.errors import ClusterError, GpucalError, OutputError
 from gpucal.job import Job
-from gpucal.records import read_record
+from gpucal.records import read_record, record_path
 from gpucal.report import Summary
 from gpucal.store import Store
 from gpucal.tasks import Errand, calibrate_one, halt, opened, process_id
@@ -249,10 +249,11 @@ class Foreman:
             for detector in DETECTORS.values():
                 self.summary.left -= 1
                 key = (*obs.key, detector)
-                path = self.job.out / str(obs.planet) / str(obs.visit) / f"{detector.name}.json"
+                path = record_path(self.job.out, *obs.key, detector.name)
                 record = read_record(path)
-                if record and store.holds(*key, self.job.settings_hash, record.get("inputs", "")):
-                    new = path.stat().st_mtime >= self.since
+                there = record is not None and store.holds(*key, self.job.settings_hash, record.get("inputs", ""))
+                new = there and path.stat().st_mtime >= self.since
+                if new or (there and not self.job.overwrite):
                     self.summary.done += new
                     self.summary.skipped += not new
                     continue

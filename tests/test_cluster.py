@@ -255,6 +255,20 @@ def test_an_observation_that_kills_its_workers_costs_itself(many: Path, tmp_path
     assert hidden(out) == []
 
 
+def test_what_is_not_made_again_has_failed(many: Path, tmp_path: Path) -> None:
+    """As a local run has it, where a result of before is there, but was to be made again."""
+    out, preload = tmp_path / "out", tmp_path / "deadly.py"
+    preload.write_text(PRELOAD)
+    dataset = gpucal.open_dataset(many)
+    assert gpucal.run(dataset, out, CONFIG, planets=[101, 102]).done == 4
+    with processes(tmp_path, scheduler__allowed_failures=0) as started:
+        started.worker("--preload", str(preload))
+        how: dict[str, Any] = {"planets": [101, 102], "client": started.client}
+        summary = gpucal.run(dataset, out, CONFIG, overwrite=True, **how)
+        assert (summary.skipped, [*summary.failed]) == (0, [f"planet 101 visit 0 {name}" for name in BINS])
+        assert finished(out) == 4  # what was there is kept
+
+
 # As if it were not installed there.
 WITHOUT = """
 import sys
