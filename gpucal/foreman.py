@@ -164,7 +164,7 @@ class Foreman:
                 return
             obs = (self.suspects if again else self.waiting).popleft()
             key = f"calibrate-{obs.planet}-{obs.visit}-{self.errand.run}{_AGAIN if again else ''}"
-            arguments = (self.listing, self.errand, *obs.key, crowd)
+            arguments = (self.listing, self.errand, *obs.key, crowd, self.summary.left - len(DETECTORS))
             future = self.client.submit(calibrate_one, *arguments, key=key, pure=False, retries=_RETRIES)
             self.flying[key] = future, obs
             self._tell_of(future)
@@ -226,7 +226,7 @@ class Foreman:
             self.took.append(record["took"])
         # One that was halted has items left, and says no more than that.
         if record["stopped"] not in ("", "interrupted"):
-            self.summary.stopped = f"{self.job.out}: nothing more can be written; free space or raise the quota"
+            self.summary.stopped = record["stopped"]
         if not record["heard"]:
             for line in record["failed"].values():
                 log.error("%s", line)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -516,7 +517,12 @@ def test_a_full_disk_stops_the_run(
     summary = gpucal.run(gpucal.open_dataset(many), tmp_path / "out", CONFIG, client=threads)
     assert summary.done == finished(tmp_path / "out") <= 6
     assert 1 <= len(summary.failed) <= 2
-    assert "nothing more can be written" in summary.stopped
+    said = re.fullmatch(
+        r"\S+/out: nothing more can be written; the (\d+) items still to be done need about \d+ MB and .* are free; .*",
+        summary.stopped,
+    )
+    assert said is not None, summary.stopped
+    assert summary.left <= int(said[1]) <= summary.left + 4  # those in hand meanwhile
     assert summary.left == 2 * len(PLANETS) - summary.done - len(summary.failed)
 
 
