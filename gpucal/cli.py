@@ -154,6 +154,8 @@ def _calibrate(arguments: argparse.Namespace) -> int:
             progress=sys.stderr.isatty(),
         )
     if summary.stopped == "interrupted":
+        if arguments.json:
+            _say(json.dumps(summary.to_dict()))
         raise KeyboardInterrupt
     _say(json.dumps(summary.to_dict()) if arguments.json else f"{summary}; results in {arguments.out}")
     if summary.left and summary.stopped == "time limit":
@@ -166,7 +168,8 @@ def _client(arguments: argparse.Namespace) -> AbstractContextManager[Any]:
         return nullcontext()
     from gpucal.cluster import connected
 
-    return connected(arguments.dask or None, workers=arguments.workers, memory=arguments.memory)
+    how = {"workers": arguments.workers, "memory": arguments.memory, "backend": arguments.backend}
+    return connected(arguments.dask or None, **how)
 
 
 def _verify(arguments: argparse.Namespace) -> int:

@@ -33,7 +33,9 @@ __all__ = ["connected", "spread"]
 
 
 @contextmanager
-def connected(address: str | None, *, workers: int | None, memory: int | None) -> Iterator[Client]:
+def connected(
+    address: str | None, *, workers: int | None, memory: int | None, backend: str | None = None
+) -> Iterator[Client]:
     """Reach a Dask cluster, or start one here that ends with the block.
 
     Parameters
@@ -43,6 +45,8 @@ def connected(address: str | None, *, workers: int | None, memory: int | None) -
         CuPy is installed, else one for each usable core, or so many cores as ``workers`` says, while memory lasts.
     workers, memory : int, optional
         Threads and bytes of each worker, see `gpucal.run`; a local cluster is made to fit.
+    backend : str, optional
+        As asked for; GPUs count only where it may be CuPy.
 
     Yields
     ------
@@ -63,7 +67,7 @@ def connected(address: str | None, *, workers: int | None, memory: int | None) -
     except ImportError as error:
         raise MissingExtra('dask is not installed; pip install "gpucal[dask]"') from error
     if address is None:
-        cluster = _local_cluster(distributed, workers, memory)
+        cluster = _local_cluster(distributed, workers, memory, backend)
         with _quiet(), cluster, distributed.Client(cluster, set_as_default=False) as client:
             client.register_plugin(_apart(distributed), name="gpucal-apart")
             yield client
@@ -101,7 +105,9 @@ def spread(
     observations: Iterable[Observation],
     summary: Summary,
     *,
+    threads: int | None = None,
     until: float | None,
+    stop: Callable[[], bool] = lambda: False,
     tick: Callable[[int], None],
 ) -> None:
     """Calibrate what is missing on a Dask cluster.
@@ -111,18 +117,21 @@ def spread(
     client : distributed.Client
         Of the cluster; not an asynchronous one.
     job : Job
-        What is made of every observation. Its threads and memory are each worker's; as many threads as there are usable
-        cores here stand for what Dask gives a worker.
+        What is made of every observation. Its memory is each worker's.
     dataset : Dataset
         Which every worker sees under the same name, as it does the results folder.
     observations : iterable of Observation
         Of which both detectors.
     summary : Summary
         Counts items as observations end, so that it is right after an interrupt, too.
+    threads : int, optional
+        Of each worker; by default what Dask gives it, as the cores here say nothing of those there.
     until : float, optional
         `time.monotonic` at which everything must have ended.
+    stop : callable
+        Asked about once a second; once it says True nothing more is begun, and what is in hand is waited for a while.
     tick : callable
-        Called with the number of observations that have ended.
+        Called as often, with the number of observations that have ended.
 
     Raises
     ------
@@ -140,7 +149,7 @@ def spread(
         raise ConfigError(f"client: {kind} cannot be used; give a distributed.Client made outside of coroutines")
     if client.status in ("closing", "closed"):
         raise ClusterError("client: it is closed; give one that is connected")
-    Foreman(client, job, dataset, deque(observations), summary, until).drive(tick)
+    Foreman(client, job, dataset, deque(observations), summary, threads, until).drive(stop, tick)
 
 
 async def _ask(distributed: Any, address: str) -> None:  # noqa: ANN401, a module
@@ -148,9 +157,14 @@ async def _ask(distributed: Any, address: str) -> None:  # noqa: ANN401, a modul
     await (await distributed.comm.connect(address, timeout=ANSWER, **arguments)).close()
 
 
-def _local_cluster(distributed: Any, workers: int | None, memory: int | None) -> AbstractContextManager[Any]:  # noqa: ANN401
+def _local_cluster(
+    distributed: Any,  # noqa: ANN401, a module
+    workers: int | None,
+    memory: int | None,
+    backend: str | None,
+) -> AbstractContextManager[Any]:
     threads = 1 if workers is None else checked_threads(workers)
-    wanted = os.environ.get("GPUCAL_BACKEND") or "auto"
+    wanted = backend or os.environ.get("GPUCAL_BACKEND") or "auto"
     able = wanted in ("auto", "cupy") and importlib.util.find_spec("cupy") is not None
     gpus = visible_gpus() if able else []
     if len(gpus) > 1 and importlib.util.find_spec("dask_cuda"):

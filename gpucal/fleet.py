@@ -2,7 +2,7 @@
 
 CUDA does not survive a fork, and a process that has chosen a device holds memory on it. So this process only counts
 devices, starts ``gpucal calibrate`` once for each with ``CUDA_VISIBLE_DEVICES`` set, and hands on what they say. They
-share the results folder, which loses nothing to runs side by side.
+share the results folder, which loses nothing to runs side by side. Signals are for this process, which ends the others.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import importlib.util
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from typing import Any
 from gpucal.budget import DEFAULT_MEMORY
 from gpucal.errors import DeviceError
 from gpucal.limits import visible_gpus
+from gpucal.report import Summary
 
 __all__ = ["Fleet", "gpus_for"]
 
@@ -30,6 +32,14 @@ log = logging.getLogger(__name__)
 
 # What is started for each device, before the arguments of ``gpucal``.
 COMMAND = (sys.executable, "-P", "-m", "gpucal.cli")
+
+# Becomes a command that the kernel kills (PR_SET_PDEATHSIG) when the process that started it ends, however that ends.
+_BOUND = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 def gpus_for(backend: str | None, planets: int, memory: int | None = None) -> list[str]:
@@ -76,7 +86,15 @@ class Fleet:
     settings: str
     options: Mapping[str, object]
 
-    def run(self, gpus: Sequence[str], planets: Sequence[int], tick: Callable[[], None]) -> list[dict[str, Any]]:
+    def run(
+        self,
+        gpus: Sequence[str],
+        planets: Sequence[int],
+        summary: Summary,
+        *,
+        stop: Callable[[], bool],
+        tick: Callable[[], None],
+    ) -> None:
         """Calibrate planets, every n-th on the same GPU.
 
         Parameters
@@ -85,58 +103,93 @@ class Fleet:
             From `gpus_for`.
         planets : sequence of int
             Which.
+        summary : Summary
+            What the processes have done is added, after an interrupt, too.
+        stop : callable
+            Asked about twice a second; once it says True the processes are told to end, and waited for.
         tick : callable
-            Called about twice a second, for a progress bar.
-
-        Returns
-        -------
-        list of dict
-            What each process printed of its `gpucal.report.Summary`.
+            Called as often, for a progress bar.
 
         Raises
         ------
         DeviceError
-            If a process ends without one. The others are waited for; what all of them finished is kept.
+            If a process ends without a summary. The others are waited for; what all of them finished is kept.
         """
+        processes: list[subprocess.Popen[str]] = []
+        said: list[Future[tuple[str, str]]] = []
+        ended = False
         with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(len(gpus)) as pool:
-            toml = Path(folder) / "config.toml"
-            toml.write_text(self.settings, encoding="utf-8")
-            shared = ["calibrate", str(self.dataset), str(self.out), "--config", str(toml), "--json"]
-            for option, value in self.options.items():
-                values = value if isinstance(value, list) else [value]
-                shared += [option] if value is True else [option, *map(str, values)] if value else []
+            arguments = self._arguments(Path(folder) / "config.toml")
             log.info("%d planets over GPUs %s, a process each", len(planets), ", ".join(gpus))
-            processes = [
-                _start(gpu, [*shared, "--planet", *map(str, planets[n :: len(gpus)])]) for n, gpu in enumerate(gpus)
-            ]
-            said = [pool.submit(process.communicate) for process in processes]
             try:
+                for n, gpu in enumerate(gpus):
+                    processes.append(_start(gpu, [*arguments, "--planet", *map(str, planets[n :: len(gpus)])]))
+                    said.append(pool.submit(processes[-1].communicate))
                 while wait(said, timeout=0.5).not_done:
                     tick()
-            except BaseException:  # an interrupt: the pool would wait for all they have to do
-                for process in processes:
-                    process.terminate()
+                    if not ended and stop():
+                        ended = True
+                        _end(processes)
+                tick()
+            except BaseException:
+                ended = True
+                try:
+                    _end(processes)
+                    wait(said)
+                except BaseException:  # interrupted again: nothing is waited for
+                    for process in processes:
+                        process.kill()
+                    raise
                 raise
-            tick()
-        return [_summary(*facts) for facts in zip(gpus, processes, (one.result() for one in said), strict=True)]
+            finally:
+                _account(summary, zip(gpus, processes, (one.result() for one in said), strict=False), ended=ended)
+
+    def _arguments(self, toml: Path) -> list[str]:
+        toml.write_text(self.settings, encoding="utf-8")
+        arguments = ["calibrate", str(self.dataset), str(self.out), "--config", str(toml), "--json"]
+        for option, value in self.options.items():
+            values = value if isinstance(value, list) else [value]
+            arguments += [option] if value is True else [option, *map(str, values)] if value else []
+        return arguments
 
 
 def _start(gpu: str, arguments: list[str]) -> subprocess.Popen[str]:
     # It finds modules where this process does, folders added in a notebook included.
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": gpu, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    bound = [sys.executable, "-I", "-S", "-c", _BOUND, str(os.getpid())]
     pipe = subprocess.PIPE
-    return subprocess.Popen([*COMMAND, *arguments], env=environment, stdout=pipe, stderr=pipe, text=True)
+    # In a session of its own: a terminal signals all of one, and a second signal, from here, would end it at once.
+    return subprocess.Popen(
+        [*bound, *COMMAND, *arguments], env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+    )
 
 
-def _summary(gpu: str, process: subprocess.Popen[str], said: tuple[str, str]) -> dict[str, Any]:
-    """Read what a process printed last, and hand on what it logged."""
-    printed, logged = (text.strip().splitlines() for text in said)
-    try:
-        summary: dict[str, Any] = json.loads(printed[-1])
-    except (ValueError, IndexError) as error:
-        reason = logged[-1].removeprefix("gpucal: ") if logged else f"exit code {process.returncode}"
-        raise DeviceError(f"GPU {gpu}: the process for it ended: {reason}") from error
-    for line in logged:
-        if not any(failed in line for failed in summary["failed"].values()):  # those the caller logs
-            log.warning("GPU %s: %s", gpu, line)
-    return summary
+def _end(processes: Iterable[subprocess.Popen[str]]) -> None:
+    for process in processes:
+        process.terminate()
+
+
+def _account(
+    summary: Summary, facts: Iterable[tuple[str, subprocess.Popen[str], tuple[str, str]]], *, ended: bool
+) -> None:
+    """Add what processes printed last, and hand on what they logged; some were ``ended`` before they could say much."""
+    lost: list[DeviceError] = []
+    for gpu, process, said in facts:
+        printed, logged = (text.strip().splitlines() for text in said)
+        try:
+            report: dict[str, Any] = json.loads(printed[-1])
+        except (ValueError, IndexError) as error:
+            if not ended:
+                reason = logged[-1].removeprefix("gpucal: ") if logged else f"exit code {process.returncode}"
+                lost.append(DeviceError(f"GPU {gpu}: the process for it ended: {reason}"))
+                lost[-1].__cause__ = error
+                continue
+            report = vars(Summary(stopped="interrupted"))
+        summary.add(report)
+        # What the caller says itself.
+        known = [*report["failed"].values(), f"gpucal: {report['stopped']}: ", f"ended by {signal.SIGTERM.name}"]
+        for line in logged:
+            if not any(part in line for part in known):
+                log.warning("GPU %s: %s", gpu, line)
+    if lost:
+        raise lost[0]

@@ -22,8 +22,7 @@ from gpucal.dataset import Dataset, Observation
 from gpucal.detectors import DETECTORS
 from gpucal.errors import ClusterError, GpucalError, OutputError
 from gpucal.job import Job
-from gpucal.limits import usable_cores
-from gpucal.records import read_record
+from gpucal.records import read_record, record_path
 from gpucal.report import Summary
 from gpucal.store import Store
 from gpucal.tasks import Errand, calibrate_one, halt, opened, process_id
@@ -52,7 +51,7 @@ class Foreman:
 
     Parameters
     ----------
-    client, job, dataset, waiting, summary, until
+    client, job, dataset, waiting, summary, threads, until
         As for `gpucal.cluster.spread`.
     """
 
@@ -61,6 +60,7 @@ class Foreman:
     dataset: Dataset
     waiting: deque[Observation]
     summary: Summary
+    threads: int | None
     until: float | None
     # In hand, by key of the task; and those that killed workers, or were beside such, for when nothing else is in hand.
     flying: dict[str, tuple[Any, Observation]] = field(default_factory=dict)
@@ -77,21 +77,20 @@ class Foreman:
     def __post_init__(self) -> None:
         others = tuple(folder.absolute() for folder in self.job.resume_from)
         self.job = replace(self.job, out=self.job.out.absolute(), resume_from=others)
-        threads = None if self.job.threads == usable_cores() else self.job.threads
-        self.errand = Errand(uuid.uuid4().hex, self.job, threads, __version__, process_id())
+        self.errand = Errand(uuid.uuid4().hex, self.job, self.threads, __version__, process_id())
         self.total = len(self.waiting)
         self.splits = {obs.split for obs in self.waiting}
         self.summary.left = self.total * len(DETECTORS)
         self.since, self.looked = time.time(), time.monotonic()
         self.peopled, self.patience = self.looked, _GRACE
 
-    def drive(self, tick: Callable[[int], None]) -> None:
+    def drive(self, stop: Callable[[], bool], tick: Callable[[int], None]) -> None:
         """Calibrate until nothing is waiting, or the time is over.
 
         Parameters
         ----------
-        tick : callable
-            Called with the number of observations that have ended.
+        stop, tick : callable
+            As for `gpucal.cluster.spread`.
 
         Raises
         ------
@@ -106,16 +105,24 @@ class Foreman:
                 pool.submit(self._begin).result()
                 while pool.submit(self._step).result():
                     tick(self.total - -(-self.summary.left // len(DETECTORS)))
+                    if stop():
+                        self._end_in(pool)
+                        if self.summary.left:
+                            self.summary.stopped = "interrupted"
+                        break
                 tick(self.total - -(-self.summary.left // len(DETECTORS)))
             except BaseException:
-                try:
-                    pool.submit(self._end).result()
-                except BaseException:  # interrupted again: nothing is waited for
-                    self.patience = 0.0
-                    raise
+                self._end_in(pool)
                 raise
             finally:
                 pool.submit(self._let_go).result()
+
+    def _end_in(self, pool: ThreadPoolExecutor) -> None:
+        try:
+            pool.submit(self._end).result()
+        except BaseException:  # interrupted again: nothing is waited for
+            self.patience = 0.0
+            raise
 
     def _begin(self) -> None:
         """Have a worker list the dataset. Every task depends on that, and Dask does it again where it is lost."""
@@ -157,7 +164,7 @@ class Foreman:
                 return
             obs = (self.suspects if again else self.waiting).popleft()
             key = f"calibrate-{obs.planet}-{obs.visit}-{self.errand.run}{_AGAIN if again else ''}"
-            arguments = (self.listing, self.errand, *obs.key, crowd)
+            arguments = (self.listing, self.errand, *obs.key, crowd, self.summary.left - len(DETECTORS))
             future = self.client.submit(calibrate_one, *arguments, key=key, pure=False, retries=_RETRIES)
             self.flying[key] = future, obs
             self._tell_of(future)
@@ -217,8 +224,9 @@ class Foreman:
         self.summary.add({**record, "stopped": ""})
         if record["done"]:
             self.took.append(record["took"])
-        if record["stopped"]:
-            self.summary.stopped = f"{self.job.out}: nothing more can be written; free space or raise the quota"
+        # One that was halted has items left, and says no more than that.
+        if record["stopped"] not in ("", "interrupted"):
+            self.summary.stopped = record["stopped"]
         if not record["heard"]:
             for line in record["failed"].values():
                 log.error("%s", line)
@@ -241,10 +249,11 @@ class Foreman:
             for detector in DETECTORS.values():
                 self.summary.left -= 1
                 key = (*obs.key, detector)
-                path = self.job.out / str(obs.planet) / str(obs.visit) / f"{detector.name}.json"
+                path = record_path(self.job.out, *obs.key, detector.name)
                 record = read_record(path)
-                if record and store.holds(*key, self.job.settings_hash, record.get("inputs", "")):
-                    new = path.stat().st_mtime >= self.since
+                there = record is not None and store.holds(*key, self.job.settings_hash, record.get("inputs", ""))
+                new = there and path.stat().st_mtime >= self.since
+                if new or (there and not self.job.overwrite):
                     self.summary.done += new
                     self.summary.skipped += not new
                     continue

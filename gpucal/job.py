@@ -94,6 +94,7 @@ class Job:
         observations: Iterable[Observation],
         summary: Summary,
         *,
+        beside: int = 0,
         until: float | None = None,
         stop: Callable[[], bool] = lambda: False,
         tick: Callable[[], object] = lambda: None,
@@ -106,6 +107,8 @@ class Job:
             Of which both detectors.
         summary : Summary
             Counts items as they end, so that it is right after an interrupt, too.
+        beside : int
+            How many items others have still to write there, to say what a full disk lacks.
         until : float, optional
             `time.monotonic` at which everything must have ended.
         stop : callable
@@ -121,7 +124,9 @@ class Job:
             If the folder cannot be written at all.
         """
         detectors = [self.config.cropped(detector) for detector in DETECTORS.values()]
-        work = _Work(self, summary, until, deque(Item(o, d, self.config) for o in observations for d in detectors))
+        work = _Work(
+            self, summary, beside, until, deque(Item(o, d, self.config) for o in observations for d in detectors)
+        )
         summary.left = len(work.waiting)
         with closing(work.store):
             work.do(stop, tick)
@@ -133,6 +138,7 @@ class _Work:
 
     job: Job
     summary: Summary
+    beside: int
     until: float | None
     waiting: deque[Item]
     busy: set[tuple[int, int, str]] = field(default_factory=set)
@@ -287,10 +293,11 @@ class _Work:
             return f"{lost}it cannot even be looked at ({error.strerror or error}); make it writable"
         if not self.sizes:  # none has been calibrated yet
             return f"{lost}{free // 10**6:,} MB are free; free space, raise the quota or make it writable"
-        needed = self.summary.left * sum(self.sizes.values()) // len(self.sizes)
+        left = self.summary.left + self.beside
+        needed = left * sum(self.sizes.values()) // len(self.sizes)
         short = f"free {_megabytes(needed - free)}" if needed > free else "raise the quota or make it writable"
         return (
-            f"{lost}the {self.summary.left} items still to be done need about {_megabytes(needed)} "
+            f"{lost}the {left} items still to be done need about {_megabytes(needed)} "
             f"and {free // 10**6:,} MB are free; {short}"
         )
 

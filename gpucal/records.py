@@ -14,7 +14,7 @@ from gpucal.errors import OutputError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["index_of", "is_whole", "read_record", "records", "visit_folders"]
+__all__ = ["index_of", "is_whole", "read_record", "record_path", "records", "visit_folders"]
 
 # Columns of manifest.parquet, of the records' fields of these names.
 _MANIFEST: Mapping[str, str] = MappingProxyType(
@@ -54,6 +54,26 @@ def visit_folders(path: Path) -> Iterator[Path]:
             yield folder
 
 
+def record_path(out: Path, planet: int, visit: int, detector_name: str) -> Path:
+    """Name the file of an item's commit record.
+
+    Parameters
+    ----------
+    out : Path
+        The results folder.
+    planet, visit : int
+        Which observation.
+    detector_name : str
+        The detector's.
+
+    Returns
+    -------
+    Path
+        The file, which need not exist.
+    """
+    return out / str(planet) / str(visit) / f"{detector_name}.json"
+
+
 def records(path: Path) -> Iterator[dict[str, Any]]:
     """Read every commit record of a results folder.
 
@@ -84,7 +104,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
     Parameters
     ----------
     path : Path
-        The file, ``<planet>/<visit>/<detector>.json`` of a results folder.
+        The file, see `record_path`.
 
     Returns
     -------

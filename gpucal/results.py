@@ -17,7 +17,8 @@ from gpucal.detectors import DETECTORS
 from gpucal.errors import OutputError, Unstackable
 from gpucal.lightcurve import Choices, LightCurve
 from gpucal.product import Calibrated
-from gpucal.records import records
+from gpucal.records import record_path, records
+from gpucal.stacking import stacked
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -66,7 +67,7 @@ class ResultArray:
             return np.array(array[rest]) if rest else array
         chosen = range(*first.indices(len(self)))
         read = chosen or range(len(self))[:1]  # of an empty slice the shape is still that of an observation
-        return self._results._stack((self[(i, *rest)] for i in read), len(read))[: len(chosen)]
+        return stacked(self._results, (self[(i, *rest)] for i in read), len(read))[: len(chosen)]
 
     def load(self) -> NDArray[Any]:
         """Read everything.
@@ -216,7 +217,7 @@ class Results:
             If nothing is complete, a file is missing or damaged, choices are made for stored light curves, or bins
             differ in number between the detectors or the observations.
         """
-        return self._stack((self.light_curves_of(key, **choices) for key in self.ids), len(self))
+        return stacked(self, (self.light_curves_of(key, **choices) for key in self.ids), len(self))
 
     def light_curves_with_errors(self, **choices: Unpack[Choices]) -> LightCurve:
         """Sum every complete observation as `light_curves` does, with errors.
@@ -237,7 +238,7 @@ class Results:
             As of `light_curves`; cubes need their stored variances.
         """
         curves = (np.stack(self.light_curves_with_errors_of(key, **choices)) for key in self.ids)
-        both = self._stack(curves, len(self))
+        both = stacked(self, curves, len(self))
         return LightCurve(both[:, 0], both[:, 1])
 
     def light_curves_of(self, key: tuple[int, int], **choices: Unpack[Choices]) -> NDArray[np.float64]:
@@ -393,7 +394,7 @@ class Results:
         if kind not in files:
             raise OutputError(f"{self.path}: holds no {kind} of planet {key[0]} visit {key[1]}, but {', '.join(files)}")
         file = files[kind]
-        path = self._homes[(*key, detector)] / str(key[0]) / str(key[1]) / file["file"]
+        path = record_path(self._homes[(*key, detector)], *key, detector).with_name(file["file"])
         again = f"run `gpucal calibrate DATASET {self.path}` again"
         damaged = f"{path}: is damaged; remove it and {again}"
         try:
@@ -412,29 +413,6 @@ class Results:
         if [[*array.shape], str(array.dtype)] != [file["shape"], file["dtype"]]:
             raise OutputError(damaged)
         return array
-
-    def _stack(self, arrays: Iterable[NDArray[Any]], count: int) -> NDArray[Any]:
-        """Stack so many arrays, one an observation, each held only until it is copied; none: nothing is complete."""
-        again = f"run `gpucal calibrate DATASET {self.path}` again"
-        stacked: NDArray[Any] | None = None
-        n = 0  # not enumerate(), which keeps what it gave until it gives the next
-        for array in arrays:
-            if stacked is None:
-                stacked = np.empty((count, *array.shape), array.dtype)
-            elif array.shape != stacked.shape[1:]:
-                shapes = sorted({array.shape, stacked.shape[1:]})
-                problem = f"observations differ in shape, such as {shapes[0]} and {shapes[-1]}"
-                raise Unstackable(
-                    f"{self.path}: {problem}; read them one by one, or {again} with one set of settings and --overwrite"
-                )
-            elif (kind := np.result_type(stacked, array)) != stacked.dtype:
-                stacked = stacked.astype(kind)
-            stacked[n] = array
-            n += 1  # noqa: SIM113
-            del array  # before the next one is read
-        if stacked is None:
-            raise OutputError(f"{self.path}: no observation is complete, {len(self.failed)} items failed; {again}")
-        return stacked
 
 
 def open_results(path: str | Path, *more: str | Path) -> Results:

@@ -26,7 +26,7 @@ from gpucal.job import Job
 from gpucal.light_curve_files import LIGHT_CURVES, light_curves_are_current, write_light_curves
 from gpucal.pipeline import checked_dtype, checked_threads
 from gpucal.placing import unwritable
-from gpucal.records import records
+from gpucal.records import record_path, records
 from gpucal.report import Summary, logged_to
 from gpucal.results import Results
 from gpucal.rules import PRODUCTS
@@ -155,8 +155,7 @@ def run(
     Budget(job.memory, job.threads)
     if not (client or gpus) and (named := backend or os.environ.get("GPUCAL_BACKEND") or "auto") != "auto":
         choose(named)
-    if not client:
-        stop()  # from now on it is asked, where a signal's exception would come at any moment; Dask takes that one
+    stop()  # from now on it is asked, where a signal's exception would come at any moment
     summary = Summary()
     # The processes of a fleet write the log themselves.
     with closing(_begun(job)) as store, nullcontext() if gpus else logged_to(job.out / LOG, summary):
@@ -165,7 +164,18 @@ def run(
                 if client:
                     from gpucal.cluster import spread
 
-                    spread(client, job, dataset, observations, summary, until=until, tick=update)
+                    threads = None if workers is None else job.threads
+                    spread(
+                        client,
+                        job,
+                        dataset,
+                        observations,
+                        summary,
+                        threads=threads,
+                        until=until,
+                        stop=stop,
+                        tick=update,
+                    )
                 elif gpus:
                     _drive(gpus, job, dataset, observations, summary, until, stop, update)
                 else:
@@ -237,7 +247,6 @@ def _entries(toml: str) -> Iterator[tuple[str, str]]:
 
 def _finish(store: Store, job: Job, summary: Summary) -> None:
     """Write what is made of all items together; nothing of what was there before may outlive its items."""
-    summary.failed.pop(_ALL, None)  # of a process of a fleet, whose part this is done for, too
     try:
         store.write_manifest()
         with store.alone():
@@ -297,17 +306,19 @@ def _drive(
         "--time-limit": until and f"{max(until - time.monotonic(), 0.001):.3f}s",
     }
     last = [*DETECTORS][-1]
-    files = [job.out / str(obs.planet) / str(obs.visit) / f"{last}.json" for obs in observations]
+    files = [record_path(job.out, *obs.key, last) for obs in observations]
     since = time.time() if job.overwrite else 0.0
 
     def tick() -> None:
-        if stop():
-            raise KeyboardInterrupt  # the fleet ends its processes, each in order
         update(sum(path.exists() and path.stat().st_mtime >= since for path in files))
 
     fleet = Fleet(dataset.path, job.out, job.config.to_toml(), options)
-    for report in fleet.run(gpus, [*dict.fromkeys(obs.planet for obs in observations)], tick):
-        summary.add(report)
+    try:
+        fleet.run(gpus, [*dict.fromkeys(obs.planet for obs in observations)], summary, stop=stop, tick=tick)
+    finally:
+        summary.failed.pop(_ALL, None)  # of one process's part; it is done again for the whole
+        # Not all of them may have lived to say so.
+        summary.left = len(observations) * len(DETECTORS) - summary.done - summary.skipped - len(summary.failed)
     for line in summary.failed.values():
         log.error("%s", line)
 

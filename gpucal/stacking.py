@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import product
+from typing import TYPE_CHECKING, Any
 
-from gpucal.errors import Unstackable
-from gpucal.results import Results
+import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["complete", "differing", "history", "one_by_one"]
+from gpucal.errors import OutputError, Unstackable
+
+if TYPE_CHECKING:
+    from gpucal.results import Results
+
+__all__ = ["complete", "differing", "history", "one_by_one", "stacked"]
 
 
 def complete(results: Results) -> list[tuple[int, int]]:
@@ -31,8 +37,48 @@ def complete(results: Results) -> list[tuple[int, int]]:
         If there is none.
     """
     if not results.ids:
-        results._stack((), 0)  # raises, in the words of every other reader
+        problem = f"no observation is complete, {len(results.failed)} items failed"
+        raise OutputError(f"{results.path}: {problem}; run `gpucal calibrate DATASET {results.path}` again")
     return results.ids
+
+
+def stacked(results: Results, arrays: Iterable[NDArray[Any]], count: int) -> NDArray[Any]:
+    """Stack arrays, each held only until it is copied.
+
+    Parameters
+    ----------
+    results : Results
+        The folder they are from.
+    arrays : iterable of ndarray
+        One an observation.
+    count : int
+        How many.
+
+    Returns
+    -------
+    ndarray, shape (observation, ...)
+        Of a type that holds all of theirs.
+
+    Raises
+    ------
+    OutputError
+        If no observation is complete, or they differ in shape.
+    """
+    complete(results)
+    stack: NDArray[Any] | None = None
+    n = 0  # not enumerate(), which keeps what it gave until it gives the next
+    for array in arrays:
+        if stack is None:
+            stack = np.empty((count, *array.shape), array.dtype)
+        elif array.shape != stack.shape[1:]:
+            raise differing(results, *sorted((array.shape, stack.shape[1:])))
+        elif (kind := np.result_type(stack, array)) != stack.dtype:
+            stack = stack.astype(kind)
+        stack[n] = array
+        n += 1  # noqa: SIM113
+        del array  # before the next one is read
+    assert stack is not None  # one at least is complete
+    return stack
 
 
 def one_by_one(results: Results) -> str:

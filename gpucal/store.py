@@ -21,7 +21,7 @@ from gpucal.detectors import DETECTORS, Detector
 from gpucal.errors import OutputError
 from gpucal.locks import LOCK, Claims, holding, locks_work
 from gpucal.placing import TEMPORARY, npy_writer, place, sync, temporary_name, unwritable
-from gpucal.records import index_of, is_whole, read_record, visit_folders
+from gpucal.records import index_of, is_whole, read_record, record_path, visit_folders
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -372,7 +372,7 @@ class Store:
             raise unwritable(self.path, error) from error
 
     def _record(self, planet: int, visit: int, detector: Detector) -> Path:
-        return self.path / str(planet) / str(visit) / f"{detector.name}.json"
+        return record_path(self.path, planet, visit, detector.name)
 
     def _lock(self, planet: int, visit: int, detector: Detector) -> Path:
         return self._record(planet, visit, detector).with_name(f".{detector.name}{LOCK}")

@@ -95,7 +95,7 @@ def opened(path: str, split: str | None) -> Dataset:
         raise _other_files(path) from error
 
 
-def calibrate_one(dataset: Dataset, errand: Errand, planet: int, visit: int, crowd: int) -> dict[str, Any]:
+def calibrate_one(dataset: Dataset, errand: Errand, planet: int, visit: int, crowd: int, beside: int) -> dict[str, Any]:
     """Calibrate what is missing of an observation.
 
     Parameters
@@ -108,6 +108,8 @@ def calibrate_one(dataset: Dataset, errand: Errand, planet: int, visit: int, cro
         Which observation.
     crowd : int
         How many worker processes share this machine.
+    beside : int
+        How many items the run has still to make beside these.
 
     Returns
     -------
@@ -132,7 +134,7 @@ def calibrate_one(dataset: Dataset, errand: Errand, planet: int, visit: int, cro
                 _check(dataset, errand)
                 job = replace(errand.job, threads=errand.threads or _threads(crowd))
                 with _heard_by(lines, heard):
-                    job.work([dataset[planet, visit]], summary)
+                    job.work([dataset[planet, visit]], summary, beside=beside, stop=lambda: errand.run in _halted)
             except GpucalError as raised:
                 error = raised
             except Exception as raised:
@@ -144,7 +146,7 @@ def calibrate_one(dataset: Dataset, errand: Errand, planet: int, visit: int, cro
 
 
 def halt(run: str) -> None:
-    """Let this process begin no further observation of a run.
+    """Let this process begin no further item of a run, and wait for none that another run has in hand.
 
     Parameters
     ----------

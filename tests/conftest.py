@@ -17,6 +17,9 @@ from gpucal import Calibration, Summary
 BINS = {"AIRS-CH0": 7, "FGS1": 16}
 """Four bins of AIRS-CH0 and of FGS1 in these folders, with pairs left over."""
 
+PLANETS = range(100, 120)
+"""Those of `many`."""
+
 CONFIG = Calibration(bins=BINS)
 
 Made = tuple[Path, dict[tuple[int, int], dict[str, Observation]]]
@@ -41,6 +44,20 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Made:
 def new(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """2025 layout: planet 5 with visits 0 and 1. Not to be written to."""
     return _make(tmp_path_factory.mktemp("competition") / "y2025", "2025", [(5, 0), (5, 1)])
+
+
+@pytest.fixture(scope="session")
+def many(old: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty planets, all of them planet 17 of the 2024 layout by another id. Not to be written to."""
+    folder = tmp_path_factory.mktemp("many") / "raw"
+    (folder / "train").mkdir(parents=True)
+    header, row, *_ = (old[0] / "train_adc_info.csv").read_text().splitlines()
+    rows = [f"{planet},{row.partition(',')[2]}" for planet in PLANETS]
+    (folder / "train_adc_info.csv").write_text("\n".join([header, *rows]) + "\n")
+    shutil.copy(old[0] / "axis_info.parquet", folder)
+    for planet in PLANETS:
+        (folder / "train" / str(planet)).symlink_to(old[0] / "train" / "17")
+    return folder
 
 
 @pytest.fixture(scope="session")

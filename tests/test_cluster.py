@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -13,18 +14,19 @@ import sys
 import time
 import types
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import BINS, Made
+from conftest import BINS, PLANETS, Made
 from distributed import Client, LocalCluster
 
 import gpucal
 from gpucal import cluster, foreman
-from gpucal.cli import main
+from gpucal.arguments import parser
+from gpucal.cli import _client, main
 from gpucal.config import Calibration
 from gpucal.detectors import DETECTORS
 from gpucal.errors import BackendUnavailable, ClusterError, ConfigError, MissingExtra, OutputLost
@@ -34,25 +36,11 @@ from gpucal.records import records
 from gpucal.report import Summary
 
 CONFIG = Calibration(bins=BINS)
+ITEMS = 2 * len(PLANETS)
 FLAGS = [f"--bin={name}={pairs}" for name, pairs in BINS.items()]
-PLANETS = range(100, 120)
 
 PATIENCE = 120.0
 """Seconds after which something hangs."""
-
-
-@pytest.fixture(scope="module")
-def many(old: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twenty planets, all of them planet 17 of the 2024 layout by another id. Not to be written to."""
-    folder = tmp_path_factory.mktemp("many") / "raw"
-    (folder / "train").mkdir(parents=True)
-    header, row, *_ = (old[0] / "train_adc_info.csv").read_text().splitlines()
-    rows = [f"{planet},{row.partition(',')[2]}" for planet in PLANETS]
-    (folder / "train_adc_info.csv").write_text("\n".join([header, *rows]) + "\n")
-    shutil.copy(old[0] / "axis_info.parquet", folder)
-    for planet in PLANETS:
-        (folder / "train" / str(planet)).symlink_to(old[0] / "train" / "17")
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -200,12 +188,13 @@ def test_a_worker_is_killed_and_nothing_is_lost(real: Processes, many: Path, loc
 
 def test_an_interrupt_leaves_the_workers_idle(real: Processes, many: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with command("calibrate", many, out, *FLAGS, "--dask", real.address) as process:
+    with command("calibrate", many, out, *FLAGS, "--dask", real.address, "--json") as process:
         until(lambda: finished(out) >= 3)
         process.send_signal(signal.SIGINT)
-        _, logged = process.communicate(timeout=PATIENCE)
+        said, logged = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     done = finished(out)
+    assert (json.loads(said)["done"], json.loads(said)["stopped"]) == (done, "interrupted")
     assert 3 <= done < 2 * len(PLANETS)
     left = 2 * len(PLANETS) - done
     assert logged.splitlines() == [
@@ -265,6 +254,20 @@ def test_an_observation_that_kills_its_workers_costs_itself(many: Path, tmp_path
     failed = [record for record in records(out) if record["status"] == "failed"]
     assert [record["planet"] for record in failed] == [101, 101]
     assert hidden(out) == []
+
+
+def test_what_is_not_made_again_has_failed(many: Path, tmp_path: Path) -> None:
+    """As a local run has it, where a result of before is there, but was to be made again."""
+    out, preload = tmp_path / "out", tmp_path / "deadly.py"
+    preload.write_text(PRELOAD)
+    dataset = gpucal.open_dataset(many)
+    assert gpucal.run(dataset, out, CONFIG, planets=[101, 102]).done == 4
+    with processes(tmp_path, scheduler__allowed_failures=0) as started:
+        started.worker("--preload", str(preload))
+        how: dict[str, Any] = {"planets": [101, 102], "client": started.client}
+        summary = gpucal.run(dataset, out, CONFIG, overwrite=True, **how)
+        assert (summary.skipped, [*summary.failed]) == (0, [f"planet 101 visit 0 {name}" for name in BINS])
+        assert finished(out) == 4  # what was there is kept
 
 
 # As if it were not installed there.
@@ -331,7 +334,73 @@ def test_an_interrupt_from_the_terminal_ends_a_local_cluster(many: Path, tmp_pat
     assert hidden(out) == []
 
 
+def session(leader: int) -> list[str]:
+    """What is there still of a session, but for zombies."""
+    stats = []
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # gone meanwhile
+            stats.append(file.read_text().rpartition(") ")[2].split())
+    return [stat[0] for stat in stats if stat[3] == str(leader) and stat[0] != "Z"]
+
+
+def test_a_second_signal_leaves_no_process_of_a_local_cluster(many: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with command("calibrate", many, out, *FLAGS, "--dask") as process:
+        until(lambda: finished(out) >= 1)
+        assert len(session(process.pid)) > 1
+        for _ in range(2):
+            os.killpg(process.pid, signal.SIGINT)
+            time.sleep(0.1)
+        process.communicate(timeout=10)
+        assert process.returncode == 130
+        until(lambda: session(process.pid) == [])
+
+
 # What a cluster within this process is enough for.
+
+
+def test_stop_is_asked(threads: Client, many: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    summary = gpucal.run(gpucal.open_dataset(many), out, CONFIG, client=threads, stop=lambda: finished(out) >= 4)
+    assert (summary.done, summary.stopped) == (finished(out), "interrupted")
+    assert 4 <= summary.done == ITEMS - summary.left < ITEMS
+    until(lambda: not any(threads.processing().values()))
+    none = gpucal.run(gpucal.open_dataset(many), tmp_path / "none", CONFIG, client=threads, stop=lambda: True)
+    assert (none.done + none.left, none.stopped) == (ITEMS, "interrupted")
+    assert none.done <= 2 * 2 * 2  # what the worker had at once
+
+
+def test_a_worker_that_waits_for_another_run_can_be_halted(threads: Client, many: Path, tmp_path: Path) -> None:
+    dataset, out = gpucal.open_dataset(many), tmp_path / "out"
+    with closing(gpucal.store.Store(out)) as another:
+        another.create(Job(out, CONFIG, "float32", "cubes", False, "numpy", 1, None).settings)
+        assert another.claim(100, 0, DETECTORS["AIRS-CH0"])
+        how: dict[str, Any] = {"planets": [100], "client": threads, "backend": "numpy"}
+        began = time.monotonic()
+        summary = gpucal.run(dataset, out, CONFIG, stop=lambda: finished(out) >= 1, **how)
+        assert time.monotonic() - began < 15
+        assert (summary.done, summary.left, summary.failed, summary.stopped) == (1, 1, {}, "interrupted")
+        # The worker is free for others.
+        assert gpucal.run(dataset, tmp_path / "other", CONFIG, time_limit=15.0, **how).done == 2
+
+
+def test_threads_asked_for_are_those_of_every_worker(
+    threads: Client, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    work = Job.work
+
+    def noted(self: Job, *arguments: Any, **options: Any) -> None:
+        asked.append(self.threads)
+        work(self, *arguments, **options)
+
+    monkeypatch.setattr(Job, "work", noted)
+    dataset = gpucal.open_dataset(many)
+    here = gpucal.limits.usable_cores()
+    monkeypatch.setattr("gpucal.tasks._threads", lambda crowd: 7)  # what Dask gives a worker somewhere else
+    for n, workers in enumerate((here, here + 1, None)):
+        gpucal.run(dataset, tmp_path / str(n), CONFIG, planets=[100], client=threads, workers=workers, backend="numpy")
+    assert asked == [here, here + 1, 7]
 
 
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
@@ -446,9 +515,14 @@ def test_a_full_disk_stops_the_run(
 
     monkeypatch.setattr(gpucal.store.Store, "commit", full)
     summary = gpucal.run(gpucal.open_dataset(many), tmp_path / "out", CONFIG, client=threads)
-    assert "nothing more can be written" in summary.stopped
     assert summary.done == finished(tmp_path / "out") <= 6
     assert 1 <= len(summary.failed) <= 2
+    said = re.fullmatch(
+        r"\S+/out: nothing more can be written; the (\d+) items still to be done need about \d+ MB and .* are free; .*",
+        summary.stopped,
+    )
+    assert said is not None, summary.stopped
+    assert summary.left <= int(said[1]) <= summary.left + 4  # those in hand meanwhile
     assert summary.left == 2 * len(PLANETS) - summary.done - len(summary.failed)
 
 
@@ -540,6 +614,34 @@ def test_a_worker_for_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     with cluster.connected(None, workers=None, memory=None) as client:
         seen = client.run(os.getenv, "CUDA_VISIBLE_DEVICES")
     assert sorted(seen.values()) == ["3", "GPU-8f"]
+
+
+def test_gpus_count_only_where_they_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def local(**options: Any) -> None:
+        made.append(len(options["workers"]))
+        raise ClusterError("seen")
+
+    monkeypatch.delenv("GPUCAL_BACKEND", raising=False)
+    monkeypatch.setattr("distributed.SpecCluster", local)
+    monkeypatch.setattr("distributed.system.MEMORY_LIMIT", 10**12)
+    monkeypatch.setattr(cluster, "usable_cores", lambda: 16)
+    monkeypatch.setattr(cluster, "visible_gpus", lambda: ["0"])
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "cupy" or None)
+    for backend in (None, "cupy", "numba", "numpy"):
+        flags = [] if backend is None else ["--backend", backend]
+        arguments = parser().parse_args(["calibrate", "DATASET", "OUT", "--dask", *flags])
+        with pytest.raises(ClusterError, match="seen"), _client(arguments):
+            pass
+    monkeypatch.setenv("GPUCAL_BACKEND", "numba")
+    for backend in ("auto", None):
+        with (
+            pytest.raises(ClusterError, match="seen"),
+            cluster.connected(None, workers=None, memory=None, backend=backend),
+        ):
+            pass
+    assert made == [1, 1, 16, 16, 1, 16]
 
 
 def test_dask_cuda_is_used_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

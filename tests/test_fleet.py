@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
 import shutil
+import signal
+import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import BINS, Made
+from conftest import BINS, PLANETS, Made
 from launch import require_compiler
 
 import gpucal
@@ -21,8 +27,14 @@ from gpucal.errors import DeviceError
 from gpucal.fleet import gpus_for
 from gpucal.limits import visible_gpus
 from gpucal.records import records
+from gpucal.report import Summary
 
 CONFIG = Calibration(bins=BINS)
+FLAGS = [f"--bin={name}={pairs}" for name, pairs in BINS.items()]
+ITEMS = 2 * len(PLANETS)
+
+PATIENCE = 60.0
+"""Seconds after which something hangs."""
 
 # Another process on a device of its own, as the variable says which.
 CHILD = f"""
@@ -33,6 +45,62 @@ from gpucal.cli import main
 with standin.installed(name="GPU " + os.environ["CUDA_VISIBLE_DEVICES"]) as device:
     sys.exit(main(sys.argv[1:]))
 """
+
+# One that works at a leisurely pace, and one that will not end.
+SLOW = """
+import os, sys, time
+os.environ["GPUCAL_BACKEND"] = "numpy"
+from gpucal.cli import main
+from gpucal.store import Store
+commit = Store.commit
+Store.commit = lambda *arguments, **options: (commit(*arguments, **options), time.sleep(0.3))
+sys.exit(main(sys.argv[1:]))
+"""
+STUBBORN = """
+import os, pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+pathlib.Path(sys.argv[3], str(os.getpid()) + ".pid").touch()
+time.sleep(600)
+"""
+
+# The command line in a process of its own, with these for its GPUs.
+PARENT = """
+import importlib.util, sys
+from gpucal import cli, fleet
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name: find("json" if name == "cupy" else name)
+fleet.COMMAND = (sys.executable, "-c", {child!r})
+cli.console()
+"""
+
+
+@contextmanager
+def command(child: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "3,GPU-8f", "PYTHONWARNINGS": ""}
+    environment.pop("GPUCAL_BACKEND", None)
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT.format(child=child), "calibrate", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def until(happens: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not happens():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def finished(out: Path) -> int:
+    return sum(record["status"] == "done" for record in records(out))
 
 
 @pytest.fixture
@@ -138,13 +206,98 @@ def test_what_a_process_logs_is_handed_on(
     assert "gives other numbers than NumPy" in line
 
 
-def test_an_interrupt_ends_the_processes(two_gpus: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_from_the_terminal_ends_every_process_in_order(
+    many: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    out = tmp_path / "out"
+    with command(SLOW, many, out, *FLAGS, "--json") as process:
+        until(lambda: finished(out) >= 3)
+        os.killpg(process.pid, number)  # which a terminal sends to every process of the command
+        said, logged = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 128 + number
+    done = finished(out)
+    assert 3 <= done < ITEMS
+    assert logged.splitlines() == [
+        f"gpucal: interrupted: {done} done, 0 already there, 0 failed, {ITEMS - done} left; what is finished is kept, "
+        "run it again to go on",
+        f"gpucal: ended by {number.name}",
+    ]
+    summary = json.loads(said)
+    assert (summary["done"], summary["left"], summary["stopped"]) == (done, ITEMS - done, "interrupted")
+    assert summary["stages"]["bin"] > 0
+    assert [*out.rglob(".*")] == []
+
+
+def running(out: Path) -> list[str]:
+    """Processes of `STUBBORN` that are there still, and not as zombies."""
+    states = (Path("/proc", file.stem, "stat") for file in out.glob("*.pid"))
+    return [state.parent.name for state in states if state.exists() and ") Z " not in state.read_text()]
+
+
+def test_a_second_signal_takes_the_processes_with_it(many: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with command(STUBBORN, many, out, *FLAGS) as process:
+        until(lambda: len(running(out)) == 2)
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(1.0)
+        assert process.poll() is None
+        assert len(running(out)) == 2  # they are waited for
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(timeout=10) == 130
+        until(lambda: running(out) == [])
+
+
+def test_no_process_outlives_the_one_it_works_for(many: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with command(STUBBORN, many, out, *FLAGS) as process:
+        until(lambda: len(running(out)) == 2)
+        process.kill()
+        until(lambda: running(out) == [])
+
+
+def test_stop_ends_it_with_a_summary(
+    two_gpus: None, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    monkeypatch.setattr(fleet, "COMMAND", (sys.executable, "-c", SLOW))
+    summary = gpucal.run(gpucal.open_dataset(many), out, CONFIG, stop=lambda: finished(out) >= 3)
+    assert (summary.done, summary.stopped) == (finished(out), "interrupted")
+    assert 3 <= summary.done == ITEMS - summary.left < ITEMS
+    # Signalled before it listens, a process has nothing to say.
+    monkeypatch.setattr(fleet, "COMMAND", (sys.executable, "-c", "import time; time.sleep(60)"))
+    summary = gpucal.run(gpucal.open_dataset(many), tmp_path / "none", CONFIG, stop=lambda: True)
+    assert (summary.done, summary.left, summary.failed, summary.stopped) == (0, ITEMS, {}, "interrupted")
+
+
+def test_an_interrupt_ends_the_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fleet, "COMMAND", (sys.executable, "-c", "import time; time.sleep(60)"))
 
     def interrupted() -> None:
         raise KeyboardInterrupt
 
-    began = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        fleet.Fleet(tmp_path, tmp_path, "", {}).run(["0", "1"], [1, 2], interrupted)
-    assert time.monotonic() - began < 20
+    def run(tick: Callable[[], None]) -> float:
+        began = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            fleet.Fleet(tmp_path, tmp_path, "", {}).run(["0", "1"], [1, 2], Summary(), stop=lambda: False, tick=tick)
+        return time.monotonic() - began
+
+    assert run(interrupted) < 20
+    # Twice, in a notebook, whose process goes on: they have to be killed.
+    monkeypatch.setattr(fleet, "COMMAND", (sys.executable, "-c", STUBBORN))
+    wait, calls = fleet.wait, []
+
+    def again(*arguments: object, **options: object) -> object:
+        calls.append(options)
+        if not options:
+            raise KeyboardInterrupt
+        return wait(*arguments, **options)
+
+    monkeypatch.setattr(fleet, "wait", again)
+
+    def once_they_are_deaf() -> None:
+        if len(running(tmp_path)) == 2:
+            raise KeyboardInterrupt
+
+    assert run(once_they_are_deaf) < 30
+    assert running(tmp_path) == []
