@@ -50,17 +50,16 @@ def parser() -> argparse.ArgumentParser:
         choices=["auto", "cupy", "numba", "numpy"],
         help="what computes; by default GPUCAL_BACKEND, else the fastest that can run here",
     )
-    verb.add_argument(
-        "--dtype", choices=["float64", "float32"], default="float32", help="of the stored signal; float32 by default"
-    )
+    verb.add_argument("--dtype", choices=["float64", "float32"], help="of the stored signal; float32 by default")
     add_settings(verb)
     verb.add_argument(
         "--product",
         choices=PRODUCTS,
-        default="cubes",
         help="store cubes, by default, or light curves with errors and nothing else",
     )
-    verb.add_argument("--variance", action="store_true", help="store the variance of cubes too")
+    verb.add_argument(
+        "--variance", action=argparse.BooleanOptionalAction, help="store the variance of cubes too; not by default"
+    )
     verb.add_argument(
         "--workers",
         type=int,

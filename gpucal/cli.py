@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 from gpucal import __version__
 from gpucal.arguments import WRONG, parser
 from gpucal.errors import GpucalError
-from gpucal.flags import settings_from
+from gpucal.flags import output_from, settings_from
 
 if TYPE_CHECKING:
     from gpucal.results import Results
@@ -140,9 +140,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
             planets=arguments.planet,
             shard=arguments.shard,
             backend=arguments.backend,
-            dtype=arguments.dtype,
-            product=arguments.product,
-            variance=arguments.variance,
+            **output_from(arguments),
             workers=arguments.workers,
             memory=arguments.memory,
             overwrite=arguments.overwrite,

@@ -80,6 +80,8 @@ class Calibration:
         Iterations of that clip.
     saturation : int
         Raw counts at or above this in any used frame flag a pixel as saturated.
+    flat_minimum : float
+        A flat field not above this, or not finite, is flagged.
     linearity_tolerance : float
         A linearity polynomial further from the identity than this fraction is flagged...
     linearity_range : float
@@ -120,6 +122,7 @@ class Calibration:
     hot_sigma: float = 5.0
     hot_iterations: int = 5
     saturation: int = 65_535
+    flat_minimum: float = 0.0
     linearity_tolerance: float = 0.10
     linearity_range: float = 30_000.0
     linearity_max_offset: float = 10.0
@@ -240,7 +243,7 @@ class Calibration:
         ConfigError
             If the file cannot be read or parsed, or says something impossible.
         """
-        return cls.from_dict(read_toml(path))
+        return cls.from_dict({name: value for name, value in read_toml(path).items() if name != "output"})
 
     def to_dict(self) -> dict[str, Any]:
         """Return every setting as plain values.
@@ -318,7 +321,7 @@ class Calibration:
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
-    """Read a TOML file into plain values; a results folder's ``[output]``, which is no setting, is left out.
+    """Read a TOML file into plain values; those under ``[output]``, as a results folder has them, are no settings.
 
     Parameters
     ----------
@@ -340,13 +343,11 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     except ImportError as error:
         raise ConfigError(f"{path}: Python 3.10 cannot read TOML; use Python 3.11 or later") from error
     try:
-        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}; give the path of a TOML file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not a TOML file ({error})") from error
-    content.pop("output", None)
-    return content
 
 
 PRESETS: Mapping[str, Calibration] = MappingProxyType(

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import gpucal
+from gpucal.detectors import Detector
 from gpucal.errors import ConfigError, MissingExtra
 from gpucal.plan import DQ
 from gpucal.product import Calibrated
@@ -19,10 +20,7 @@ if TYPE_CHECKING:
     from astropy.io import fits
     from astropy.nddata import NDDataRef
 
-__all__ = ["AXES", "UNITS", "flag_attributes", "to_hdus", "to_nddata", "to_xarray"]
-
-AXES = ("time", "wavelength", "spatial")
-"""Names of a cube's axes."""
+__all__ = ["UNITS", "axes_of", "flag_attributes", "to_hdus", "to_nddata", "to_xarray"]
 
 # "hour" and not "hours": the plural makes xarray take a coordinate for time differences.
 UNITS = {"signal": "electron", "variance": "electron2", "time": "hour", "wavelength": "um"}
@@ -30,6 +28,22 @@ UNITS = {"signal": "electron", "variance": "electron2", "time": "hour", "wavelen
 
 # FITS keywords have eight characters; the other steps are in full.
 _SHORT = {"linearity": "LINEAR", "interpolate": "INTERP"}
+
+
+def axes_of(detector: Detector) -> tuple[str, str, str]:
+    """Name the axes of a cube.
+
+    Parameters
+    ----------
+    detector : Detector
+        Whose.
+
+    Returns
+    -------
+    tuple of str
+        ``time``, ``wavelength`` and ``spatial``; of a photometer, which has no wavelengths, ``time``, ``x`` and ``y``.
+    """
+    return ("time", "x", "y") if detector.photometer else ("time", "wavelength", "spatial")
 
 
 def to_nddata(cal: Calibrated) -> NDDataRef:
@@ -82,8 +96,8 @@ def to_xarray(cal: Calibrated) -> xarray.Dataset:
     -------
     xarray.Dataset
         ``signal`` and, if there is one, ``variance`` over (time, wavelength, spatial), ``dq`` over (wavelength,
-        spatial); coordinates ``time``, hours, and ``wavelength``, µm, which FGS1 has not. Attributes ``planet``,
-        ``visit``, ``detector``, and ``provenance`` as JSON, as netCDF holds text and numbers only.
+        spatial); FGS1's axes are (time, x, y). Coordinates ``time``, hours, and ``wavelength``, µm. Attributes
+        ``planet``, ``visit``, ``detector``, and ``provenance`` as JSON, as netCDF holds text and numbers only.
 
     Raises
     ------
@@ -99,9 +113,10 @@ def to_xarray(cal: Calibrated) -> xarray.Dataset:
     arrays: dict[str, NDArray[Any]] = {"signal": _on_host(cal)}
     if _has_variance(cal):
         arrays["variance"] = cal.variance
+    axes = axes_of(cal.detector)
     return xarray.Dataset(
-        {name: (AXES, array, {"units": UNITS[name]}) for name, array in arrays.items()}
-        | {"dq": (AXES[1:], cal.dq, flag_attributes())},
+        {name: (axes, array, {"units": UNITS[name]}) for name, array in arrays.items()}
+        | {"dq": (axes[1:], cal.dq, flag_attributes())},
         coords={name: (name, values, {"units": UNITS[name]}) for name, values in cal.axes.items()},
         attrs={
             "planet": cal.planet,

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import gpucal
-from gpucal.containers import AXES, UNITS, flag_attributes, to_hdus
+from gpucal.containers import UNITS, axes_of, flag_attributes, to_hdus
 from gpucal.detectors import DETECTORS
 from gpucal.errors import ConfigError, MissingExtra, OutputError
 from gpucal.placing import npy_writer, placing
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMATS", "export"]
 
-_DIMENSIONS = {"signal": AXES, "variance": AXES, "dq": AXES[1:]}
+_KINDS = ("signal", "variance", "dq")
 
 _Shape = tuple[int, ...]
 
@@ -118,7 +118,7 @@ def _write_npy(results: Results, to: Path) -> list[Path]:
                 "provenance": [results._record(key, detector)["provenance"] for key in results.ids],
             }
             target(f"{detector}.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
-    for name, kind in product(DETECTORS, (*_DIMENSIONS, "time", "wavelength")):
+    for name, kind in product(DETECTORS, (*_KINDS, "time", "wavelength")):
         if (other := to / f"{name}.{kind}.npy") not in written:  # such as a variance of an earlier export
             other.unlink(missing_ok=True)
     return written
@@ -170,8 +170,9 @@ def _fill(
     vectors |= {name: (name, values) for name, values in results.axes(results.ids[0], detector).items()}
     for name, (axis, values) in vectors.items():
         create(name, values.shape, values.dtype, (axis,), values.shape)[:] = values
+    axes = axes_of(DETECTORS[detector])
     made = {
-        name: create(name, shape, kind, ("observation", *_DIMENSIONS[name]), (1, *shape[1:]))
+        name: create(name, shape, kind, ("observation", *axes[-len(shape) + 1 :]), (1, *shape[1:]))
         for name, (shape, kind) in arrays.items()
     }
     for i, cal in enumerate(_same_axes(results, detector)):
@@ -200,7 +201,7 @@ _WRITERS: Mapping[str, Callable[[Results, Path], list[Path]]] = {
 def _stacks(results: Results, detector: str) -> dict[str, tuple[_Shape, np.dtype[Any]]]:
     """Return shape and dtype of a detector's stacks, by kind, before anything is written."""
     files = [results._record(key, detector)["files"] for key in results.ids]
-    kinds = [kind for kind in _DIMENSIONS if kind in files[0]]
+    kinds = [kind for kind in _KINDS if kind in files[0]]
     if any(("variance" in of) != ("variance" in kinds) for of in files):
         raise OutputError(f"{results.path}: only some observations hold a variance; {one_by_one(results)}")
     stacks = {}

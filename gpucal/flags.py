@@ -16,7 +16,10 @@ from gpucal.rules import BY_DETECTOR, CHOICES, PRESET_CHANGES, RANGES
 if TYPE_CHECKING:
     from gpucal.config import Calibration
 
-__all__ = ["add_settings", "settings_from"]
+__all__ = ["add_settings", "output_from", "settings_from"]
+
+# What is stored of an item, as a results folder's config.toml has it under [output].
+_OUTPUT: Mapping[str, Any] = MappingProxyType({"dtype": "float32", "product": "cubes", "variance": False})
 
 # Flags without a value, each with a --no-... of its own.
 _SWITCHES: Mapping[str, str] = MappingProxyType(
@@ -44,6 +47,7 @@ _HELP: Mapping[str, str] = MappingProxyType(
         "hot_sigma": "threshold of the clip for hot pixels, 5",
         "hot_iterations": "iterations of that clip, 5",
         "saturation": "raw counts that saturate a pixel, 65535",
+        "flat_minimum": "flat at or below which a pixel is flagged, 0",
         "linearity_tolerance": "largest correction that is not flagged, 0.1 of the signal,",
         "linearity_range": "up to so many electrons, 30000",
         "linearity_max_offset": "largest constant term that is not flagged, 10 electrons",
@@ -119,6 +123,7 @@ def settings_from(arguments: argparse.Namespace, preset: str) -> Calibration:
     from gpucal.config import Calibration, read_toml
 
     settings: dict[str, Any] = read_toml(arguments.config) if arguments.config else {}
+    settings.pop("output", None)
     named = settings.pop("preset", None)
     for name in (*CHOICES, *RANGES, *_SWITCHES):
         if (value := getattr(arguments, name)) is not None:
@@ -136,6 +141,36 @@ def settings_from(arguments: argparse.Namespace, preset: str) -> Calibration:
     if arguments.bins:
         settings["binning"] = True
     return Calibration.preset(arguments.preset or named or preset).replace(**settings)
+
+
+def output_from(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Say what is to be stored: as the flags have it, else the file, such as another run's OUT/config.toml.
+
+    Parameters
+    ----------
+    arguments : Namespace
+        As for `settings_from`, with ``dtype``, ``product`` and ``variance``.
+
+    Returns
+    -------
+    dict
+        ``dtype``, ``product`` and ``variance``, for `gpucal.run`.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read, or says something else under ``[output]``.
+    """
+    from gpucal.config import read_toml
+
+    of_file = read_toml(arguments.config).get("output", {}) if arguments.config else {}
+    if not isinstance(of_file, Mapping) or (unknown := of_file.keys() - _OUTPUT.keys()):
+        problem = f"output: {', '.join(sorted(unknown))}" if isinstance(of_file, Mapping) else f"output = {of_file!r}"
+        raise ConfigError(f"{arguments.config}: {problem}; [output] may have {', '.join(_OUTPUT)}")
+    if not isinstance(of_file.get("variance", False), bool):
+        raise ConfigError(f"variance = {of_file['variance']!r}: must be true or false")
+    given = {name: getattr(arguments, name) for name in _OUTPUT}
+    return {**_OUTPUT, **of_file, **{name: value for name, value in given.items() if value is not None}}
 
 
 def _parsed(name: str, text: str, value: str) -> object:

@@ -198,7 +198,7 @@ def _data_quality(detector: Detector, config: Calibration, frames: CalibrationFr
         hot = hot_pixels(frames.whole_dark if whole else frames.dark, config.hot_sigma, config.hot_iterations)
         dq[hot[:, slice(*detector.crop)] if whole else hot] |= np.uint8(DQ.HOT)
     if config.flat:
-        dq[~(np.isfinite(frames.flat) & (frames.flat > 0))] |= np.uint8(DQ.BAD_FLAT)
+        dq[~(np.isfinite(frames.flat) & (frames.flat > config.flat_minimum))] |= np.uint8(DQ.BAD_FLAT)
     if config.linearity:
         dq[_bad_linearity(config, frames.linear_corr)] |= np.uint8(DQ.BAD_LINEARITY)
     return dq

@@ -62,12 +62,15 @@ CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 
+_BELOW_ZERO = -5e-324
+
 # name -> (must exceed, must not exceed, in words)
 RANGES: Mapping[str, tuple[float, float, str]] = MappingProxyType(
     {
         "hot_sigma": (0.0, sys.float_info.max, "a number above 0"),
         "hot_iterations": (0, sys.float_info.max, "an integer above 0"),
         "saturation": (0, 65_536, "an integer from 1 to 65536 (65536 never flags)"),
+        "flat_minimum": (_BELOW_ZERO, sys.float_info.max, "a number, 0 or above"),
         "linearity_tolerance": (0.0, sys.float_info.max, "a fraction above 0"),
         "linearity_range": (0.0, sys.float_info.max, "a number of electrons above 0"),
         "linearity_max_offset": (0.0, sys.float_info.max, "a number of electrons above 0"),

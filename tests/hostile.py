@@ -94,7 +94,7 @@ class Observation:
             multiply=config.gain == "multiply",
             hot_clip=config.hot_clip,
             flat_first=config.flat_order == "before-cds",
-            benign=linearity_limits(config) if config.bad_coefficients == "benign" else None,
+            benign=(config.flat_minimum, *linearity_limits(config)) if config.bad_coefficients == "benign" else None,
             drop_odd=config.odd_frames == "drop",
         )
 

@@ -88,16 +88,16 @@ def is_bad_linearity(
 
 
 def make_benign(
-    linear_corr: np.ndarray, flat: np.ndarray, limits: tuple[float, float, float]
+    linear_corr: np.ndarray, flat: np.ndarray, flat_minimum: float, *limits: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The identity where a polynomial is bad, and 1 where a flat is 0, below, or not finite."""
+    """The identity where a polynomial is bad, and 1 where a flat is at the minimum, below, or not finite."""
     linear_corr, flat = linear_corr.copy(), flat.copy()
     bad = is_bad_linearity(linear_corr, *limits)
     for y in range(flat.shape[0]):
         for x in range(flat.shape[1]):
             if bad[y, x]:
                 linear_corr[:, y, x] = [0.0, 1.0, 0.0, 0.0, 0.0, 0.0]
-            if not np.isfinite(flat[y, x]) or flat[y, x] <= 0.0:
+            if not np.isfinite(flat[y, x]) or flat[y, x] <= flat_minimum:
                 flat[y, x] = 1.0
     return linear_corr, flat
 
@@ -220,7 +220,7 @@ def calibrate(
     multiply: bool = False,
     hot_clip: str = "cropped",
     flat_first: bool = False,
-    benign: tuple[float, float, float] | None = None,
+    benign: tuple[float, ...] | None = None,
     drop_odd: bool = False,
 ) -> Reference:
     """Calibrate one observation of one detector as the notebook does.
@@ -258,7 +258,7 @@ def calibrate(
     flat_first : bool
         Divide every frame by the flat, before CDS, and not the bins.
     benign : tuple of float, optional
-        Replace bad flats first, and coefficients that are bad beyond this tolerance, range and constant.
+        Replace flats not above this first, and coefficients that are bad beyond this tolerance, range and constant.
     drop_odd : bool
         Leave out the last of an odd number of frames.
 
@@ -285,7 +285,7 @@ def calibrate(
         bin_pairs = 1
 
     if benign:
-        linear_corr, flat = make_benign(linear_corr, flat, benign)
+        linear_corr, flat = make_benign(linear_corr, flat, *benign)
     signal = adc(raw, gain, offset, clip_negatives, multiply)
     if hot_clip == "off":
         hot = np.zeros(dark.shape, dtype=bool)

@@ -300,6 +300,34 @@ def test_every_step_has_a_switch(step: str, old: Made, tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.load(out / "17" / "0" / "FGS1.signal.npy"), cal.signal)
 
 
+def test_the_settings_of_another_folder_are_what_it_stores_too(
+    old: Made, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def stored(*argv: str) -> set[str]:
+        out = tmp_path / f"out-{len([*tmp_path.iterdir()])}"
+        assert main(["calibrate", str(old[0]), str(out), "--planet", "17", *argv]) == 0
+        return {*(out / "config.toml").read_text().partition("[output]\n")[2].splitlines()}
+
+    first = stored(*FLAGS, "--product", "light-curves", "--dtype", "float64")
+    assert first == {'dtype = "float64"', 'product = "light-curves"', "variance = false"}
+    config = f"--config={tmp_path / 'out-0' / 'config.toml'}"
+    assert stored(config) == first
+    assert stored(config, "--product=cubes", "--dtype=float32", "--variance") == {
+        *('dtype = "float32"', 'product = "cubes"', "variance = true")
+    }
+    assert stored(f"--config={tmp_path / 'out-2' / 'config.toml'}", "--no-variance") >= {"variance = false"}
+    for text, words in (
+        ("output = 3", "output = 3; [output] may have"),
+        ("[output]\nkind = 1", "output: kind; [output]"),
+        ("[output]\nvariance = 1", "variance = 1: must be"),
+        ("[output]\nproduct = 'x'", "product = 'x'"),
+    ):
+        (tmp_path / "wrong.toml").write_text(text)
+        assert main(["calibrate", str(old[0]), str(tmp_path / "no"), f"--config={tmp_path / 'wrong.toml'}"]) == 2
+        (line,) = lines_of(capfd.readouterr().err)
+        assert words in line
+
+
 def test_layouts_choose_their_preset(new: Made, tmp_path: Path) -> None:
     assert main(["calibrate", str(new[0]), str(tmp_path / "out"), *FLAGS]) == 0
     expected = Calibration.preset("ariel2025").replace(bins=BINS)

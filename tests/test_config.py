@@ -43,6 +43,7 @@ DEFAULTS: Mapping[str, Any] = {
     "hot_sigma": 5.0,
     "hot_iterations": 5,
     "saturation": 65_535,
+    "flat_minimum": 0.0,
     "linearity_tolerance": 0.10,
     "linearity_range": 30_000.0,
     "linearity_max_offset": 10.0,
@@ -71,6 +72,7 @@ OTHER: Mapping[str, Any] = {
     "hot_sigma": 5.000000000000001,
     "hot_iterations": 6,
     "saturation": 65_536,
+    "flat_minimum": 0.5,
     "linearity_tolerance": 0.2,
     "linearity_range": 30_001.0,
     "linearity_max_offset": 9.0,
@@ -183,6 +185,7 @@ WRONG = {
     **{name: [0, 1, 1.0, "true", None, "False", np.True_, []] for name in FLAGS},
     **{name: ["", "SUM", "both", None, 0, True, ["sum"], "sum\nmean"] for name in CHOICES},
     **{name: [0, 0.0, -1.0, math.nan, math.inf, -math.inf, "5", None, True, False, [5.0], 1j] for name in FLOATS},
+    "flat_minimum": [-5e-324, -1.0, math.nan, math.inf, -math.inf, "0", None, True, False, [0.0], 1j],
     "hot_iterations": [0, -1, 5.0, "5", None, True, math.inf],
     "saturation": [0, -1, 65_537, 65_535.0, "65535", None, True, math.nan],
 }

@@ -122,8 +122,9 @@ def test_stored_products(stored: Results, name: str) -> None:
 
 def test_xarray(cal: Calibrated) -> None:
     cube = cal.to_xarray()
-    assert cube.signal.dims == cube.variance.dims == ("time", "wavelength", "spatial")
-    assert cube.dq.dims == ("wavelength", "spatial")
+    axes = ("x", "y") if cal.detector.photometer else ("wavelength", "spatial")
+    assert cube.signal.dims == cube.variance.dims == ("time", *axes)
+    assert cube.dq.dims == axes
     assert np.shares_memory(cube.signal.values, cal.signal)
     np.testing.assert_array_equal(cube.variance, cal.variance)
     np.testing.assert_array_equal(cube.dq, cal.dq)

@@ -128,7 +128,9 @@ def test_zarr_opens_in_xarray(cubes: Path, tmp_path: Path, consolidated: bool | 
             whole = ((4,), (282 if name == "AIRS-CH0" else 32,), (32,))
             assert cube.signal.chunks == cube.variance.chunks == ((1, 1), *whole)
             assert cube.dq.chunks == ((1, 1), *whole[1:])
-            assert cube.signal.dims == ("observation", "time", "wavelength", "spatial")
+            axes = ("x", "y") if name == "FGS1" else ("wavelength", "spatial")
+            assert cube.signal.dims == ("observation", "time", *axes)
+            assert cube.dq.dims == ("observation", *axes)
             for kind in ("signal", "dq", "variance"):
                 expected = stack(results, name, kind)
                 assert cube[kind].dtype == expected.dtype

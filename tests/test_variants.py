@@ -48,6 +48,10 @@ VARIANTS = {
     "benign within less": Variant(
         {"bad_coefficients": "benign", "linearity_tolerance": 0.01}, others={"bad_coefficients": "benign"}
     ),
+    "flat minimum": Variant({"flat_minimum": 0.99}, changes=False, flags=True),
+    "benign above a flat": Variant(
+        {"bad_coefficients": "benign", "flat_minimum": 0.99}, others={"bad_coefficients": "benign"}
+    ),
     "tolerance": Variant({"linearity_tolerance": 0.01}, changes=False, flags=True),
     "range": Variant({"linearity_range": 3e5}, changes=False, flags=True),
     "constant": Variant({"linearity_max_offset": 0.1}, changes=False, flags=True),
@@ -89,6 +93,9 @@ def test_every_variant_is_the_reference_s(name: str, detector: str, old: Made) -
     columns = slice(*detector_used.crop)
     bad = is_bad_linearity(observed.linear_corr[..., columns], *linearity_limits(config))
     np.testing.assert_array_equal(cal.dq & DQ.BAD_LINEARITY != 0, bad.T)
+    flat = observed.flat[:, columns]
+    dim = [[not np.isfinite(one) or one <= config.flat_minimum for one in row] for row in flat]
+    np.testing.assert_array_equal(cal.dq & DQ.BAD_FLAT != 0, np.transpose(dim))
     assert cal.provenance["settings"] == config.to_dict()
     if cal.wavelength is not None:
         np.testing.assert_array_equal(cal.wavelength, np.linspace(4.08, 1.63, 356)[columns])
@@ -192,6 +199,7 @@ def test_every_setting_reaches_the_files(old: Made, tmp_path: Any) -> None:
         *("--integration=updated", "--flat-order=before-cds", "--bad-pixels=interpolate", "--bad-coefficients=benign"),
         *("--odd-frames=drop", "--clip-negatives", "--hot-clip=full-frame", "--hot-sigma=4", "--hot-iterations=3"),
         *("--saturation=60000", "--linearity-tolerance=0.2", "--linearity-range=1e4", "--linearity-max-offset=20"),
+        "--flat-minimum=0.5",
         *("--weights=variance", "--rows=FGS1=8:24", "--background-rows=AIRS-CH0=0:8,24:32", "--no-mask"),
         *("--no-linearity", "--no-dark", "--no-flat"),
     ]
@@ -218,6 +226,7 @@ def test_every_setting_reaches_the_files(old: Made, tmp_path: Any) -> None:
         linearity_tolerance=0.2,
         linearity_range=1e4,
         linearity_max_offset=20.0,
+        flat_minimum=0.5,
         weights="variance",
         rows={"FGS1": (8, 24)},
         background_rows={"AIRS-CH0": ((0, 8), (24, 32))},
