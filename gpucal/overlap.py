@@ -222,6 +222,8 @@ class Line:
         opened = time.perf_counter()
         shape = (plan.n_bins, detector.width, detector.shape[0])
         reserved = signal.size + int(np.prod(shape)) * self._value_bytes
+        if self._decoder == "pyarrow":
+            reserved += signal.metadata_bytes
         spare = self._budget.acquire(reserved, signal.path, self._check_alive)
         start = time.perf_counter()
         try:
