@@ -278,8 +278,16 @@ def _serve(arguments: list[str]) -> None:
 
 
 def _import_everything() -> None:
+    # what is imported late as well, which would be done by each fork: half of what a small run takes
+    late = (
+        "multiprocessing.synchronize",
+        "numpy.polynomial",
+        "pyarrow.compute",
+        "pyarrow.json",
+        "tqdm.contrib.logging",
+    )
     rooms = ("backends.numpy_", "light_curve_files", "runs", "verify")
-    for name in ("astropy.stats", "pyarrow.json", "tqdm.contrib.logging", *(f"gpucal.{room}" for room in rooms)):
+    for name in ("astropy.stats", *late, *(f"gpucal.{room}" for room in rooms)):
         importlib.import_module(name)
 
 

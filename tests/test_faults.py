@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import many
 import pytest
@@ -102,25 +103,85 @@ def check(place: Place, ended: Ended, before: dict[str, bytes], error: int, expe
     return "failed" if items else "failed for all"
 
 
+@dataclass(frozen=True)
+class Call:
+    """The call that failed: its name, and the file's under the results folder."""
+
+    name: str
+    path: str
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """Calls that are alike: on files of an item or of all, by what they hold and whether they are temporary."""
+        *stem, last = PurePath(self.path).name.split(".")
+        return self.name, self.path.count("/"), last, stem[-2] if last == "tmp" else ""
+
+    def outcomes(self, how: int, error: int) -> set[str]:
+        """What may become of the run: for most calls there is one thing, however the threads were scheduled."""
+        lost = {"stopped" if error in LOST else "failed"}
+        temporary, item = self.path.endswith(".tmp"), re.match(r"\d/0/", self.path)
+        if "config.toml" in self.path:
+            expected = {
+                "survived" if self.name == "flock" else "refused"
+            }  # whether locks work is tried on a file first
+        elif self.path == "gpucal.log":
+            expected = {"refused" if self.name == "open" else "survived"}
+        elif self.name == "unlink" and (temporary or self.path.endswith(".lock")):
+            # what cannot be removed is the next start's to remove; but the removal may be one of many things that fail
+            expected = {"survived"} if how == ONCE else EVERYTHING
+        elif item and how == READ:
+            expected = lost if temporary else EVERYTHING - {"survived", "stopped"}
+        elif item and (temporary or self.name == "rename"):
+            expected = lost
+        elif temporary:
+            expected = {"failed for all"}
+        else:
+            expected = EVERYTHING
+        return expected | ({"survived"} if error == errno.EINTR or how == SHORT else set())  # Python tries again
+
+
+EVERYTHING = {"refused", "survived", "failed", "stopped", "failed for all"}
+
+
 def sweep(place: Place, how: int, errors: Sequence[int], *argv: object, stride: int = 1) -> Counter[str]:
-    """Fail call after call until there is none left to fail; with a ``stride`` one in that many, an error each."""
+    """Fail call after call until there is none left to fail, or one in so many, with one error after the other.
+
+    Where each call is to fail, the first of a kind does so with every error.
+    """
     became: Counter[str] = Counter()
-    before = place.finished()
+    before, kinds = place.finished(), set[object]()
     for at in count(1, stride):
-        for error in errors if stride == 1 else [errors[at // stride % len(errors)]]:
-            if "--overwrite" not in argv:
-                shutil.rmtree(place.out / "3", ignore_errors=True)
-            ended = place.calibrate(*argv, fault=(at, error, how))
-            if not ended.fault["failed"]:
-                print(f"{how}: {sum(became.values())} faults, {at - 1} calls: {dict(became)}")  # noqa: T201, with -s
-                return became
-            became[check(place, ended, before, error, 2 if argv else 6)] += 1
-            if "--overwrite" in argv and how == FULL:
-                held = many.content(place.out)
-                kept = {name: what for name, what in place.complete.items() if name.startswith("3/")}
-                assert kept.items() <= held.items(), ended
-            place.clean_up((at, error, ended))
+        first, *others = (errors[(at // stride + k) % len(errors)] for k in range(len(errors)))
+        call = fail(place, how, at, first, became, before, *argv)
+        if call is None:
+            print(f"{how}: {became.total()} faults, {at - 1} calls: {dict(became)}")  # noqa: T201, with -s
+            return became
+        if stride == 1 and call.kind not in kinds:
+            kinds.add(call.kind)
+            for error in others:
+                fail(place, how, at, error, became, before, *argv)
     raise AssertionError
+
+
+def fail(
+    place: Place, how: int, at: int, error: int, became: Counter[str], before: dict[str, bytes], *argv: object
+) -> Call | None:
+    """Fail one call and count what became of the run; return the call, if there was one."""
+    if "--overwrite" not in argv:
+        shutil.rmtree(place.out / "3", ignore_errors=True)
+    ended = place.calibrate(*argv, fault=(at, error, how))
+    if not ended.fault["failed"]:
+        return None
+    call = Call(*ended.fault["what"].split(" ", 1))
+    outcome = check(place, ended, before, error, 2 if argv else 6)
+    assert outcome in call.outcomes(how, error), (outcome, call, errno.errorcode.get(error, error), ended)
+    became[outcome] += 1
+    if "--overwrite" in argv and how == FULL:
+        held = many.content(place.out)
+        kept = {name: what for name, what in place.complete.items() if name.startswith("3/")}
+        assert kept.items() <= held.items(), ended
+    place.clean_up((at, error, ended))
+    return call
 
 
 # One call in some, or with -m slow each, by itself.
@@ -136,13 +197,14 @@ def stride_of(place: Place, sparse: bool, stride: int) -> int:
 def test_a_failing_call_costs_its_item_at_most(place: Place, sparse: bool) -> None:
     errors = ERRORS if sparse or place.product == "light-curves" else ERRORS[:2]  # its items are written alike
     became = sweep(place, ONCE, errors, stride=stride_of(place, sparse, 6))
-    assert sparse or became.keys() == {"refused", "survived", "failed", "stopped", "failed for all"}
+    assert became.keys() == EVERYTHING if not sparse else became.total() > 5
 
 
 @pytest.mark.parametrize("sparse", [SPARSE, EVERY])
 def test_a_record_that_cannot_be_read_costs_its_item_at_most(place: Place, sparse: bool) -> None:
     became = sweep(place, READ, [errno.EIO], stride=stride_of(place, sparse, 12))
-    assert sparse or became.keys() == {"refused", "survived", "failed", "failed for all"}
+    # it survives what it reads to spare itself work, if there is such a file
+    assert became.keys() - {"survived"} == {"refused", "failed", "failed for all"} if not sparse else became.total() > 1
 
 
 @pytest.mark.parametrize("sparse", [SPARSE, EVERY])
@@ -150,15 +212,19 @@ def test_a_record_that_cannot_be_read_costs_its_item_at_most(place: Place, spars
 def test_a_disk_that_is_full_or_read_only_from_then_on_ends_the_run(place: Place, how: int, sparse: bool) -> None:
     errors = {FULL: [errno.ENOSPC, errno.EDQUOT], LOCKED: [errno.EROFS]}[how]
     became = sweep(place, how, errors, stride=stride_of(place, sparse, 14))
-    assert became.keys() - {"survived"} == {"refused", "stopped", "failed for all"}
+    # the last call may be one nothing depends on
+    assert (
+        became.keys() - {"survived"} == {"refused", "stopped", "failed for all"} if not sparse else became.total() > 1
+    )
 
 
 @pytest.mark.parametrize("sparse", [SPARSE, EVERY])
 def test_a_full_disk_keeps_what_was_to_be_overwritten(place: Place, sparse: bool) -> None:
     became = sweep(place, FULL, [errno.ENOSPC], "--overwrite", "--planet", 3, stride=stride_of(place, sparse, 12))
-    assert became["stopped"]
+    assert became.keys() >= {"refused", "stopped", "failed for all"} if not sparse else became.total() > 1
 
 
 @pytest.mark.parametrize("sparse", [SPARSE, EVERY])
 def test_short_writes_are_gone_on_with(place: Place, sparse: bool) -> None:
-    assert sweep(place, SHORT, [0], stride=stride_of(place, sparse, 12)).keys() == {"survived"}
+    became = sweep(place, SHORT, [0], stride=stride_of(place, sparse, 12))
+    assert became.keys() == {"survived"}
