@@ -49,7 +49,12 @@ def constants(plan: Plan) -> np.ndarray:
 
 
 def calibrate(
-    kernel: Launch, plan: Plan, counts: np.ndarray, grid: Sequence[int] = (2, 3), poison: int = 65_535
+    kernel: Launch,
+    plan: Plan,
+    counts: np.ndarray,
+    grid: Sequence[int] = (2, 3),
+    poison: int = 65_535,
+    threads: int = kernels.THREADS,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Launch ``calibrate``: electrons (pixel, bin), and which pixels are saturated."""
     wide = padded(counts, poison)
@@ -57,7 +62,7 @@ def calibrate(
     saturated = np.zeros(plan.n_pixels, np.uint32)
     sizes = np.int64(wide.shape[1]), np.int32(plan.n_pixels), np.int32(plan.n_bins), np.int32(plan.pairs_per_bin)
     rest = cpp.on_device(constants(plan)), cpp.on_device(plan.tau_s), np.uint32(plan.saturation), out, saturated
-    kernel(grid, (kernels.THREADS,), wide, *sizes, *rest)
+    kernel(grid, (threads,), wide, *sizes, *rest)
     return out, saturated.astype(bool)
 
 

@@ -58,10 +58,10 @@ def test_equals_the_reference(device: standin.Machine, case: str) -> None:
     np.testing.assert_array_equal(saturated, (used >= plan.saturation).any(axis=1))
 
 
-def over_seeds(make: Callable[[], Any]) -> set[bytes]:
+def over_seeds(make: Callable[[], Any], seeds: range = SEEDS) -> set[bytes]:
     """The different results over schedules; what raises counts as one of its own."""
     results = set()
-    for seed in SEEDS:
+    for seed in seeds:
         with standin.installed(seed):
             results.add(make().tobytes())
     return results
@@ -231,7 +231,7 @@ def test_a_stream_stays_on_the_device_whatever_the_schedule(old: Made) -> None:
     def streamed() -> np.ndarray:
         return np.stack([cal.signal.get() for cal in gpucal.stream(dataset, "AIRS-CH0", CONFIG, device=True)])
 
-    (bits,) = over_seeds(streamed)
+    (bits,) = over_seeds(streamed, range(8))  # each of many launches
     signals = np.frombuffer(bits).reshape(len(expected), *expected[0].shape)
     for signal, other in zip(signals, expected, strict=True):
         known = np.isfinite(other)

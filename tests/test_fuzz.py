@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,9 @@ from mutants import ON_BYTES, ON_PARTS, RIGHT, SMALL, Anatomy, axes, calibration
 from gpucal.decoders import DECODERS
 from gpucal.errors import InputError
 from gpucal.reader import open_signal
+
+TIMES = int(os.environ.get("GPUCAL_FUZZ", "1"))
+"""How often the rounds of the slow tests here are to be had, all of other damage."""
 
 
 def rounds(what: str, seeds: list[range], folder: Path) -> Counter[str]:
@@ -41,17 +45,18 @@ def check_signals(counts: Counter[str], n: int) -> None:
 
 
 def test_signals(tmp_path: Path) -> None:
-    check_signals(rounds("signals", [range(3500), range(3500, 7000)], tmp_path), 7000)
+    check_signals(rounds("signals", [range(1500), range(1500, 3000)], tmp_path), 3000)
 
 
 @pytest.mark.slow
 def test_many_signals(tmp_path: Path) -> None:
-    starts = range(10_000, 80_000, 17_500)
-    check_signals(rounds("signals", [range(start, start + 17_500) for start in starts], tmp_path), 70_000)
+    each = 1750 * TIMES
+    starts = range(10_000, 10_000 + 4 * each, each)
+    check_signals(rounds("signals", [range(start, start + each) for start in starts], tmp_path), 4 * each)
 
 
 @pytest.mark.parametrize(
-    "seeds", [range(900), pytest.param(range(900, 9900), marks=pytest.mark.slow)], ids=["few", "many"]
+    "seeds", [range(900), pytest.param(range(900, 900 + 900 * TIMES), marks=pytest.mark.slow)], ids=["few", "many"]
 )
 def test_frames_axes_and_tables(tmp_path: Path, seeds: range) -> None:
     counts = rounds("beside", [seeds], tmp_path)

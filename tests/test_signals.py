@@ -75,7 +75,7 @@ def check(ended: Ended, number: int, out: Path, before: int = 0, *, waited: bool
 
 
 @pytest.mark.parametrize("product", ["cubes", "light-curves"])
-@pytest.mark.parametrize("rounds", [12, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [12, pytest.param(100, marks=pytest.mark.slow)])
 def test_a_signal_ends_a_run_in_order(runs: Runs, source: Path, tmp_path: Path, product: str, rounds: int) -> None:
     chance = random.Random(f"{product} {rounds}")
     out, when = tmp_path / "out", Counter[str]()
@@ -100,7 +100,7 @@ def test_a_signal_ends_a_run_in_order(runs: Runs, source: Path, tmp_path: Path, 
             shutil.rmtree(out)
     print(dict(when))  # noqa: T201, with -s
     assert when["during"] > 0
-    assert rounds < 200 or when.keys() >= {"during", "after"}
+    assert rounds < 100 or when.keys() >= {"during", "after"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -30,7 +30,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("product", ["cubes", "light-curves"])
-@pytest.mark.parametrize("rounds", [3, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_runs_at_once_lose_and_double_nothing(
     runs: Runs, source: Path, tmp_path: Path, product: str, rounds: int
 ) -> None:
@@ -53,7 +53,7 @@ def test_runs_at_once_lose_and_double_nothing(
         assert many.content(out) == expected
 
 
-@pytest.mark.parametrize("rounds", [3, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_run_that_is_killed_hands_its_items_to_the_others(
     runs: Runs, source: Path, tmp_path: Path, rounds: int
 ) -> None:
