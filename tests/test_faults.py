@@ -38,6 +38,11 @@ class Place:
         files = (file for planet in "12" for file in (self.out / planet).rglob("*"))
         return {str(file): file.read_bytes() for file in files if file.is_file()}
 
+    def restore(self) -> None:
+        """Have it as it was at first, in a tenth of the time of a clean run."""
+        shutil.rmtree(self.out)
+        shutil.copytree(self.out.with_name("whole"), self.out)
+
     def clean_up(self, what: object) -> None:
         """A clean run completes everything, whatever was before it."""
         ended = self.calibrate()
@@ -66,6 +71,7 @@ def place(
     folder = tmp_path_factory.mktemp("faults")
     given = (faulty, source, folder / "out", request.param)
     assert Place(*given, {}).calibrate().code == 0
+    shutil.copytree(folder / "out", folder / "whole")
     return Place(*given, many.content(folder / "out"))
 
 
@@ -146,7 +152,8 @@ EVERYTHING = {"refused", "survived", "failed", "stopped", "failed for all"}
 def sweep(place: Place, how: int, errors: Sequence[int], *argv: object, stride: int = 1) -> Counter[str]:
     """Fail call after call until there is none left to fail, or one in so many, with one error after the other.
 
-    Where each call is to fail, the first of a kind does so with every error.
+    Where each call is to fail, the first of a kind does so with every error; after that, and after every fourth other
+    call, a clean run has to mend what was left.
     """
     became: Counter[str] = Counter()
     before, kinds = place.finished(), set[object]()
@@ -156,10 +163,15 @@ def sweep(place: Place, how: int, errors: Sequence[int], *argv: object, stride: 
         if call is None:
             print(f"{how}: {became.total()} faults, {at - 1} calls: {dict(became)}")  # noqa: T201, with -s
             return became
-        if stride == 1 and call.kind not in kinds:
-            kinds.add(call.kind)
-            for error in others:
-                fail(place, how, at, error, became, before, *argv)
+        new = call.kind not in kinds
+        kinds.add(call.kind)
+        if stride > 1 or new or at % 4 == 0:
+            place.clean_up((at, first, call))
+        else:
+            place.restore()
+        for error in others if stride == 1 and new else ():
+            fail(place, how, at, error, became, before, *argv)
+            place.clean_up((at, error, call))
     raise AssertionError
 
 
@@ -180,7 +192,6 @@ def fail(
         held = many.content(place.out)
         kept = {name: what for name, what in place.complete.items() if name.startswith("3/")}
         assert kept.items() <= held.items(), ended
-    place.clean_up((at, error, ended))
     return call
 
 
