@@ -1,6 +1,6 @@
 """Where the variance formula holds: standardised residuals of synthetic data, by detector, bin and brightness.
 
-    python benchmarks/variance.py [--data DIR] [--planets 8] [--frames 6000] [--json FILE]
+    python benchmarks/variance.py [--data DIR] [--planets 8] [--frames 6000] [--clip-negatives] [--json FILE]
 
 (signal − truth) / √variance should have mean 0 and standard deviation 1. A pixel is bright where the photons of a pair
 have more variance than its two reads. The formula takes the photons' variance from the measured charge: a high draw
@@ -40,7 +40,7 @@ def residuals(cal: Calibrated, truth: Truth, pairs: int) -> dict[str, NDArray[np
     return {"bright": sigma[:, bright & good], "faint": sigma[:, ~bright & good]}
 
 
-def measured(data: Path, planets: int, frames: int) -> list[dict[str, Any]]:
+def measured(data: Path, planets: int, frames: int, **settings: object) -> list[dict[str, Any]]:
     """Make the data if they are missing; bias and scatter of each group."""
     if not data.exists():
         synthesize(data, layout="2025", planets=planets, frames=frames)
@@ -49,7 +49,7 @@ def measured(data: Path, planets: int, frames: int) -> list[dict[str, Any]]:
         for name, choices in PAIRS.items():
             truth = Truth.load(data / "truth" / str(obs.planet) / str(obs.visit) / f"{name}.npz")
             for pairs in choices:
-                config = Calibration.preset("ariel2025").replace(bins={name: pairs})
+                config = Calibration.preset("ariel2025").replace(bins={name: pairs}, **settings)
                 for group, sigma in residuals(gpucal.calibrate(obs, name, config), truth, pairs).items():
                     found = np.array([sigma.size, sigma.sum(), (sigma**2).sum()])
                     sums[name, pairs, group] = sums.get((name, pairs, group), 0.0) + found
@@ -78,10 +78,16 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of the synthetic data; made if missing, kept")
     parser.add_argument("--planets", type=int, default=8)
     parser.add_argument("--frames", type=int, default=6000, help="AIRS-CH0 frames of a planet")
+    parser.add_argument("--clip-negatives", action="store_true", help="what that setting does to them")
     parser.add_argument("--json")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        rows = measured(options.data or Path(scratch) / "data", options.planets, options.frames)
+        rows = measured(
+            options.data or Path(scratch) / "data",
+            options.planets,
+            options.frames,
+            clip_negatives=options.clip_negatives,
+        )
     write_json(options.json, rows)
     print(markdown(rows))
 
