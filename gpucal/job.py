@@ -19,7 +19,7 @@ import numpy as np
 from gpucal.backends import choose
 from gpucal.config import Calibration
 from gpucal.dataset import Observation
-from gpucal.detectors import DETECTORS
+from gpucal.detectors import DETECTORS, Detector
 from gpucal.errors import InputError, OutputError, OutputLost
 from gpucal.overlap import Item, Line, Outcome, out_of_memory
 from gpucal.product import arrays_of
@@ -222,9 +222,7 @@ class _Work:
                 if self.store.holds(*key, self.hash, inputs, without_error=True):
                     return False
                 here = self.store.status(*key)
-                elsewhere = here != "done" and any(
-                    other.holds(*key, self.hash, inputs, without_error=True) for other in self.others
-                )
+                elsewhere = here != "done" and self._is_elsewhere(key, inputs)
                 if elsewhere and not here:
                     return False
             if not self.store.claim(*key):
@@ -239,6 +237,15 @@ class _Work:
         except OutputError as error:  # this is the reader's thread, which would end the run with it
             self.unwritable[_key(item)] = error
             return False
+
+    def _is_elsewhere(self, key: tuple[int, int, Detector], inputs: str) -> bool:
+        """Tell whether another folder counts; as `gpucal.open_results` has it, the first that says anything decides."""
+        for other in self.others:
+            if other.holds(*key, self.hash, inputs, without_error=True):
+                return True
+            if other.has_failed(*key):
+                return False
+        return False
 
     def _take(self, outcome: Outcome) -> None:
         """Write what became of an item, and count it."""

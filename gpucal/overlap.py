@@ -228,12 +228,12 @@ class Line:
         start = time.perf_counter()
         try:
             loaded = signal.load(self._decoder, spare)
+            empty = self._memory.result().empty if self._device else np.empty  # on the host, no backend is waited for
+            out, saturated = empty(shape, self._dtype), np.zeros(plan.n_pixels, bool)
+            units = iter(list(loaded.units(pixel_blocks(plan, signal.n_frames), self._budget.unit)))
         except BaseException:
             self._budget.release(reserved)
             raise
-        empty = self._memory.result().empty if self._device else np.empty  # on the host, no backend is waited for
-        out, saturated = empty(shape, self._dtype), np.zeros(plan.n_pixels, bool)
-        units = iter(list(loaded.units(pixel_blocks(plan, signal.n_frames), self._budget.unit)))
         work = [
             self._binning.submit(self._decode_and_bin, plan, loaded, units, out, saturated)
             for _ in range(self._threads)

@@ -62,7 +62,8 @@ CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 
-_BELOW_ZERO = -5e-324
+# Not the least there is: a library may have had this thread take that for 0.
+_BELOW_ZERO = -sys.float_info.min
 
 # name -> (must exceed, must not exceed, in words)
 RANGES: Mapping[str, tuple[float, float, str]] = MappingProxyType(
@@ -159,7 +160,7 @@ def check_aperture(name: str, rows: Window, background: tuple[Window, ...]) -> N
 def _checked_bin(name: str, value: object, detector: Detector) -> int | str:
     if isinstance(value, Integral) and _is_whole(value) and int(value) > 0:
         return int(value)
-    if value == "none":
+    if isinstance(value, str) and value == "none":
         return 1
     seconds = re.fullmatch(r"(\d{1,6}(?:\.\d{1,9})?) ?s", value, re.ASCII) if isinstance(value, str) else None
     if seconds and Decimal(seconds[1]) > 0:

@@ -146,7 +146,8 @@ def run(
         resume_from=tuple(_results_folder(Path(folder)) for folder in resume_from),
     )
     for folder in job.resume_from:
-        if all(record.get("settings") != job.settings_hash for record in records(folder)):
+        made_with = {record.get("settings") for record in records(folder) if record["status"] == "done"}
+        if made_with and job.settings_hash not in made_with:
             changes = _changes(Store(folder).settings() or "", job)
             log.warning("%s: nothing in it counts as done: it has other settings (%s)", folder, changes)
     until = None if time_limit is None else began + _seconds(time_limit)

@@ -224,6 +224,29 @@ class Store:
         """
         return str((read_record(self._record(planet, visit, detector)) or {}).get("status", ""))
 
+    def has_failed(self, planet: int, visit: int, detector: Detector) -> bool:
+        """Tell whether an error is recorded of an item, be it finished or not.
+
+        Parameters
+        ----------
+        planet, visit : int
+            Which observation.
+        detector : Detector
+            The detector.
+
+        Returns
+        -------
+        bool
+            False if there is no record, too.
+
+        Raises
+        ------
+        OutputError
+            If its record cannot be read.
+        """
+        record = read_record(self._record(planet, visit, detector)) or {}
+        return record.get("status") == "failed" or bool(record.get("error"))
+
     def forget_error(self, planet: int, visit: int, detector: Detector) -> None:
         """Forget an error of an item that is finished all the same, here or in another folder.
 

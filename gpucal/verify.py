@@ -12,7 +12,7 @@ import numpy as np
 from gpucal.errors import OutputError
 from gpucal.light_curve_files import LIGHT_CURVES
 from gpucal.placing import TEMPORARY
-from gpucal.records import index_of, read_record, visit_folders
+from gpucal.records import index_of, read_record, records, visit_folders
 from gpucal.results import DAMAGED, Results
 from gpucal.store import CONFIG, MANIFEST
 
@@ -103,11 +103,11 @@ def _about_light_curves(path: Path) -> Iterator[str]:
     """Compare the stacks of light curves with the items', an observation at a time."""
     import pyarrow.parquet as pq
 
-    results = Results(path)
+    results = Results(path) if next(records(path), None) else None  # all of them may be of other folders
     flux, errors, order, table = (path / name for name in LIGHT_CURVES)
     stacks = {file: np.load(file, mmap_mode="r") for file in (flux, errors)}
     listed = np.load(order).tolist()
-    left = set(results.ids)
+    left = set(results.ids if results else ())
     if len({len(stack) for stack in stacks.values()} | {len(listed)}) > 1:
         yield f"{flux}: light curves of other numbers of observations than in {errors.name} and {order.name}"
     n = 0  # observations so far: they are in the same order in all three files
@@ -119,7 +119,8 @@ def _about_light_curves(path: Path) -> Iterator[str]:
             for planet, visit in dict.fromkeys(map(tuple, ids.tolist())):
                 rows = values[(ids == (planet, visit)).all(axis=1)]
                 try:
-                    curve = results.light_curves_with_errors_of((planet, visit)) if (planet, visit) in left else None
+                    known = results if (planet, visit) in left else None
+                    curve = None if known is None else known.light_curves_with_errors_of((planet, visit))
                 except OutputError:
                     curve = None  # of a damaged item, which has been told
                 expected = rows if curve is None else np.concatenate(curve, axis=1).astype(values.dtype)

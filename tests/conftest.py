@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,12 @@ from launch import require_compiler
 import gpucal
 from gpucal import Calibration, Summary
 
+
+def pytest_configure() -> None:
+    """Take interrupts, also where a shell's & has them ignored: processes that tests send some to inherit this."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 BINS = {"AIRS-CH0": 7, "FGS1": 16}
 """Four bins of AIRS-CH0 and of FGS1 in these folders, with pairs left over."""
 
@@ -23,6 +31,18 @@ PLANETS = range(100, 120)
 CONFIG = Calibration(bins=BINS)
 
 Made = tuple[Path, dict[tuple[int, int], dict[str, Observation]]]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Work in a folder of no interest: where processes begin is where they import from first.
+
+    A checkout's own gpucal/ would be taken for the package that is installed, and has no kernels.
+    """
+    before = Path.cwd()
+    os.chdir(tmp_path_factory.mktemp("elsewhere"))
+    yield
+    os.chdir(before)
 
 
 def _make(folder: Path, layout: str, keys: list[tuple[int, int]]) -> Made:

@@ -373,7 +373,7 @@ def test_stop_is_asked(threads: Client, many: Path, tmp_path: Path) -> None:
 def test_a_worker_that_waits_for_another_run_can_be_halted(threads: Client, many: Path, tmp_path: Path) -> None:
     dataset, out = gpucal.open_dataset(many), tmp_path / "out"
     with closing(gpucal.store.Store(out)) as another:
-        another.create(Job(out, CONFIG, "float32", "cubes", False, "numpy", 1, None).settings)
+        another.begin(Job(out, CONFIG, "float32", "cubes", False, "numpy", 1, None).settings)
         assert another.claim(100, 0, DETECTORS["AIRS-CH0"])
         how: dict[str, Any] = {"planets": [100], "client": threads, "backend": "numpy"}
         began = time.monotonic()

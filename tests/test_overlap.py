@@ -177,6 +177,26 @@ def test_memory_and_workers_do_not_change_a_bit(many: Path, workers: int, spare:
         np.testing.assert_array_equal(cal.dq, alone.dq)
 
 
+def test_what_cannot_be_allocated_is_given_back(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else nobody would ever have it again, and the next items would wait for it."""
+    plain, calls = np.empty, []
+
+    def empty(shape: object, *how: object, **more: object) -> object:
+        if isinstance(shape, tuple) and len(shape) == 3:
+            calls.append(shape)
+            if len(calls) <= 2:
+                raise MemoryError
+        return plain(shape, *how, **more)
+
+    monkeypatch.setattr(overlap.np, "empty", empty)
+    with Line(items_of(many), dtype=FLOAT64, threads=2) as line:
+        outcomes = list(line.outcomes(load("numpy")))
+        assert line._budget._used == 0
+    failed = [outcome.result for outcome in outcomes if isinstance(outcome.result, InputError)]
+    assert ["ran out of memory" in str(error) for error in failed] == [True, True]
+    assert len(outcomes) == len(PLANETS)
+
+
 def test_what_is_not_wanted_is_not_read(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read, plain = [], reader._read_into
     monkeypatch.setattr(reader, "_read_into", lambda buffer, path, size: read.append(path) or plain(buffer, path, size))

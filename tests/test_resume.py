@@ -208,6 +208,33 @@ def test_an_error_in_the_later_folder_counts_until_the_item_is_found_done(
     assert not (out / "17" / "0" / "FGS1.json").exists()
 
 
+def test_of_several_folders_the_first_that_knows_an_item_decides(
+    source: Path, finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As `open_results` reads them."""
+    middle, out = tmp_path / "middle", tmp_path / "out"
+    signal = source / "train" / "17" / "FGS1_signal.parquet"
+    content = signal.read_bytes()
+    signal.write_bytes(b"PAR1")
+    try:
+        assert len(again(source, middle, resume_from=[finished]).failed) == 1
+    finally:
+        signal.write_bytes(content)
+    caplog.clear()
+    summary = again(source, out, resume_from=[middle, finished])
+    assert (summary.done, summary.skipped, caplog.messages) == (1, 3, [])
+    assert gpucal.open_results(out, middle, finished).ids == [(17, 0), (23, 0)]
+
+
+def test_light_curves_of_other_folders_alone_are_sound(source: Path, tmp_path: Path) -> None:
+    options = {"variance": False, "product": "light-curves"}
+    again(source, tmp_path / "one", **options)
+    assert again(source, tmp_path / "two", resume_from=[tmp_path / "one"], **options).skipped == 4
+    assert list(verify(tmp_path / "two")) == []
+    np.save(tmp_path / "two" / "light-curves.ids.npy", [[17, 0], [17, 0]])
+    assert len(list(verify(tmp_path / "two"))) == 1
+
+
 def test_another_folder_of_other_settings_is_told(
     source: Path, finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
