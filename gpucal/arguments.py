@@ -44,7 +44,9 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("dataset", metavar="DATASET", type=Path, help="competition folder, of 2024 or 2025")
     verb.add_argument("out", metavar="OUT", type=Path, help="results folder; what is finished in it is kept")
     verb.add_argument("--split", choices=["train", "test"], help="only this part of the data set")
-    verb.add_argument("--planet", nargs="+", type=int, metavar="ID", help="only these planets; after DATASET and OUT")
+    verb.add_argument(
+        "--planet", nargs="+", type=_planet, metavar="ID", help="only these planets; after DATASET and OUT"
+    )
     verb.add_argument(
         "--backend",
         choices=["auto", "cupy", "numba", "numpy"],
@@ -153,6 +155,13 @@ def _verb(verbs: argparse._SubParsersAction[_Parser], name: str, effect: str) ->
 
 def _add_resume_from(verb: _Parser, effect: str) -> None:
     verb.add_argument("--resume-from", nargs="+", action="extend", default=[], type=Path, metavar="DIR", help=effect)
+
+
+def _planet(text: str) -> int:
+    """Read a planet's id; what is none stands behind --planet by mistake."""
+    if not re.fullmatch(r"\d{1,18}", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text!r} is no planet; put --planet after DATASET and OUT, ids with spaces")
+    return int(text)
 
 
 def _bytes(text: str) -> int:

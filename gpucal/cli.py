@@ -177,7 +177,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     for line in verify(arguments.out):
         _say(line)
         found += 1
-    mend = "; remove what is named and run `gpucal calibrate` again" if found else ""
+    mend = "; remove what is there of it and run `gpucal calibrate` again" if found else ""
     _say(f"{arguments.out}: {found or 'no'} mismatch{'es' if found != 1 else ''}{mend}")
     return FAILED if found else DONE
 

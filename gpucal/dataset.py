@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -27,9 +28,10 @@ from gpucal.frames import (
     read_raw_frames,
 )
 
-__all__ = ["Dataset", "Observation", "open_dataset"]
+__all__ = ["SPLITS", "Dataset", "Observation", "open_dataset"]
 
 SPLITS = ("train", "test")
+"""Folders of planets in a competition folder."""
 
 Key: TypeAlias = "tuple[int, int]"
 """Planet and visit."""
@@ -259,8 +261,9 @@ class Dataset:
         planet, visit = key if isinstance(key, tuple) else (key, min(self.visits(key), default=0))
         if (planet, visit) not in self._observations:
             what = f"planet {planet}" + (f" visit {visit}" if isinstance(key, tuple) else "")
+            kind = "" if isinstance(planet, Integral) else f", whose ids are integers and no {type(planet).__name__}"
             raise DatasetError(
-                f"{self.path}: no {what} among its {len(self)} observations; see `gpucal info {self.path}`"
+                f"{self.path}: no {what} among its {len(self)} observations{kind}; see `gpucal info {self.path}`"
             )
         return self._observations[planet, visit]
 

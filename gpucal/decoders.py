@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from gpucal.errors import ConfigError, InputError, MissingExtra
 from gpucal.files import AGAIN, shortened
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from gpucal.reader import Signal
 
 __all__ = ["DECODERS", "Loaded", "choose_decoder", "prepare_decoder", "typed_errors"]
@@ -160,7 +163,7 @@ def _decode_polars(loaded: Loaded, units: Iterable[list[slice]]) -> Iterator[Blo
         first = unit[0].start
         positions = signal.columns[first : unit[-1].stop]
         try:
-            table = pl.read_parquet(loaded.buffer.getvalue(), columns=positions.tolist(), use_statistics=False)
+            table = _read_by_polars(loaded.buffer.getvalue(), positions.tolist())
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
             raise ValueError(str(error)) from error
         if table.shape != (signal.n_frames, positions.size) or len(set(table.dtypes)) != 1:
@@ -174,6 +177,22 @@ def _decode_polars(loaded: Loaded, units: Iterable[list[slice]]) -> Iterator[Blo
                     _fits(signal, position, values)
             yield pixels, part.astype(np.uint16, copy=False)
         del table, part  # before the next unit, not after it
+
+
+def _read_by_polars(data: bytes, positions: list[int]) -> pl.DataFrame:
+    """Decode columns, whatever signals come.
+
+    Polars looks for SIGINT itself and raises KeyboardInterrupt in whichever thread it works for. That is not the main
+    one, where Python's own handler has the signal too and decides what becomes of the run.
+    """
+    import polars as pl
+
+    while True:
+        try:
+            return pl.read_parquet(data, columns=positions, use_statistics=False)
+        except KeyboardInterrupt:
+            if threading.current_thread() is threading.main_thread():
+                raise
 
 
 DECODERS: Mapping[str, Decoder] = MappingProxyType(

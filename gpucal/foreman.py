@@ -169,7 +169,7 @@ class Foreman:
             self.flying[key] = future, obs
             self._tell_of(future)
 
-    def _tell_of(self, future: Any) -> None:  # noqa: ANN401
+    def _tell_of(self, future: Any) -> None:  # noqa: ANN401, distributed has few types
         future.add_done_callback(lambda future: self.ended.put(future.key))
 
     def _is_late(self) -> bool:

@@ -23,6 +23,7 @@ from gpucal.detectors import DETECTORS, Detector
 from gpucal.errors import InputError, OutputError, OutputLost
 from gpucal.overlap import Item, Line, Outcome, out_of_memory
 from gpucal.product import arrays_of
+from gpucal.records import is_finished
 from gpucal.report import Summary
 from gpucal.store import Store
 
@@ -221,9 +222,9 @@ class _Work:
             if not self.job.overwrite:  # looked at before it is claimed, which is to write
                 if self.store.holds(*key, self.hash, inputs, without_error=True):
                     return False
-                here = self.store.status(*key)
-                elsewhere = here != "done" and self._is_elsewhere(key, inputs)
-                if elsewhere and not here:
+                here = self.store.record(*key)
+                elsewhere = (here is None or here["status"] != "done") and self._is_elsewhere(key, inputs)
+                if elsewhere and here is None:
                     return False
             if not self.store.claim(*key):
                 self.busy.add(_key(item))
@@ -243,7 +244,8 @@ class _Work:
         for other in self.others:
             if other.holds(*key, self.hash, inputs, without_error=True):
                 return True
-            if other.has_failed(*key):
+            record = other.record(*key)
+            if record is not None and not is_finished(record):
                 return False
         return False
 

@@ -27,7 +27,7 @@ from gpucal.backends import Backend, Memory
 from gpucal.budget import BLOCK, Budget
 from gpucal.config import Calibration
 from gpucal.dataset import Observation
-from gpucal.decoders import Loaded, prepare_decoder
+from gpucal.decoders import Loaded, choose_decoder, prepare_decoder
 from gpucal.detectors import Detector
 from gpucal.errors import DeviceError, InputError
 from gpucal.frames import Axis
@@ -222,7 +222,7 @@ class Line:
         opened = time.perf_counter()
         shape = (plan.n_bins, detector.width, detector.shape[0])
         reserved = signal.size + int(np.prod(shape)) * self._value_bytes
-        if self._decoder == "pyarrow":
+        if choose_decoder(self._decoder, plain=signal.plain and not self._strict) == "pyarrow":
             reserved += signal.metadata_bytes
         spare = self._budget.acquire(reserved, signal.path, self._check_alive)
         start = time.perf_counter()

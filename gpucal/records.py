@@ -14,7 +14,16 @@ from gpucal.errors import OutputError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["index_of", "is_whole", "read_record", "record_path", "records", "visit_folders"]
+__all__ = [
+    "index_of",
+    "is_finished",
+    "is_whole",
+    "read_record",
+    "record_path",
+    "records",
+    "require_records",
+    "visit_folders",
+]
 
 # Columns of manifest.parquet, of the records' fields of these names.
 _MANIFEST: Mapping[str, str] = MappingProxyType(
@@ -130,6 +139,45 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 def _place(path: Path) -> list[str]:
     return [*path.parts[-3:-1], path.stem]
+
+
+def is_finished(record: Mapping[str, Any]) -> bool:
+    """Tell whether an item is finished and nothing failed since.
+
+    Parameters
+    ----------
+    record : mapping
+        Its record.
+
+    Returns
+    -------
+    bool
+        False if an error is recorded, even of an item that has a result.
+    """
+    return record["status"] == "done" and not record.get("error")
+
+
+def require_records(path: Path) -> Path:
+    """Refuse a folder to read results of an earlier session from that holds none: its name may be mistyped.
+
+    Parameters
+    ----------
+    path : Path
+        The folder.
+
+    Returns
+    -------
+    Path
+        The same.
+
+    Raises
+    ------
+    OutputError
+        If it holds no record.
+    """
+    if next(records(path), None) is None:
+        raise OutputError(f"{path}: holds no results to resume from; give a folder that `gpucal calibrate` wrote")
+    return path
 
 
 def is_whole(folder: Path, record: Mapping[str, Any]) -> bool:

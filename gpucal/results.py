@@ -17,7 +17,7 @@ from gpucal.detectors import DETECTORS
 from gpucal.errors import OutputError, Unstackable
 from gpucal.lightcurve import Choices, LightCurve
 from gpucal.product import Calibrated
-from gpucal.records import record_path, records
+from gpucal.records import is_finished, record_path, records, require_records
 from gpucal.stacking import stacked
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Results:
     Raises
     ------
     OutputError
-        If they hold no results.
+        If they hold no results, or one of the further ones holds none.
     """
 
     def __init__(self, path: Path, *more: Path, settings: str | None = None) -> None:
@@ -111,14 +111,13 @@ class Results:
         found: dict[tuple[int, int, str], dict[str, Any]] = {}
         done: dict[tuple[int, int, str], dict[str, Any]] = {}
         self._homes: dict[tuple[int, int, str], Path] = {}
-        for folder in (path, *more):
+        for folder in (path, *map(require_records, more)):
             for record in records(folder):
                 item = (record["planet"], record["visit"], record["detector"])
                 first = found.setdefault(item, record)
-                finished = record["status"] == "done" and not record.get("error")
                 # What failed in a later session has other inputs than an earlier result, or was to have.
-                given_up = first is not record and (first["status"] != "done" or first.get("error"))
-                if finished and item not in done and not given_up and settings in (None, record.get("settings")):
+                counts = is_finished(record) and (first is record or is_finished(first))
+                if counts and item not in done and settings in (None, record.get("settings")):
                     done[item], self._homes[item] = record, folder
         if not found:
             raise OutputError(f"{path}: holds no results; make some with `gpucal calibrate DATASET {path}`")
@@ -385,7 +384,8 @@ class Results:
         if detector not in DETECTORS:
             raise KeyError(f"no detector {detector!r}; there are {', '.join(DETECTORS)}")
         if key not in self.ids:
-            raise OutputError(f"{self.path}: no complete planet {key[0]} visit {key[1]} in it; calibrate it first")
+            what = f"planet {key[0]} visit {key[1]}" if isinstance(key, tuple) and len(key) == 2 else f"{key!r}"
+            raise OutputError(f"{self.path}: no complete {what} in it; calibrate it first, or give one of its ids")
         return self._records[(*key, detector)]
 
     def _read(self, key: tuple[int, int], detector: str, kind: str, *, mapped: bool = False) -> NDArray[Any]:
@@ -433,6 +433,6 @@ def open_results(path: str | Path, *more: str | Path) -> Results:
     Raises
     ------
     OutputError
-        If they hold no results.
+        If they hold no results, or one of the further ones holds none.
     """
     return Results(Path(path), *map(Path, more))

@@ -18,7 +18,7 @@ from numpy.typing import DTypeLike
 from gpucal.backends import choose
 from gpucal.budget import Budget
 from gpucal.config import Calibration
-from gpucal.dataset import Dataset, Observation
+from gpucal.dataset import SPLITS, Dataset, Observation
 from gpucal.detectors import DETECTORS
 from gpucal.errors import ConfigError, OutputError, Unstackable
 from gpucal.fleet import Fleet, gpus_for
@@ -26,7 +26,7 @@ from gpucal.job import Job
 from gpucal.light_curve_files import LIGHT_CURVES, light_curves_are_current, write_light_curves
 from gpucal.pipeline import checked_dtype, checked_threads
 from gpucal.placing import unwritable
-from gpucal.records import record_path, records
+from gpucal.records import record_path, records, require_records
 from gpucal.report import Summary, logged_to
 from gpucal.results import Results
 from gpucal.rules import PRODUCTS
@@ -143,8 +143,11 @@ def run(
         memory=memory,
         overwrite=overwrite,
         strict=strict,
-        resume_from=tuple(_results_folder(Path(folder)) for folder in resume_from),
+        resume_from=tuple(require_records(Path(folder)) for folder in resume_from),
     )
+    home, out_path = dataset.path.resolve(), job.out.resolve()
+    if out_path == home or any(out_path.is_relative_to(home / split) for split in SPLITS):
+        raise ConfigError(f"{job.out}: is where the competition's planets are; give another folder for the results")
     for folder in job.resume_from:
         made_with = {record.get("settings") for record in records(folder) if record["status"] == "done"}
         if made_with and job.settings_hash not in made_with:
@@ -365,9 +368,3 @@ def _seconds(limit: float) -> float:
     if isinstance(limit, bool) or not isinstance(limit, Real) or not 0 < float(limit) < float("inf"):
         raise ConfigError(f"time_limit = {limit!r}: must be a number of seconds above 0")
     return float(limit)
-
-
-def _results_folder(path: Path) -> Path:
-    if next(records(path), None) is None:
-        raise OutputError(f"{path}: holds no results to resume from; give a folder that `gpucal calibrate` wrote")
-    return path

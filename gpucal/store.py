@@ -21,7 +21,7 @@ from gpucal.detectors import DETECTORS, Detector
 from gpucal.errors import OutputError
 from gpucal.locks import LOCK, Claims, holding, locks_work
 from gpucal.placing import TEMPORARY, npy_writer, place, sync, temporary_name, unwritable
-from gpucal.records import index_of, is_whole, read_record, record_path, visit_folders
+from gpucal.records import index_of, is_finished, is_whole, read_record, record_path, visit_folders
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -198,12 +198,12 @@ class Store:
         path = self._record(planet, visit, detector)
         record = read_record(path)
         made = None if record is None else (record["status"], record.get("settings"), record.get("inputs"))
-        if record is None or (without_error and record.get("error")):
+        if record is None or (without_error and not is_finished(record)):
             return False
         return made == ("done", settings, inputs) and is_whole(path.parent, record)
 
-    def status(self, planet: int, visit: int, detector: Detector) -> str:
-        """Tell what is recorded of an item.
+    def record(self, planet: int, visit: int, detector: Detector) -> dict[str, Any] | None:
+        """Read what is recorded of an item.
 
         Parameters
         ----------
@@ -214,38 +214,15 @@ class Store:
 
         Returns
         -------
-        str
-            ``done``, whatever it was made from, ``failed``, or nothing.
+        dict or None
+            None if there is no record.
 
         Raises
         ------
         OutputError
-            If its record cannot be read.
+            If it cannot be read.
         """
-        return str((read_record(self._record(planet, visit, detector)) or {}).get("status", ""))
-
-    def has_failed(self, planet: int, visit: int, detector: Detector) -> bool:
-        """Tell whether an error is recorded of an item, be it finished or not.
-
-        Parameters
-        ----------
-        planet, visit : int
-            Which observation.
-        detector : Detector
-            The detector.
-
-        Returns
-        -------
-        bool
-            False if there is no record, too.
-
-        Raises
-        ------
-        OutputError
-            If its record cannot be read.
-        """
-        record = read_record(self._record(planet, visit, detector)) or {}
-        return record.get("status") == "failed" or bool(record.get("error"))
+        return read_record(self._record(planet, visit, detector))
 
     def forget_error(self, planet: int, visit: int, detector: Detector) -> None:
         """Forget an error of an item that is finished all the same, here or in another folder.

@@ -90,6 +90,8 @@ def _about_all(path: Path) -> Iterator[str]:
     try:
         if pq.read_table(manifest).to_pylist() != index_of(path).to_pylist():
             yield f"{manifest}: is not the index of the records"
+    except FileNotFoundError:
+        yield f"{manifest}: is missing"
     except (OSError, ValueError, pa.ArrowException) as error:  # UnicodeDecodeError is a ValueError
         yield f"{manifest}: cannot be read ({str(error).partition(chr(10))[0]})"
     if any((path / name).exists() for name in LIGHT_CURVES):

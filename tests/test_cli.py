@@ -186,6 +186,9 @@ def test_axis_info_without_a_column_costs_that_detector(
 # Arguments after `calibrate`, with RAW and OUT to be filled in, and the words of the line.
 WRONG_REQUESTS: dict[str, tuple[list[str], str]] = {
     "unknown planet": (["RAW", "OUT", "--planet", "99"], "no planet 99 among its 2 observations; see `gpucal info"),
+    "results in the dataset": (["RAW", "RAW"], "is where the competition's planets are; give another folder"),
+    "results among planets": (["RAW", "RAW/train/17/out"], "is where the competition's planets are"),
+    "nothing to resume from": (["RAW", "OUT", "--resume-from", "OUT2"], "holds no results to resume from"),
     "no dataset": (["RAW/nothing", "OUT"], "no train/ or test/ folder; give the competition folder itself"),
     "a planet's folder": (["RAW/train/17", "OUT"], "no train/ or test/ folder"),
     "no such split": (["RAW", "OUT", "--split", "test"], "no test/ folder"),
@@ -240,6 +243,8 @@ UNPARSED: dict[str, tuple[list[str], str, str]] = {
     "unknown option": (["calibrate", "a", "b", "--no-such", "--x=1"], "arguments: --no-such --x=1", " calibrate"),
     "one folder too many": (["info", "a", "b"], "unrecognized arguments: b", " info"),
     "no such choice": (["calibrate", "a", "b", "--reduce", "max"], "--reduce: invalid choice: 'max'", " calibrate"),
+    "planets before the folders": (["calibrate", "--planet", "17", "a", "b"], "'a' is no planet; put", " calibrate"),
+    "planets in one word": (["calibrate", "a", "b", "--planet", "17,23"], "'17,23' is no planet; put", " calibrate"),
     "no integer": (["plot", "a", "x\ny"], "invalid int value", " plot"),
     "no size": (["calibrate", "a", "b", "--memory", "much"], "'much' is no size", " calibrate"),
 }

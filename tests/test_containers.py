@@ -147,7 +147,6 @@ def test_xarray(cal: Calibrated) -> None:
 
 
 def test_xarray_survives_netcdf(cal: Calibrated) -> None:
-    pytest.importorskip("scipy")
     import xarray
 
     made = to_xarray(cal)

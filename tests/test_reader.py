@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -227,6 +228,27 @@ def test_threads_share_the_units(path: Path, decoder: str) -> None:
     assert len(found) == 100
     for pixels, counts in found:
         np.testing.assert_array_equal(counts, cropped(raw)[pixels], strict=True)
+
+
+def test_an_interrupt_that_polars_raises_in_a_thread_is_the_main_one_s(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pq.write_table(table(RAW), path)
+    plain, calls = pl.read_parquet, []
+
+    def interrupted(*args: object, **how: object) -> pl.DataFrame:
+        calls.append(threading.current_thread())
+        if len(calls) % 2:
+            raise KeyboardInterrupt
+        return plain(*args, **how)
+
+    monkeypatch.setattr(pl, "read_parquet", interrupted)
+    with ThreadPoolExecutor(1) as pool:
+        (counts,) = pool.submit(read, path, "polars", slice(0, TINY.n_pixels)).result()
+    np.testing.assert_array_equal(counts, cropped(RAW), strict=True)
+    assert len(calls) == 2
+    with pytest.raises(KeyboardInterrupt):
+        read(path, "polars", slice(0, TINY.n_pixels))
 
 
 @pytest.mark.parametrize("size", [0, 1, 5, 11, 12, 100, 4000])

@@ -172,6 +172,7 @@ def test_what_reads_a_folder_reads_those_it_was_gone_on_from(
     for argv in (["plot", str(two), "23"], ["export", str(two), str(tmp_path / "npy")], ["report", str(two)]):
         alone, both = main(argv), main([*argv, *too])
         assert (alone, both) == (2 if "plot" in argv else 0, 0)
+        assert main([*argv, "--resume-from", str(tmp_path / "on")]) == 2  # mistyped: nothing is left out unseen
     assert np.load(tmp_path / "npy" / "FGS1.signal.npy").shape[0] == 2
     assert "1 observations complete" in (said := capfd.readouterr().out)
     assert "2 observations complete" in said

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -15,6 +17,8 @@ from pathlib import Path
 import many
 import pytest
 from many import HANG, SETTINGS, Ended, Runs
+
+from gpucal.synth import synthesize
 
 PLANETS = range(1, 13)
 ITEMS = 2 * len(PLANETS)
@@ -138,6 +142,35 @@ def test_a_signal_that_is_ignored_stays_ignored(runs: Runs, source: Path, tmp_pa
     ended = run.wait()
     assert (ended.code, ended.lines) == (0, [])
     assert (many.wrong(tmp_path / "out"), many.litter(tmp_path / "out")) == ([], [])
+
+
+@pytest.mark.parametrize("rounds", [3, pytest.param(30, marks=pytest.mark.slow)])
+def test_an_interrupt_while_polars_decodes_ends_a_run_in_order(tmp_path: Path, rounds: int) -> None:
+    """It looks for SIGINT itself. With frames enough that a run spends its time there, and a summary to the last."""
+    raw, chance, interrupted = tmp_path / "raw", random.Random(rounds), 0
+    (first,) = synthesize(raw, layout="2025", frames=2400)
+    for planet in range(first + 1, first + 8):
+        (raw / "train" / str(planet)).symlink_to(str(first))
+    command = [sys.executable, "-m", "gpucal.cli", "calibrate", str(raw)]
+    for k in range(rounds):
+        out = tmp_path / f"out-{k}"
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        with subprocess.Popen([*command, str(out), "--json"], cwd=tmp_path, **pipes) as run:
+            for _ in many.until(60, "item"):
+                if any(out.glob("*/*/*.json")):
+                    break
+            time.sleep(chance.uniform(0, 0.5))
+            run.send_signal(signal.SIGINT)
+            said, errors = run.communicate()
+        summary = json.loads(said)
+        if run.returncode == 0:
+            continue
+        interrupted += 1
+        assert (run.returncode, summary["stopped"], summary["failed"]) == (130, "interrupted", {})
+        assert summary["done"] == finished(out) == 16 - summary["left"]
+        assert errors.splitlines()[-1] == "gpucal: ended by SIGINT"
+        assert len(errors.splitlines()) == 2
+    assert interrupted > 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -61,7 +61,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
         lambda p: pq.write_table(pq.read_table(p).slice(1), p),
         "is not the index of the records",
     ),
-    "no index": ("manifest.parquet", Path.unlink, "cannot be read"),
+    "no index": ("manifest.parquet", Path.unlink, "is missing"),
     "an index of no text": (
         "manifest.parquet",
         lambda p: p.write_bytes(p.read_bytes().replace(b"planet", b"\xffplane")),
@@ -150,7 +150,7 @@ def test_the_command_line(out: Path, capsys: pytest.CaptureFixture[str], tmp_pat
     assert main(["verify", str(out)]) == 1
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith(f"{out / AIRS}.signal.npy: ")
-    assert said[1] == f"{out}: 1 mismatch; remove what is named and run `gpucal calibrate` again"
+    assert said[1] == f"{out}: 1 mismatch; remove what is there of it and run `gpucal calibrate` again"
     assert main(["report", str(out)]) == 0
     assert capsys.readouterr().out == f"{out}: 2 observations complete, 0 items failed\n"
     assert main(["verify", str(tmp_path)]) == 2
