@@ -89,13 +89,15 @@ def connected(
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep Dask from logging, with tracebacks, that a scheduler or a worker is lost: here that is one line or none."""
-    logger = logging.getLogger("distributed.client")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    # The one has a level of its own; what sends, at INFO with a traceback, and what is sent over have the other's.
+    levels = {logger: logger.level for logger in map(logging.getLogger, ("distributed", "distributed.client"))}
+    for logger in levels:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in levels.items():
+            logger.setLevel(level)
 
 
 def spread(

@@ -163,12 +163,13 @@ def _decode_polars(loaded: Loaded, units: Iterable[list[slice]]) -> Iterator[Blo
         first = unit[0].start
         positions = signal.columns[first : unit[-1].stop]
         try:
-            table = _read_by_polars(loaded.buffer.getvalue(), positions.tolist())
+            data = loaded.buffer.getvalue()
+            table = _undisturbed(pl.read_parquet, data, columns=positions.tolist(), use_statistics=False)
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
             raise ValueError(str(error)) from error
         if table.shape != (signal.n_frames, positions.size) or len(set(table.dtypes)) != 1:
             raise InputError("decodes to another size or type than its footer says", AGAIN, signal.path)
-        for position, nulls in zip(positions, table.null_count().row(0), strict=True):
+        for position, nulls in zip(positions, _undisturbed(table.null_count).row(0), strict=True):
             _no_nulls(signal, position, nulls)
         for pixels in unit:
             part = table[:, pixels.start - first : pixels.stop - first].to_numpy(order="fortran").T
@@ -179,17 +180,15 @@ def _decode_polars(loaded: Loaded, units: Iterable[list[slice]]) -> Iterator[Blo
         del table, part  # before the next unit, not after it
 
 
-def _read_by_polars(data: bytes, positions: list[int]) -> pl.DataFrame:
-    """Decode columns, whatever signals come.
+def _undisturbed(of_polars: Callable[..., pl.DataFrame], *args: object, **options: object) -> pl.DataFrame:
+    """Call what computes, whatever signals come.
 
-    Polars looks for SIGINT itself and raises KeyboardInterrupt in whichever thread it works for. That is not the main
-    one, where Python's own handler has the signal too and decides what becomes of the run.
+    Polars looks for SIGINT itself and raises KeyboardInterrupt in all threads that it then works for or is asked by.
+    None of them is the main one, where Python's own handler has the signal too and decides what becomes of the run.
     """
-    import polars as pl
-
     while True:
         try:
-            return pl.read_parquet(data, columns=positions, use_statistics=False)
+            return of_polars(*args, **options)
         except KeyboardInterrupt:
             if threading.current_thread() is threading.main_thread():
                 raise

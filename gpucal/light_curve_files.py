@@ -134,14 +134,15 @@ def _schema(
 ) -> pa.Schema:
     import pyarrow as pa
 
-    keys = [("planet", pa.int64()), ("visit", pa.int64()), ("bin", pa.int32()), ("time_h", pa.float64())]
+    kinds = {"planet": pa.int64(), "visit": pa.int64(), "bin": pa.int32(), "time_h": pa.float64()}
+    keys = [pa.field(name, of) for name, of in kinds.items()]
     of_columns = [] if wavelength_um is None else [{"wavelength_um": repr(float(one))} for one in wavelength_um]
     curves = [
         pa.field(f"{name}{what}", pa.from_numpy_dtype(kind), metadata=about)
         for what in ("", "_error")
         for name, about in zip_longest(names, [None, *of_columns])
     ]
-    return pa.schema([*map(pa.field, *zip(*keys, strict=True)), *curves], metadata={"gpucal": history})
+    return pa.schema([*keys, *curves], metadata={"gpucal": history})
 
 
 def _rows(schema: pa.Schema, key: tuple[int, int], times: NDArray[np.float64], values: NDArray[Any]) -> pa.RecordBatch:

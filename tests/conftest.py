@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,17 @@ def device() -> Iterator[standin.Machine]:
 def again(source: Path, out: Path, config: Calibration = CONFIG, **options: object) -> Summary:
     """Calibrate into a folder, with variances."""
     return gpucal.run(gpucal.open_dataset(source), out, config, **({"variance": True} | options))
+
+
+@contextmanager
+def broken(path: Path) -> Iterator[None]:
+    """Have a file be no Parquet for a while."""
+    content = path.read_bytes()
+    path.write_bytes(b"PAR1")
+    try:
+        yield
+    finally:
+        path.write_bytes(content)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -260,6 +261,18 @@ def test_what_cannot_be_parsed_is_one_line_and_exit_2(case: str, capfd: pytest.C
     assert line.startswith("gpucal: ")
     assert words in line
     assert line.endswith(f"; see `gpucal{verb} --help`")
+
+
+def test_nobody_reads_what_it_prints(old: Made) -> None:
+    """As behind `| head`, which has ended before the last line comes."""
+    command = [sys.executable, "-m", "gpucal.cli", "info", str(old[0])]
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        run = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    finally:
+        os.close(write)
+    assert (run.returncode, run.stderr) == (141, "")
 
 
 def test_debug_shows_the_traceback(old: Made, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import pickle
 import re
@@ -22,6 +23,7 @@ from typing import Any
 import pytest
 from conftest import BINS, PLANETS, Made
 from distributed import Client, LocalCluster
+from distributed.comm import CommClosedError
 
 import gpucal
 from gpucal import cluster, foreman
@@ -297,8 +299,24 @@ def test_a_scheduler_that_dies_is_one_line(many: Path, tmp_path: Path) -> None:
             started.scheduler.kill()
             _, logged = process.communicate(timeout=PATIENCE)
     assert process.returncode == 2
-    (line,) = logged.splitlines()
-    assert "the scheduler is lost" in line
+    assert re.fullmatch(r"gpucal: .*the scheduler is lost.*\n", logged), logged
+
+
+def test_dask_does_not_log_that_a_message_was_lost(
+    real: Processes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With a traceback, to a terminal: what a client has to say in the moment in which a scheduler dies."""
+
+    async def closed(*message: object, **how: object) -> None:
+        raise CommClosedError
+
+    with cluster.connected(real.address, workers=None, memory=None) as client:
+        sender = client.scheduler_comm
+        monkeypatch.setattr(logging.getLogger("distributed"), "handlers", [caplog.handler])  # which hands nothing on
+        monkeypatch.setattr(sender.comm, "write", closed)
+        client.submit(int)
+        until(lambda: sender.comm is None or sender.comm.closed())
+    assert caplog.messages == []
 
 
 def test_no_scheduler_is_one_line(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -230,11 +232,12 @@ def test_threads_share_the_units(path: Path, decoder: str) -> None:
         np.testing.assert_array_equal(counts, cropped(raw)[pixels], strict=True)
 
 
+@pytest.mark.parametrize("where", [(pl, "read_parquet"), (pl.DataFrame, "null_count")], ids=lambda where: where[1])
 def test_an_interrupt_that_polars_raises_in_a_thread_is_the_main_one_s(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, monkeypatch: pytest.MonkeyPatch, where: tuple[object, str]
 ) -> None:
     pq.write_table(table(RAW), path)
-    plain, calls = pl.read_parquet, []
+    plain, calls = getattr(*where), []
 
     def interrupted(*args: object, **how: object) -> pl.DataFrame:
         calls.append(threading.current_thread())
@@ -242,13 +245,62 @@ def test_an_interrupt_that_polars_raises_in_a_thread_is_the_main_one_s(
             raise KeyboardInterrupt
         return plain(*args, **how)
 
-    monkeypatch.setattr(pl, "read_parquet", interrupted)
+    monkeypatch.setattr(*where, interrupted)
     with ThreadPoolExecutor(1) as pool:
         (counts,) = pool.submit(read, path, "polars", slice(0, TINY.n_pixels)).result()
     np.testing.assert_array_equal(counts, cropped(RAW), strict=True)
     assert len(calls) == 2
     with pytest.raises(KeyboardInterrupt):
         read(path, "polars", slice(0, TINY.n_pixels))
+
+
+# Which calls of Polars look for SIGINT is its own affair: so many come that each call of a decoding has one.
+INTERRUPTED = """
+import os, signal, sys, threading, time
+from dataclasses import replace
+from pathlib import Path
+
+came = 0
+
+def handler(number, frame):
+    global came
+    came += 1
+
+signal.signal(signal.SIGINT, handler)
+
+import numpy as np
+from gpucal.detectors import DETECTORS
+from gpucal.reader import open_signal
+
+path, expected = Path(sys.argv[1]), np.load(sys.argv[2])
+tiny = replace(DETECTORS["AIRS-CH0"], shape=(4, 9), crop=(2, 7))
+right = 0
+
+def decode():
+    global right
+    for _ in range(300):
+        (counts,) = (counts for _, counts in open_signal(path, tiny).load("polars").decode([[slice(0, 20)]]))
+        assert np.array_equal(counts, expected)
+    with lock:
+        right += 300
+
+lock = threading.Lock()
+threads = [threading.Thread(target=decode) for _ in range(2)]
+for thread in threads:
+    thread.start()
+while any(thread.is_alive() for thread in threads):
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.002)
+print(right, came > 30)
+"""
+
+
+def test_interrupts_do_not_disturb_polars(path: Path) -> None:
+    pq.write_table(table(RAW), path)
+    np.save(path.with_suffix(".npy"), cropped(RAW))
+    command = [sys.executable, "-c", INTERRUPTED, path, path.with_suffix(".npy")]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert (run.stdout, run.stderr) == ("600 True\n", "")
 
 
 @pytest.mark.parametrize("size", [0, 1, 5, 11, 12, 100, 4000])

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import CONFIG, again
+from conftest import CONFIG, again, broken
 
 import gpucal
 from gpucal.arguments import parser
@@ -194,13 +194,8 @@ def test_an_error_in_the_later_folder_counts_until_the_item_is_found_done(
     source: Path, finished: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    signal = source / "train" / "17" / "FGS1_signal.parquet"
-    content = signal.read_bytes()
-    signal.write_bytes(b"PAR1")
-    try:
+    with broken(source / "train" / "17" / "FGS1_signal.parquet"):
         assert len(again(source, out, resume_from=[finished]).failed) == 1
-    finally:
-        signal.write_bytes(content)
     assert gpucal.open_results(out, finished).ids == [(23, 0)]
     assert list(gpucal.open_results(out, finished).failed) == [(17, 0, "FGS1")]
     summary = again(source, out, resume_from=[finished])
@@ -214,13 +209,8 @@ def test_of_several_folders_the_first_that_knows_an_item_decides(
 ) -> None:
     """As `open_results` reads them."""
     middle, out = tmp_path / "middle", tmp_path / "out"
-    signal = source / "train" / "17" / "FGS1_signal.parquet"
-    content = signal.read_bytes()
-    signal.write_bytes(b"PAR1")
-    try:
+    with broken(source / "train" / "17" / "FGS1_signal.parquet"):
         assert len(again(source, middle, resume_from=[finished]).failed) == 1
-    finally:
-        signal.write_bytes(content)
     caplog.clear()
     summary = again(source, out, resume_from=[middle, finished])
     assert (summary.done, summary.skipped, caplog.messages) == (1, 3, [])

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import CONFIG, again
+from conftest import CONFIG, again, broken
 
 import gpucal
 from gpucal.cli import main
@@ -86,13 +86,8 @@ def test_damage_is_found(out: Path, name: str) -> None:
 
 
 def test_what_failed_is_no_mismatch(source: Path, out: Path) -> None:
-    signal = source / "train" / "17" / "FGS1_signal.parquet"
-    content = signal.read_bytes()
-    signal.write_bytes(b"PAR1")
-    try:
+    with broken(source / "train" / "17" / "FGS1_signal.parquet"):
         assert len(again(source, out).failed) == 1
-    finally:
-        signal.write_bytes(content)
     assert list(verify(out)) == []
 
 
