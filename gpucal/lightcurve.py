@@ -7,7 +7,7 @@ have 0; plain weights are 1; optimal ones are P/V · Σ P / Σ (P²/V), of the m
 1986, PASP 98, 609); background rows have −Σc / their number; an interpolated pixel's coefficient goes to the pixels it
 was made of. The light curve of a column that was interpolated as a whole is a mean of its neighbours' light curves.
 
-Optimal weights are of a profile that has noise itself, so little light comes out as too much: by 26 % at 300 e⁻ a bin
+Optimal weights are of a profile that has noise itself, so little light comes out as too much: by 27 % at 300 e⁻ a bin
 and column, 0.9 % at 3,000, nothing at 10,000; and its depth as too small, by 6, 0.1 and 0 %
 (``benchmarks/closure.py --weights``).
 """

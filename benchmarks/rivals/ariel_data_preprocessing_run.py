@@ -3,7 +3,7 @@
 It drops 11 of 12 FGS1 frames (``downsample_fgs``; without it version 1.5 does not end), does not bin, and sums spectra
 instead of keeping cubes, so it does less than gpucal. It needs an environment of its own::
 
-    pip install --no-deps ariel-data-preprocessing && pip install h5py "pandas<3" pyarrow scipy
+    pip install --no-deps ariel-data-preprocessing && pip install astropy h5py "pandas<3" pyarrow scipy
     python benchmarks/rivals/ariel_data_preprocessing_run.py DATASET
 """
 
