@@ -10,6 +10,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -31,6 +32,7 @@ enum How : long {
     LOCKED,  // that one of those that change anything, and all after it: a disk that is read-only from then on
     SHORT,   // that one of the writes is one of half the bytes, and says so
     HANG,    // that one of all but those that read takes `error` seconds, and succeeds
+    KILL,    // that one of all but those that read is not made: the process is killed
 };
 
 enum Kind { READS, HOLDS, CHANGES, TAKES };  // HOLDS: locks, and closes what was written; TAKES: changes, and takes space for it
@@ -91,6 +93,7 @@ bool fails(const char *name, const char *path, int file, Kind kind) {
         errno = before;
         return false;
     }
+    if (how == KILL) kill(getpid(), SIGKILL);
     errno = static_cast<int>(wanted);
     return true;
 }

@@ -30,7 +30,7 @@ WIDE = {"AIRS-CH0": {"shape": (16, 40), "crop": (4, 36)}, "FGS1": {"shape": (16,
 SETTINGS = ("--backend", "numpy", "--bin", "AIRS-CH0=3", "--bin", "FGS1=4")
 """Two bins a planet, by what starts no threads."""
 
-ONCE, READ, FULL, LOCKED, SHORT, HANG = range(6)
+ONCE, READ, FULL, LOCKED, SHORT, HANG, KILL = range(7)
 """How system calls are made to fail, see faults.cpp."""
 
 # One thread before each fork: OpenBLAS and Arrow's allocator would start their own when they are imported.

@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import shutil
+import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pathlib import Path, PurePath
 
 import many
 import pytest
-from many import FULL, LOCKED, ONCE, READ, SHORT, Ended, Runs
+from many import FULL, KILL, LOCKED, ONCE, READ, SHORT, Ended, Runs
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES, errno.EDQUOT, errno.EINTR)
 LOST = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -239,3 +240,21 @@ def test_a_full_disk_keeps_what_was_to_be_overwritten(place: Place, sparse: bool
 def test_short_writes_are_gone_on_with(place: Place, sparse: bool) -> None:
     became = sweep(place, SHORT, [0], stride=stride_of(place, sparse, 12))
     assert became.keys() == {"survived"}
+
+
+@pytest.mark.parametrize("sparse", [SPARSE, EVERY])
+def test_a_kill_at_a_call_loses_nothing(place: Place, sparse: bool) -> None:
+    """In the middle of a file, between two, before their record: where test_kills.py hits by chance, and mostly not."""
+    before, left = place.finished(), Counter[str]()
+    for at in count(1, stride_of(place, sparse, 6)):
+        shutil.rmtree(place.out / "3", ignore_errors=True)
+        ended = place.calibrate(fault=(at, 0, KILL))
+        if ended.code == 0:
+            break
+        assert (ended.code, ended.lines) == (128 + signal.SIGKILL, []), at
+        assert {name: data for name, data in place.finished().items() if "/." not in name} == before, at
+        assert many.wrong(place.out, begun=True) == [], at
+        left.update({PurePath(name).suffix for name in many.litter(place.out)})
+        place.clean_up(at)
+    print(f"{at - 1} calls, left behind: {dict(left)}")  # noqa: T201, with -s
+    assert left.keys() >= {".tmp", ".lock"} if sparse else left.keys() == {".tmp", ".npy", ".lock"}

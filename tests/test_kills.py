@@ -55,9 +55,7 @@ def test_kills_lose_nothing(runs: Runs, source: Path, tmp_path: Path, product: s
         if ended.code == 128 + signal.SIGKILL:
             found["kills"] += 1
             left = many.litter(out) if out.exists() else []
-            found["temporary"] += any(name.endswith(".tmp") for name in left)
             found["claims"] += any(name.endswith(".lock") for name in left)
-            found["unrecorded"] += any(name.endswith(".npy") for name in left)
             assert many.wrong(out, begun=True) == [], ended
         if ended.code == 0 or found["kills"] in (kills, kills // 2):
             ended = runs.calibrate(*command)
@@ -68,8 +66,7 @@ def test_kills_lose_nothing(runs: Runs, source: Path, tmp_path: Path, product: s
             found["ends"] += 1
             shutil.rmtree(out)
     print(dict(found))  # noqa: T201, with -s
-    assert found["claims"] > kills / 10
-    assert found["temporary"] + found["unrecorded"] > 0
+    assert found["claims"] > kills / 10  # what of a file is there when it is killed: test_faults.py
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(30, marks=pytest.mark.slow)])
