@@ -16,8 +16,8 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from gpucal import __version__
@@ -120,6 +120,15 @@ class _Signals:
         if not self._asked:
             raise KeyboardInterrupt
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Have the first one wait for the end of the block: Python ignores, and says so, what comes between imports."""
+        self._asked = True
+        yield
+        self._asked = False
+        if self.came:
+            raise KeyboardInterrupt
+
     def __call__(self) -> bool:
         """Tell whether one has come; from the first time this is asked on, the first one does no more than this."""
         self._asked = True
@@ -127,8 +136,9 @@ class _Signals:
 
 
 def _calibrate(arguments: argparse.Namespace) -> int:
-    from gpucal.dataset import open_dataset
-    from gpucal.runs import run
+    with arguments.signals.held():
+        from gpucal.dataset import open_dataset
+        from gpucal.runs import run
 
     dataset = open_dataset(arguments.dataset, arguments.split)
     settings = settings_from(arguments, dataset.layout.preset)
@@ -325,7 +335,9 @@ _VERBS: Mapping[str, Callable[[argparse.Namespace], int]] = {
 
 
 def _say(line: str, stream: TextIO | None = None) -> None:
-    (stream or sys.stdout).write(line + "\n")
+    stream = stream or sys.stdout
+    stream.write(line + "\n")
+    stream.flush()  # as long as a signal or a reader that is gone is still ours to handle
 
 
 if __name__ == "__main__":

@@ -193,10 +193,14 @@ def _local_cluster(
 
 
 def _apart(distributed: Any) -> object:  # noqa: ANN401, a module
-    """Make a plugin that keeps a terminal's interrupt from workers: this process gets it, and ends them in order."""
+    """Make a plugin that keeps a terminal's interrupt from workers: this process gets it, and ends them in order.
+
+    Their last heartbeats, when the scheduler has let them go, are nobody's business either.
+    """
 
     class Apart(distributed.WorkerPlugin):  # type: ignore[misc]
         def setup(self, worker: object) -> None:
             os.setpgid(0, 0)  # not by ignoring it, as Polars handles it all the same
+            logging.getLogger("distributed.worker").addFilter(lambda record: record.funcName != "heartbeat")
 
     return Apart()

@@ -181,7 +181,7 @@ class Foreman:
 
     def _next_ended(self) -> Iterator[str]:
         """Wait a little for tasks to end."""
-        wait = _LOOK
+        wait = _LOOK if self.until is None else min(_LOOK, max(0.05, self.until - time.monotonic()))
         while self.flying:
             try:
                 key = self.ended.get(timeout=wait)

@@ -125,10 +125,11 @@ def test_input_that_vanishes_costs_its_items(source: Path, tmp_path: Path) -> No
     out = tmp_path / "out"
     with Runs(tmp_path) as runs:
         run = runs.start("calibrate", theirs, out, "--json", *many.SETTINGS)
-        for _ in many.until(30, "item"):
+        for _ in many.until(30, "item"):  # it goes on only while this one looks away
+            run.send(signal.SIGSTOP)
             if any(out.glob("*/*/*.json")):
                 break
-        run.send(signal.SIGSTOP)
+            run.send(signal.SIGCONT)
         shutil.rmtree(theirs / "train" / "19")
         (theirs / "train" / "20" / "AIRS-CH0_signal.parquet").unlink()
         run.send(signal.SIGCONT)
