@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from gpucal.budget import DEFAULT_MEMORY
@@ -154,13 +155,13 @@ def spread(
     Foreman(client, job, dataset, deque(observations), summary, threads, until).drive(stop, tick)
 
 
-async def _ask(distributed: Any, address: str) -> None:  # noqa: ANN401, a module
+async def _ask(distributed: ModuleType, address: str) -> None:
     arguments = distributed.Security().get_connection_args("client")
     await (await distributed.comm.connect(address, timeout=ANSWER, **arguments)).close()
 
 
 def _local_cluster(
-    distributed: Any,  # noqa: ANN401, a module
+    distributed: ModuleType,
     workers: int | None,
     memory: int | None,
     backend: str | None,
@@ -192,7 +193,7 @@ def _local_cluster(
     return local
 
 
-def _apart(distributed: Any) -> object:  # noqa: ANN401, a module
+def _apart(distributed: Any) -> object:  # noqa: ANN401, a ModuleType has no classes to inherit from
     """Make a plugin that keeps a terminal's interrupt from workers: this process gets it, and ends them in order.
 
     Their last heartbeats, when the scheduler has let them go, are nobody's business either.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from launch import require_compiler
 
 import gpucal
 from gpucal import Calibration, Summary
+from gpucal.records import records
 
 
 def pytest_configure() -> None:
@@ -104,6 +106,19 @@ def device() -> Iterator[standin.Machine]:
 def again(source: Path, out: Path, config: Calibration = CONFIG, **options: object) -> Summary:
     """Calibrate into a folder, with variances."""
     return gpucal.run(gpucal.open_dataset(source), out, config, **({"variance": True} | options))
+
+
+def until(happens: Callable[[], object], seconds: float = 60.0) -> None:
+    """Wait for something that other processes do."""
+    deadline = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def items_done(out: Path) -> int:
+    """How many items a results folder holds."""
+    return sum(record["status"] == "done" for record in records(out))
 
 
 @contextmanager

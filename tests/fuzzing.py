@@ -12,7 +12,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -158,19 +159,16 @@ def one_row(path: Path, frames: dict[str, bytes]) -> list[NDArray[Any]]:
     return [np.array([adc.gain, adc.offset])]
 
 
-class noted:  # noqa: N801
+@contextmanager
+def noted(folder: Path, what: str) -> Iterator[None]:
     """Leave word of what is being done, for who finds the process dead; and see that it does not take long."""
-
-    def __init__(self, folder: Path, what: str) -> None:
-        self.folder, self.what = folder, what
-
-    def __enter__(self) -> None:
-        (self.folder / "now").write_text(self.what)
-        self.began = time.perf_counter()
-
-    def __exit__(self, *error: object) -> None:
-        seconds = time.perf_counter() - self.began
-        assert seconds < 20, f"{self.what}: {seconds:.0f} s"
+    (folder / "now").write_text(what)
+    began = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds = time.perf_counter() - began
+        assert seconds < 20, f"{what}: {seconds:.0f} s"
 
 
 def limit_memory(more: int) -> None:

@@ -260,7 +260,7 @@ def _serve(arguments: list[str]) -> None:
         cli.console()
     _import_everything()
     gc.freeze()  # else a fork that ends looks at all of them, and copies them to do so
-    assert len(os.listdir("/proc/self/task")) == 1  # noqa: PTH208, a thread would be lost in a fork
+    assert len([*Path("/proc/self/task").iterdir()]) == 1  # another thread would be lost in a fork
     answers, sys.stdout = sys.stdout, sys.stderr
     for line in sys.stdin:
         asked = json.loads(line)
@@ -300,7 +300,7 @@ def _forked(
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for descriptor, end in ((1, ".out"), (2, ".err")):
         os.dup2(os.open(stem + end, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666), descriptor)
-    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stdout = os.fdopen(1, "w", closefd=False)
     signal.alarm(300)  # one that hangs is a failure, and not for ever
     for number in ignore:
         signal.signal(number, signal.SIG_IGN)

@@ -436,9 +436,9 @@ def test_import_is_light() -> None:
 
 def test_help_is_quick() -> None:
     code = (
-        "import resource, subprocess, sys\n"
-        "subprocess.run([sys.executable, '-m', 'gpucal.cli', '--help'], check=True, stdout=subprocess.DEVNULL)\n"
-        "used = resource.getrusage(resource.RUSAGE_CHILDREN); print(used.ru_utime + used.ru_stime)"
+        "import time; start = time.perf_counter()\n"
+        "import subprocess, sys; subprocess.run([sys.executable, '-m', 'gpucal.cli', '--help'], check=True, "
+        "stdout=subprocess.DEVNULL); print(time.perf_counter() - start)"
     )
     assert min(float(python(code)) for _ in range(5)) < 0.4
 

@@ -17,11 +17,13 @@ import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import conftest
 import pytest
-from conftest import BINS, PLANETS, Made
+from conftest import BINS, PLANETS, Made, items_done
 from distributed import Client, LocalCluster
 from distributed.comm import CommClosedError
 
@@ -43,6 +45,8 @@ FLAGS = [f"--bin={name}={pairs}" for name, pairs in BINS.items()]
 
 PATIENCE = 120.0
 """Seconds after which something hangs."""
+
+until = partial(conftest.until, seconds=PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -70,13 +74,6 @@ def arrays(out: Path, planets: Sequence[int] = PLANETS) -> dict[str, bytes]:
 
 def hidden(out: Path) -> list[Path]:
     return [*out.rglob(".*")]
-
-
-def until(happens: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not happens():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 # A cluster of processes, started as people do.
@@ -160,18 +157,14 @@ def command(*arguments: object) -> Iterator[subprocess.Popen[str]]:
             ended(process)
 
 
-def finished(out: Path) -> int:
-    return sum(record["status"] == "done" for record in records(out))
-
-
 def test_a_worker_is_killed_and_nothing_is_lost(real: Processes, many: Path, locally: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     doomed = real.worker("--no-nanny")
     assert len(real.client.nthreads()) == 2
     with command("calibrate", many, out, *FLAGS, "--dask", real.address, "--json") as process:
-        until(lambda: finished(out) >= 4)
+        until(lambda: items_done(out) >= 4)
         doomed.kill()
-        assert finished(out) < 2 * len(PLANETS)
+        assert items_done(out) < 2 * len(PLANETS)
         # What one that is killed while it writes leaves, certainly.
         folder = next(out.glob("*/0"))
         (folder / ".AIRS-CH0.signal.npy.0123.tmp").write_bytes(b"half")
@@ -179,7 +172,7 @@ def test_a_worker_is_killed_and_nothing_is_lost(real: Processes, many: Path, loc
     assert process.returncode == 0, logged
     summary = json.loads(said)
     # An item that was finished by the one killed, with no account of it, is found there by the one that has it next.
-    assert summary["done"] + summary["skipped"] == finished(out) == 2 * len(PLANETS)
+    assert summary["done"] + summary["skipped"] == items_done(out) == 2 * len(PLANETS)
     assert (summary["failed"], summary["left"], summary["stopped"]) == ({}, 0, "")
     assert summary["skipped"] <= 4
     assert arrays(out) == arrays(locally)
@@ -191,11 +184,11 @@ def test_a_worker_is_killed_and_nothing_is_lost(real: Processes, many: Path, loc
 def test_an_interrupt_leaves_the_workers_idle(real: Processes, many: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with command("calibrate", many, out, *FLAGS, "--dask", real.address, "--json") as process:
-        until(lambda: finished(out) >= 3)
+        until(lambda: items_done(out) >= 3)
         process.send_signal(signal.SIGINT)
         said, logged = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
-    done = finished(out)
+    done = items_done(out)
     assert (json.loads(said)["done"], json.loads(said)["stopped"]) == (done, "interrupted")
     assert 3 <= done < 2 * len(PLANETS)
     left = 2 * len(PLANETS) - done
@@ -206,7 +199,7 @@ def test_an_interrupt_leaves_the_workers_idle(real: Processes, many: Path, tmp_p
     ]
     until(lambda: not any(real.client.processing().values()))
     time.sleep(0.5)
-    assert finished(out) == done
+    assert items_done(out) == done
     assert hidden(out) == []
 
 
@@ -269,7 +262,7 @@ def test_what_is_not_made_again_has_failed(many: Path, tmp_path: Path) -> None:
         how: dict[str, Any] = {"planets": [101, 102], "client": started.client}
         summary = gpucal.run(dataset, out, CONFIG, overwrite=True, **how)
         assert (summary.skipped, [*summary.failed]) == (0, [f"planet 101 visit 0 {name}" for name in BINS])
-        assert finished(out) == 4  # what was there is kept
+        assert items_done(out) == 4  # what was there is kept
 
 
 # As if it were not installed there.
@@ -295,7 +288,7 @@ def test_a_scheduler_that_dies_is_one_line(many: Path, tmp_path: Path) -> None:
     with processes(tmp_path) as started:
         started.worker()
         with command("calibrate", many, out, *FLAGS, "--dask", started.address) as process:
-            until(lambda: finished(out) >= 1)
+            until(lambda: items_done(out) >= 1)
             started.scheduler.kill()
             _, logged = process.communicate(timeout=PATIENCE)
     assert process.returncode == 2
@@ -342,12 +335,12 @@ def test_a_local_cluster(many: Path, locally: Path, tmp_path: Path) -> None:
 def test_an_interrupt_from_the_terminal_ends_a_local_cluster(many: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with command("calibrate", many, out, *FLAGS, "--dask") as process:
-        until(lambda: finished(out) >= 1)
+        until(lambda: items_done(out) >= 1)
         os.killpg(process.pid, signal.SIGINT)  # which a terminal sends to every process of the command
         _, logged = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     interrupted, last = logged.splitlines()
-    assert interrupted.startswith(f"gpucal: interrupted: {finished(out)} done")
+    assert interrupted.startswith(f"gpucal: interrupted: {items_done(out)} done")
     assert last == "gpucal: ended by SIGINT"
     assert hidden(out) == []
 
@@ -364,7 +357,7 @@ def session(leader: int) -> list[str]:
 def test_a_second_signal_leaves_no_process_of_a_local_cluster(many: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with command("calibrate", many, out, *FLAGS, "--dask") as process:
-        until(lambda: finished(out) >= 1)
+        until(lambda: items_done(out) >= 1)
         assert len(session(process.pid)) > 1
         for _ in range(2):
             os.killpg(process.pid, signal.SIGINT)
@@ -379,8 +372,8 @@ def test_a_second_signal_leaves_no_process_of_a_local_cluster(many: Path, tmp_pa
 
 def test_stop_is_asked(threads: Client, many: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    summary = gpucal.run(gpucal.open_dataset(many), out, CONFIG, client=threads, stop=lambda: finished(out) >= 4)
-    assert (summary.done, summary.stopped) == (finished(out), "interrupted")
+    summary = gpucal.run(gpucal.open_dataset(many), out, CONFIG, client=threads, stop=lambda: items_done(out) >= 4)
+    assert (summary.done, summary.stopped) == (items_done(out), "interrupted")
     assert 4 <= summary.done == ITEMS - summary.left < ITEMS
     until(lambda: not any(threads.processing().values()))
     none = gpucal.run(gpucal.open_dataset(many), tmp_path / "none", CONFIG, client=threads, stop=lambda: True)
@@ -395,7 +388,7 @@ def test_a_worker_that_waits_for_another_run_can_be_halted(threads: Client, many
         assert another.claim(100, 0, DETECTORS["AIRS-CH0"])
         how: dict[str, Any] = {"planets": [100], "client": threads, "backend": "numpy"}
         began = time.monotonic()
-        summary = gpucal.run(dataset, out, CONFIG, stop=lambda: finished(out) >= 1, **how)
+        summary = gpucal.run(dataset, out, CONFIG, stop=lambda: items_done(out) >= 1, **how)
         assert time.monotonic() - began < 15
         assert (summary.done, summary.left, summary.failed, summary.stopped) == (1, 1, {}, "interrupted")
         # The worker is free for others.
@@ -485,11 +478,11 @@ def test_the_time_limit(threads: Client, many: Path, tmp_path: Path, monkeypatch
     monkeypatch.setattr(Job, "work", slow)
     began = time.monotonic()
     summary = gpucal.run(dataset, tmp_path / "out", CONFIG, client=threads, time_limit=4.0, backend="numpy")
-    assert time.monotonic() - began < 15.0  # all of it takes 20 s
+    assert time.monotonic() - began < 5.0
     assert summary.stopped == "time limit"
     assert 1 <= summary.done < 2 * len(PLANETS)
     assert summary.done + summary.left == 2 * len(PLANETS)
-    assert finished(tmp_path / "out") >= summary.done
+    assert items_done(tmp_path / "out") >= summary.done
     over = gpucal.run(dataset, tmp_path / "none", CONFIG, client=threads, time_limit=1e-9)
     assert (over.done, over.left, over.stopped) == (0, 2 * len(PLANETS), "time limit")
 
@@ -516,7 +509,7 @@ def test_an_interrupt_counts_what_is_in_hand(threads: Client, many: Path, tmp_pa
 
     with pytest.raises(KeyboardInterrupt):
         cluster.spread(threads, job, dataset, dataset, summary, until=None, tick=interrupted)
-    assert 4 <= summary.done == finished(job.out) < 2 * len(PLANETS)
+    assert 4 <= summary.done == items_done(job.out) < 2 * len(PLANETS)
     assert summary.left == 2 * len(PLANETS) - summary.done
     until(lambda: not any(threads.processing().values()))
 
@@ -533,7 +526,7 @@ def test_a_full_disk_stops_the_run(
 
     monkeypatch.setattr(gpucal.store.Store, "commit", full)
     summary = gpucal.run(gpucal.open_dataset(many), tmp_path / "out", CONFIG, client=threads)
-    assert summary.done == finished(tmp_path / "out") <= 6
+    assert summary.done == items_done(tmp_path / "out") <= 6
     assert 1 <= len(summary.failed) <= 2
     said = re.fullmatch(
         r"\S+/out: nothing more can be written; the (\d+) items still to be done need about \d+ MB and .* are free; .*",

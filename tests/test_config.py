@@ -185,7 +185,7 @@ WRONG = {
     **{name: [0, 1, 1.0, "true", None, "False", np.True_, []] for name in FLAGS},
     **{name: ["", "SUM", "both", None, 0, True, ["sum"], "sum\nmean"] for name in CHOICES},
     **{name: [0, 0.0, -1.0, math.nan, math.inf, -math.inf, "5", None, True, False, [5.0], 1j] for name in FLOATS},
-    "flat_minimum": [-1e-300, -1.0, math.nan, math.inf, -math.inf, "0", None, True, False, [0.0], 1j],
+    "flat_minimum": [-sys.float_info.min, -1.0, math.nan, math.inf, -math.inf, "0", None, True, False, [0.0], 1j],
     "hot_iterations": [0, -1, 5.0, "5", None, True, math.inf],
     "saturation": [0, -1, 65_537, 65_535.0, "65535", None, True, math.nan],
 }

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import BINS, PLANETS, Made
+from conftest import BINS, PLANETS, Made, items_done, until
 from launch import require_compiler
 
 import gpucal
@@ -90,17 +90,6 @@ def command(child: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
             yield process
         finally:
             process.kill()
-
-
-def until(happens: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not happens():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def finished(out: Path) -> int:
-    return sum(record["status"] == "done" for record in records(out))
 
 
 @pytest.fixture
@@ -212,11 +201,11 @@ def test_a_signal_from_the_terminal_ends_every_process_in_order(
 ) -> None:
     out = tmp_path / "out"
     with command(SLOW, many, out, *FLAGS, "--json") as process:
-        until(lambda: finished(out) >= 3)
+        until(lambda: items_done(out) >= 3)
         os.killpg(process.pid, number)  # which a terminal sends to every process of the command
         said, logged = process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + number
-    done = finished(out)
+    done = items_done(out)
     assert 3 <= done < ITEMS
     assert logged.splitlines() == [
         f"gpucal: interrupted: {done} done, 0 already there, 0 failed, {ITEMS - done} left; what is finished is kept, "
@@ -265,8 +254,8 @@ def test_stop_ends_it_with_a_summary(
 ) -> None:
     out = tmp_path / "out"
     monkeypatch.setattr(fleet, "COMMAND", (sys.executable, "-c", SLOW))
-    summary = gpucal.run(gpucal.open_dataset(many), out, CONFIG, stop=lambda: finished(out) >= 3)
-    assert (summary.done, summary.stopped) == (finished(out), "interrupted")
+    summary = gpucal.run(gpucal.open_dataset(many), out, CONFIG, stop=lambda: items_done(out) >= 3)
+    assert (summary.done, summary.stopped) == (items_done(out), "interrupted")
     assert 3 <= summary.done == ITEMS - summary.left < ITEMS
     # Signalled before it listens, a process has nothing to say.
     monkeypatch.setattr(fleet, "COMMAND", (sys.executable, "-c", "import time; time.sleep(60)"))

@@ -42,11 +42,13 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return many.make(tmp_path_factory.mktemp("source") / "many", PLANETS)
 
 
-def is_ready(pid: int) -> bool:
-    """Whether a run has its signal handlers, or has ended meanwhile."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    caught = re.search(r"^SigCgt:\s*([0-9a-f]+)$", status, re.MULTILINE)
-    return "\nState:\tZ" in status or bool(caught and int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
+def wait_for_handlers(pid: int) -> None:
+    """Wait until a run has its signal handlers, or has ended meanwhile."""
+    for _ in many.until(30, "handlers"):
+        status = Path(f"/proc/{pid}/status").read_text()
+        caught = re.search(r"^SigCgt:\s*([0-9a-f]+)$", status, re.MULTILINE)
+        if "\nState:\tZ" in status or (caught and int(caught[1], 16) >> (signal.SIGTERM - 1) & 1):
+            return
 
 
 def finished(out: Path) -> int:
@@ -95,9 +97,7 @@ def test_a_signal_ends_a_run_in_order(runs: Runs, source: Path, tmp_path: Path, 
     for number in (signal.SIGINT, signal.SIGTERM) * (rounds // 2):
         before = finished(out)
         run = runs.start("calibrate", *command, *SETTINGS)
-        for _ in many.until(30, "handlers"):
-            if is_ready(run.pid):
-                break
+        wait_for_handlers(run.pid)
         time.sleep(chance.uniform(0, life))
         run.send(number)
         moment = check(run.wait(), number, out, before)
@@ -121,9 +121,7 @@ def test_a_signal_ends_the_command_line_in_order(source: Path, tmp_path: Path, n
         out = tmp_path / f"out-{k}"
         command = many.command_line("calibrate", source, out, *SETTINGS)
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
-            for _ in many.until(30, "handlers"):
-                if is_ready(run.pid):
-                    break
+            wait_for_handlers(run.pid)
             time.sleep(chance.uniform(0, 1.5))
             run.send_signal(number)
             said, errors = run.communicate()
@@ -135,16 +133,12 @@ def test_a_signal_ends_the_command_line_in_order(source: Path, tmp_path: Path, n
 def test_a_signal_that_is_ignored_stays_ignored(runs: Runs, source: Path, tmp_path: Path) -> None:
     """As a shell's & and nohup want it."""
     run = runs.start("calibrate", source, tmp_path / "out", *SETTINGS, ignore=[signal.SIGINT])
-    for _ in many.until(30, "handlers"):
-        if is_ready(run.pid):
-            break
+    wait_for_handlers(run.pid)
     run.send(signal.SIGINT)
     run.send(signal.SIGTERM)
     assert run.wait().code == 128 + signal.SIGTERM
     run = runs.start("calibrate", source, tmp_path / "out", *SETTINGS, ignore=[signal.SIGINT])
-    for _ in many.until(30, "handlers"):
-        if is_ready(run.pid):
-            break
+    wait_for_handlers(run.pid)
     run.send(signal.SIGINT)
     ended = run.wait()
     assert (ended.code, ended.lines) == (0, [])
