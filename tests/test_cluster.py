@@ -38,6 +38,7 @@ from gpucal.foreman import Foreman
 from gpucal.job import Job
 from gpucal.records import records
 from gpucal.report import Summary
+from gpucal.store import Store
 
 CONFIG = Calibration(bins=BINS)
 ITEMS = 2 * len(PLANETS)
@@ -74,6 +75,41 @@ def arrays(out: Path, planets: Sequence[int] = PLANETS) -> dict[str, bytes]:
 
 def hidden(out: Path) -> list[Path]:
     return [*out.rglob(".*")]
+
+
+# Items that take a while, 40 of them 8 s and more: what interrupts a run does so before it is over.
+LEISURELY = """
+import time
+from gpucal.store import Store
+
+commit = Store.__dict__.get("plain", Store.commit)  # Dask may import this twice
+
+def leisurely(self, *arguments, **options):
+    commit(self, *arguments, **options)
+    time.sleep(0.2)
+
+Store.plain, Store.commit = commit, leisurely
+"""
+
+
+@pytest.fixture(scope="module")
+def preload(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What makes a worker's items `LEISURELY`."""
+    path = tmp_path_factory.mktemp("preload") / "leisurely.py"
+    path.write_text(LEISURELY)
+    return path
+
+
+@pytest.fixture
+def leisurely(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same in this process."""
+    commit = Store.commit
+
+    def slow(self: Store, *arguments: Any, **options: Any) -> None:
+        commit(self, *arguments, **options)
+        time.sleep(0.2)
+
+    monkeypatch.setattr(Store, "commit", slow)
 
 
 # A cluster of processes, started as people do.
@@ -133,21 +169,25 @@ def processes(folder: Path, **settings: object) -> Iterator[Processes]:
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
-    """A scheduler and a worker."""
+def real(preload: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+    """A scheduler and a worker of leisure."""
     with processes(tmp_path_factory.mktemp("dask")) as started:
-        started.worker()
+        started.worker("--preload", str(preload))
         yield started
 
 
 @contextmanager
-def command(*arguments: object) -> Iterator[subprocess.Popen[str]]:
+def command(*arguments: object, preload: Path | None = None) -> Iterator[subprocess.Popen[str]]:
+    """The command line in a session of its own; a local cluster's workers load what is to be loaded first."""
+    environment = {**os.environ, "PYTHONWARNINGS": ""}
+    if preload:
+        environment["DASK_DISTRIBUTED__WORKER__PRELOAD"] = str([str(preload)])
     process = subprocess.Popen(
         [sys.executable, "-m", "gpucal.cli", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONWARNINGS": ""},
+        env=environment,
         start_new_session=True,
     )
     with process:
@@ -157,9 +197,11 @@ def command(*arguments: object) -> Iterator[subprocess.Popen[str]]:
             ended(process)
 
 
-def test_a_worker_is_killed_and_nothing_is_lost(real: Processes, many: Path, locally: Path, tmp_path: Path) -> None:
+def test_a_worker_is_killed_and_nothing_is_lost(
+    real: Processes, preload: Path, many: Path, locally: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
-    doomed = real.worker("--no-nanny")
+    doomed = real.worker("--no-nanny", "--preload", str(preload))
     assert len(real.client.nthreads()) == 2
     with command("calibrate", many, out, *FLAGS, "--dask", real.address, "--json") as process:
         until(lambda: items_done(out) >= 4)
@@ -221,7 +263,7 @@ def test_a_broken_planet_costs_itself(real: Processes, many: Path, tmp_path: Pat
     assert (out / "gpucal.log").read_text().count("planet 103") == 1
 
 
-PRELOAD = """
+DEADLY = """
 import os
 from gpucal.job import Job
 
@@ -238,7 +280,7 @@ Job.plain, Job.work = work, deadly
 
 def test_an_observation_that_kills_its_workers_costs_itself(many: Path, tmp_path: Path) -> None:
     out, preload = tmp_path / "out", tmp_path / "deadly.py"
-    preload.write_text(PRELOAD)
+    preload.write_text(DEADLY)
     with processes(tmp_path, scheduler__allowed_failures=0) as started:
         started.worker("--preload", str(preload))
         dataset = gpucal.open_dataset(many)
@@ -254,7 +296,7 @@ def test_an_observation_that_kills_its_workers_costs_itself(many: Path, tmp_path
 def test_what_is_not_made_again_has_failed(many: Path, tmp_path: Path) -> None:
     """As a local run has it, where a result of before is there, but was to be made again."""
     out, preload = tmp_path / "out", tmp_path / "deadly.py"
-    preload.write_text(PRELOAD)
+    preload.write_text(DEADLY)
     dataset = gpucal.open_dataset(many)
     assert gpucal.run(dataset, out, CONFIG, planets=[101, 102]).done == 4
     with processes(tmp_path, scheduler__allowed_failures=0) as started:
@@ -283,10 +325,10 @@ def test_workers_without_gpucal(many: Path, tmp_path: Path) -> None:
             gpucal.run(gpucal.open_dataset(many), tmp_path / "out", CONFIG, client=started.client)
 
 
-def test_a_scheduler_that_dies_is_one_line(many: Path, tmp_path: Path) -> None:
+def test_a_scheduler_that_dies_is_one_line(preload: Path, many: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with processes(tmp_path) as started:
-        started.worker()
+        started.worker("--preload", str(preload))
         with command("calibrate", many, out, *FLAGS, "--dask", started.address) as process:
             until(lambda: items_done(out) >= 1)
             started.scheduler.kill()
@@ -332,9 +374,9 @@ def test_a_local_cluster(many: Path, locally: Path, tmp_path: Path) -> None:
     assert arrays(out, planets) == arrays(locally, planets)
 
 
-def test_an_interrupt_from_the_terminal_ends_a_local_cluster(many: Path, tmp_path: Path) -> None:
+def test_an_interrupt_from_the_terminal_ends_a_local_cluster(preload: Path, many: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with command("calibrate", many, out, *FLAGS, "--dask") as process:
+    with command("calibrate", many, out, *FLAGS, "--dask", preload=preload) as process:
         until(lambda: items_done(out) >= 1)
         os.killpg(process.pid, signal.SIGINT)  # which a terminal sends to every process of the command
         _, logged = process.communicate(timeout=PATIENCE)
@@ -354,9 +396,9 @@ def session(leader: int) -> list[str]:
     return [stat[0] for stat in stats if stat[3] == str(leader) and stat[0] != "Z"]
 
 
-def test_a_second_signal_leaves_no_process_of_a_local_cluster(many: Path, tmp_path: Path) -> None:
+def test_a_second_signal_leaves_no_process_of_a_local_cluster(preload: Path, many: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with command("calibrate", many, out, *FLAGS, "--dask") as process:
+    with command("calibrate", many, out, *FLAGS, "--dask", preload=preload) as process:
         until(lambda: items_done(out) >= 1)
         assert len(session(process.pid)) > 1
         for _ in range(2):
@@ -370,6 +412,7 @@ def test_a_second_signal_leaves_no_process_of_a_local_cluster(many: Path, tmp_pa
 # What a cluster within this process is enough for.
 
 
+@pytest.mark.usefixtures("leisurely")
 def test_stop_is_asked(threads: Client, many: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     summary = gpucal.run(gpucal.open_dataset(many), out, CONFIG, client=threads, stop=lambda: items_done(out) >= 4)
@@ -383,7 +426,7 @@ def test_stop_is_asked(threads: Client, many: Path, tmp_path: Path) -> None:
 
 def test_a_worker_that_waits_for_another_run_can_be_halted(threads: Client, many: Path, tmp_path: Path) -> None:
     dataset, out = gpucal.open_dataset(many), tmp_path / "out"
-    with closing(gpucal.store.Store(out)) as another:
+    with closing(Store(out)) as another:
         another.begin(Job(out, CONFIG, "float32", "cubes", False, "numpy", 1, None).settings)
         assert another.claim(100, 0, DETECTORS["AIRS-CH0"])
         how: dict[str, Any] = {"planets": [100], "client": threads, "backend": "numpy"}
@@ -467,6 +510,11 @@ def test_an_error_is_heard_once(threads: Client, old: Made, tmp_path: Path, capl
     assert (tmp_path / "out" / "gpucal.log").read_text().count("FGS1_signal") == 1
 
 
+def once_within(bound: float, seconds: Callable[[Path], float], folder: Path) -> bool:
+    """Whether one of three runs takes less: a machine may pause, and not every time."""
+    return any(seconds(folder / str(k)) < bound for k in range(3))
+
+
 def test_the_time_limit(threads: Client, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = gpucal.open_dataset(many)
     work = Job.work
@@ -476,13 +524,18 @@ def test_the_time_limit(threads: Client, many: Path, tmp_path: Path, monkeypatch
         time.sleep(1.0)
 
     monkeypatch.setattr(Job, "work", slow)
-    began = time.monotonic()
-    summary = gpucal.run(dataset, tmp_path / "out", CONFIG, client=threads, time_limit=4.0, backend="numpy")
-    assert time.monotonic() - began < 5.0
-    assert summary.stopped == "time limit"
-    assert 1 <= summary.done < 2 * len(PLANETS)
-    assert summary.done + summary.left == 2 * len(PLANETS)
-    assert items_done(tmp_path / "out") >= summary.done
+
+    def seconds(out: Path) -> float:
+        began = time.monotonic()
+        summary = gpucal.run(dataset, out, CONFIG, client=threads, time_limit=4.0, backend="numpy")
+        took = time.monotonic() - began
+        assert summary.stopped == "time limit"
+        assert 1 <= summary.done < 2 * len(PLANETS)
+        assert summary.done + summary.left == 2 * len(PLANETS)
+        assert items_done(out) >= summary.done
+        return took
+
+    assert once_within(5.0, seconds, tmp_path)
     over = gpucal.run(dataset, tmp_path / "none", CONFIG, client=threads, time_limit=1e-9)
     assert (over.done, over.left, over.stopped) == (0, 2 * len(PLANETS), "time limit")
 
@@ -491,16 +544,22 @@ def test_what_hangs_does_not_outlive_the_time_limit(
     threads: Client, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Job, "work", lambda *_, **__: time.sleep(4.0))
-    began = time.monotonic()
-    summary = gpucal.run(gpucal.open_dataset(many), tmp_path / "out", CONFIG, client=threads, time_limit=1.0)
-    assert time.monotonic() - began < 3.5
-    assert (summary.done, summary.left, summary.stopped) == (0, 2 * len(PLANETS), "time limit")
+
+    def seconds(out: Path) -> float:
+        began = time.monotonic()
+        summary = gpucal.run(gpucal.open_dataset(many), out, CONFIG, client=threads, time_limit=1.0)
+        took = time.monotonic() - began
+        assert (summary.done, summary.left, summary.stopped) == (0, 2 * len(PLANETS), "time limit")
+        return took
+
+    assert once_within(3.5, seconds, tmp_path)
 
 
+@pytest.mark.usefixtures("leisurely")
 def test_an_interrupt_counts_what_is_in_hand(threads: Client, many: Path, tmp_path: Path) -> None:
     summary = Summary()
     job = Job(tmp_path / "out", CONFIG, "float32", "cubes", False, "numpy", 1, None)
-    assert gpucal.store.Store(job.out).begin(job.settings)
+    assert Store(job.out).begin(job.settings)
     dataset = gpucal.open_dataset(many)
 
     def interrupted(ended: int) -> None:
@@ -517,14 +576,14 @@ def test_an_interrupt_counts_what_is_in_hand(threads: Client, many: Path, tmp_pa
 def test_a_full_disk_stops_the_run(
     threads: Client, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commit = gpucal.store.Store.commit
+    commit = Store.commit
 
-    def full(self: gpucal.store.Store, cal: gpucal.Calibrated, *arguments: Any, **options: Any) -> None:
+    def full(self: Store, cal: gpucal.Calibrated, *arguments: Any, **options: Any) -> None:
         if cal.planet >= 103:
             raise OutputLost("disk: cannot be written (No space left on device)")
         commit(self, cal, *arguments, **options)
 
-    monkeypatch.setattr(gpucal.store.Store, "commit", full)
+    monkeypatch.setattr(Store, "commit", full)
     summary = gpucal.run(gpucal.open_dataset(many), tmp_path / "out", CONFIG, client=threads)
     assert summary.done == items_done(tmp_path / "out") <= 6
     assert 1 <= len(summary.failed) <= 2

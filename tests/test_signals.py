@@ -102,6 +102,7 @@ def test_a_signal_ends_a_run_in_order(runs: Runs, source: Path, tmp_path: Path, 
         run.send(number)
         moment = check(run.wait(), number, out, before)
         when[moment] += 1
+        life *= 0.9 if moment == "after" else 1.03  # as the machine has it by now: one signal in five comes too late
         if moment in ("after", "finishing"):
             ended = runs.calibrate(*command)
             assert (ended.code, ended.lines, many.litter(out)) == (0, [], [])
@@ -132,15 +133,17 @@ def test_a_signal_ends_the_command_line_in_order(source: Path, tmp_path: Path, n
 
 def test_a_signal_that_is_ignored_stays_ignored(runs: Runs, source: Path, tmp_path: Path) -> None:
     """As a shell's & and nohup want it."""
-    run = runs.start("calibrate", source, tmp_path / "out", *SETTINGS, ignore=[signal.SIGINT])
-    wait_for_handlers(run.pid)
-    run.send(signal.SIGINT)
-    run.send(signal.SIGTERM)
-    assert run.wait().code == 128 + signal.SIGTERM
-    run = runs.start("calibrate", source, tmp_path / "out", *SETTINGS, ignore=[signal.SIGINT])
-    wait_for_handlers(run.pid)
-    run.send(signal.SIGINT)
-    ended = run.wait()
+
+    def sent(*numbers: int) -> Ended:
+        run = runs.start("calibrate", source, tmp_path / "out", "--overwrite", *SETTINGS, ignore=[signal.SIGINT])
+        wait_for_handlers(run.pid)
+        for number in numbers:
+            run.send(number)
+        return run.wait()
+
+    # one of five is not over before it is told to end
+    assert 128 + signal.SIGTERM in (sent(signal.SIGINT, signal.SIGTERM).code for _ in range(5))
+    ended = sent(signal.SIGINT)
     assert (ended.code, ended.lines) == (0, [])
     assert (many.wrong(tmp_path / "out"), many.litter(tmp_path / "out")) == ([], [])
 
@@ -162,7 +165,7 @@ def test_a_signal_waits_for_imports(number: int) -> None:
 @pytest.mark.parametrize("rounds", [3, pytest.param(30, marks=pytest.mark.slow)])
 def test_an_interrupt_while_polars_decodes_ends_a_run_in_order(tmp_path: Path, rounds: int) -> None:
     """It looks for SIGINT itself. With frames enough that a run spends its time there, and a summary to the last."""
-    raw, chance, interrupted = tmp_path / "raw", random.Random(rounds), 0
+    raw, chance, interrupted, life = tmp_path / "raw", random.Random(rounds), 0, 0.5
     (first,) = synthesize(raw, layout="2025", frames=2400)
     for planet in range(first + 1, first + 8):
         (raw / "train" / str(planet)).symlink_to(str(first))
@@ -174,18 +177,19 @@ def test_an_interrupt_while_polars_decodes_ends_a_run_in_order(tmp_path: Path, r
             for _ in many.until(60, "item"):
                 if any(out.glob("*/*/*.json")):
                     break
-            time.sleep(chance.uniform(0, 0.5))
+            time.sleep(chance.uniform(0, life))
             run.send_signal(signal.SIGINT)
             said, errors = run.communicate()
         summary = json.loads(said)
         if run.returncode == 0:
+            life *= 0.7
             continue
         interrupted += 1
         assert (run.returncode, summary["stopped"], summary["failed"]) == (130, "interrupted", {})
         assert summary["done"] == finished(out) == 16 - summary["left"]
         assert errors.splitlines()[-1] == "gpucal: ended by SIGINT"
         assert len(errors.splitlines()) == 2
-    assert interrupted > 0
+    assert interrupted > rounds / 4
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
