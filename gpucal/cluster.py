@@ -70,7 +70,7 @@ def connected(
     if address is None:
         cluster = _local_cluster(distributed, workers, memory, backend)
         with _quiet(), cluster, distributed.Client(cluster, set_as_default=False) as client:
-            client.register_plugin(_apart(distributed), name="gpucal-apart")
+            client.register_plugin(_apart(), name="gpucal-apart")
             yield client
         return
     try:
@@ -90,8 +90,10 @@ def connected(
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep Dask from logging, with tracebacks, that a scheduler or a worker is lost: here that is one line or none."""
-    # The one has a level of its own; what sends, at INFO with a traceback, and what is sent over have the other's.
-    levels = {logger: logger.level for logger in map(logging.getLogger, ("distributed", "distributed.client"))}
+    # The client has a level of its own; what sends, at INFO with a traceback, and what is sent over have distributed's.
+    # A message to a scheduler that is gone already fails in Tornado's loop.
+    names = ("distributed", "distributed.client", "tornado.application")
+    levels = {logger: logger.level for logger in map(logging.getLogger, names)}
     for logger in levels:
         logger.setLevel(logging.CRITICAL)
     try:
@@ -193,13 +195,14 @@ def _local_cluster(
     return local
 
 
-def _apart(distributed: Any) -> object:  # noqa: ANN401, a ModuleType has no classes to inherit from
+def _apart() -> object:
     """Make a plugin that keeps a terminal's interrupt from workers: this process gets it, and ends them in order.
 
     Their last heartbeats, when the scheduler has let them go, are nobody's business either.
     """
+    from distributed import WorkerPlugin
 
-    class Apart(distributed.WorkerPlugin):  # type: ignore[misc]
+    class Apart(WorkerPlugin):
         def setup(self, worker: object) -> None:
             os.setpgid(0, 0)  # not by ignoring it, as Polars handles it all the same
             logging.getLogger("distributed.worker").addFilter(lambda record: record.funcName != "heartbeat")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from gpucal import __version__
@@ -26,6 +26,9 @@ from gpucal.records import read_record, record_path
 from gpucal.report import Summary
 from gpucal.store import Store
 from gpucal.tasks import Errand, calibrate_one, halt, opened, process_id
+
+if TYPE_CHECKING:
+    from distributed import Future
 
 __all__ = ["ANSWER", "Foreman"]
 
@@ -167,10 +170,10 @@ class Foreman:
             arguments = (self.listing, self.errand, *obs.key, crowd, self.summary.left - len(DETECTORS))
             future = self.client.submit(calibrate_one, *arguments, key=key, pure=False, retries=_RETRIES)
             self.flying[key] = future, obs
-            self._tell_of(future)
+            future.add_done_callback(self._note)
 
-    def _tell_of(self, future: Any) -> None:  # noqa: ANN401, distributed has few types
-        future.add_done_callback(lambda future: self.ended.put(future.key))
+    def _note(self, ended: Future[Any]) -> None:
+        self.ended.put(str(ended.key))
 
     def _is_late(self) -> bool:
         """Tell whether an observation submitted now would end too late: it waits for those before it."""
@@ -204,7 +207,7 @@ class Foreman:
             try:
                 record = future.result(timeout=ANSWER)
             except (TimeoutError, KilledWorker):  # the account went with its worker, and is made again
-                self._tell_of(future)
+                future.add_done_callback(self._note)
                 return None
         del self.flying[key]
         if error is None:

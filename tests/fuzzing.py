@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from mutants import ON_BYTES, ON_PARTS, RIGHT, SMALL, axes, calibration, corpus, mutant
 from numpy.typing import NDArray
 
+from gpucal.budget import BLOCK
 from gpucal.decoders import DECODERS
 from gpucal.errors import InputError
 from gpucal.frames import find_adc, read_adc_table, read_axis, read_frames, read_raw_frames
@@ -194,8 +195,9 @@ def told(path: Path) -> dict[str, str]:
 
     def decode(decoder: str, strict: bool) -> Iterator[NDArray[Any]]:
         signal = open_signal(path, SMALL, strict=strict)
-        pixels = ([slice(k, k + 1)] for k in range(SMALL.n_pixels))  # one by one, as a run has columns so long
-        return (counts for _, counts in signal.load(decoder).decode(pixels))
+        step = max(1, BLOCK // (2 * (signal.n_frames or 1)))  # as in a run: long columns one by one
+        units = ([slice(k, min(k + step, SMALL.n_pixels))] for k in range(0, SMALL.n_pixels, step))
+        return (counts for _, counts in signal.load(decoder).decode(units))
 
     if kind == "signal":
         ways = {decoder: partial(decode, decoder, False) for decoder in DECODERS}

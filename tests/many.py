@@ -13,7 +13,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import count
@@ -234,15 +233,6 @@ def _timeless(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _timeless(part) for name, part in value.items() if name not in ("seconds", "created")}
     return [_timeless(part) for part in value] if isinstance(value, list) else value
-
-
-def until(seconds: float, what: str) -> Iterator[None]:
-    """Wait for something, looking again and again, until the time is up."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        yield
-        time.sleep(0.002)
-    raise AssertionError(f"no {what} after {seconds} s")
 
 
 def use(frames: Mapping[str, Any]) -> None:

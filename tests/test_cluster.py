@@ -343,14 +343,17 @@ def test_dask_does_not_log_that_a_message_was_lost(
     """With a traceback, to a terminal: what a client has to say in the moment in which a scheduler dies."""
 
     async def closed(*message: object, **how: object) -> None:
+        comm.abort()
         raise CommClosedError
 
     with cluster.connected(real.address, workers=None, memory=None) as client:
         sender = client.scheduler_comm
+        comm = sender.comm
         monkeypatch.setattr(logging.getLogger("distributed"), "handlers", [caplog.handler])  # which hands nothing on
-        monkeypatch.setattr(sender.comm, "write", closed)
+        monkeypatch.setattr(comm, "write", closed)
         client.submit(int)
-        until(lambda: sender.comm is None or sender.comm.closed())
+        # closed while it connects again, it would leave a socket open
+        until(lambda: client.scheduler_comm is not sender and client.status == "running")
     assert caplog.messages == []
 
 
@@ -510,11 +513,6 @@ def test_an_error_is_heard_once(threads: Client, old: Made, tmp_path: Path, capl
     assert (tmp_path / "out" / "gpucal.log").read_text().count("FGS1_signal") == 1
 
 
-def once_within(bound: float, seconds: Callable[[Path], float], folder: Path) -> bool:
-    """Whether one of three runs takes less: a machine may pause, and not every time."""
-    return any(seconds(folder / str(k)) < bound for k in range(3))
-
-
 def test_the_time_limit(threads: Client, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = gpucal.open_dataset(many)
     work = Job.work
@@ -524,18 +522,13 @@ def test_the_time_limit(threads: Client, many: Path, tmp_path: Path, monkeypatch
         time.sleep(1.0)
 
     monkeypatch.setattr(Job, "work", slow)
-
-    def seconds(out: Path) -> float:
-        began = time.monotonic()
-        summary = gpucal.run(dataset, out, CONFIG, client=threads, time_limit=4.0, backend="numpy")
-        took = time.monotonic() - began
-        assert summary.stopped == "time limit"
-        assert 1 <= summary.done < 2 * len(PLANETS)
-        assert summary.done + summary.left == 2 * len(PLANETS)
-        assert items_done(out) >= summary.done
-        return took
-
-    assert once_within(5.0, seconds, tmp_path)
+    began = time.monotonic()
+    summary = gpucal.run(dataset, tmp_path / "out", CONFIG, client=threads, time_limit=4.0, backend="numpy")
+    assert time.monotonic() - began < 5.0
+    assert summary.stopped == "time limit"
+    assert 1 <= summary.done < 2 * len(PLANETS)
+    assert summary.done + summary.left == 2 * len(PLANETS)
+    assert items_done(tmp_path / "out") >= summary.done
     over = gpucal.run(dataset, tmp_path / "none", CONFIG, client=threads, time_limit=1e-9)
     assert (over.done, over.left, over.stopped) == (0, 2 * len(PLANETS), "time limit")
 
@@ -544,15 +537,10 @@ def test_what_hangs_does_not_outlive_the_time_limit(
     threads: Client, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Job, "work", lambda *_, **__: time.sleep(4.0))
-
-    def seconds(out: Path) -> float:
-        began = time.monotonic()
-        summary = gpucal.run(gpucal.open_dataset(many), out, CONFIG, client=threads, time_limit=1.0)
-        took = time.monotonic() - began
-        assert (summary.done, summary.left, summary.stopped) == (0, 2 * len(PLANETS), "time limit")
-        return took
-
-    assert once_within(3.5, seconds, tmp_path)
+    began = time.monotonic()
+    summary = gpucal.run(gpucal.open_dataset(many), tmp_path / "out", CONFIG, client=threads, time_limit=1.0)
+    assert time.monotonic() - began < 3.5
+    assert (summary.done, summary.left, summary.stopped) == (0, 2 * len(PLANETS), "time limit")
 
 
 @pytest.mark.usefixtures("leisurely")

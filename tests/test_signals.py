@@ -17,6 +17,7 @@ from pathlib import Path
 
 import many
 import pytest
+from conftest import items_done, until
 from many import HANG, SETTINGS, Ended, Runs
 
 from gpucal.cli import _Signals
@@ -44,15 +45,13 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def wait_for_handlers(pid: int) -> None:
     """Wait until a run has its signal handlers, or has ended meanwhile."""
-    for _ in many.until(30, "handlers"):
+
+    def ready() -> bool:
         status = Path(f"/proc/{pid}/status").read_text()
         caught = re.search(r"^SigCgt:\s*([0-9a-f]+)$", status, re.MULTILINE)
-        if "\nState:\tZ" in status or (caught and int(caught[1], 16) >> (signal.SIGTERM - 1) & 1):
-            return
+        return "\nState:\tZ" in status or bool(caught and int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
 
-
-def finished(out: Path) -> int:
-    return sum(record["status"] == "done" for _, record in many.all_records(out))
+    until(ready, 30)
 
 
 def check(ended: Ended, number: int, out: Path, before: int = 0, *, waited: bool = True) -> str:
@@ -61,7 +60,7 @@ def check(ended: Ended, number: int, out: Path, before: int = 0, *, waited: bool
     ``before`` it so many items were finished; it ``waited`` for the one it was writing.
     """
     assert ended.code in (0, 128 + number), ended
-    if ended.out or (not ended.lines and finished(out) == ITEMS):
+    if ended.out or (not ended.lines and items_done(out) == ITEMS):
         return "after"  # all is done: what becomes of a signal while the interpreter goes is its own
     assert not any(word in line for line in ended.lines for word in ("Traceback", "ignored")), ended
     if out.exists():
@@ -78,7 +77,7 @@ def check(ended: Ended, number: int, out: Path, before: int = 0, *, waited: bool
     if not done + skipped + left:
         return "starting"  # it has not looked at them yet
     assert done + skipped + left == ITEMS
-    assert done == finished(out) - before
+    assert done == items_done(out) - before
     assert skipped <= before
     return "during" if left else "finishing"
 
@@ -95,7 +94,7 @@ def test_a_signal_ends_a_run_in_order(runs: Runs, source: Path, tmp_path: Path, 
         assert runs.calibrate(source, tmp_path / folder, *command[2:]).code == 0
         life = min(life, time.monotonic() - began)
     for number in (signal.SIGINT, signal.SIGTERM) * (rounds // 2):
-        before = finished(out)
+        before = items_done(out)
         run = runs.start("calibrate", *command, *SETTINGS)
         wait_for_handlers(run.pid)
         time.sleep(chance.uniform(0, life))
@@ -131,21 +130,20 @@ def test_a_signal_ends_the_command_line_in_order(source: Path, tmp_path: Path, n
     print(dict(when))  # noqa: T201, with -s
 
 
-def test_a_signal_that_is_ignored_stays_ignored(runs: Runs, source: Path, tmp_path: Path) -> None:
+def test_a_signal_that_is_ignored_stays_ignored(source: Path, tmp_path: Path) -> None:
     """As a shell's & and nohup want it."""
-
-    def sent(*numbers: int) -> Ended:
-        run = runs.start("calibrate", source, tmp_path / "out", "--overwrite", *SETTINGS, ignore=[signal.SIGINT])
-        wait_for_handlers(run.pid)
-        for number in numbers:
-            run.send(number)
-        return run.wait()
-
-    # one of five is not over before it is told to end
-    assert 128 + signal.SIGTERM in (sent(signal.SIGINT, signal.SIGTERM).code for _ in range(5))
-    ended = sent(signal.SIGINT)
-    assert (ended.code, ended.lines) == (0, [])
-    assert (many.wrong(tmp_path / "out"), many.litter(tmp_path / "out")) == ([], [])
+    out, hangs_s = tmp_path / "out", 3
+    with Runs(tmp_path, many.build_faults(tmp_path)) as runs:
+        for numbers, code in (((signal.SIGINT, signal.SIGTERM), 128 + signal.SIGTERM), ((signal.SIGINT,), 0)):
+            hang = (str(out), 34, hangs_s, HANG)  # in the middle, long enough to be sent them
+            run = runs.start("calibrate", source, out, "--overwrite", *SETTINGS, fault=hang, ignore=[signal.SIGINT])
+            until(lambda: any(out.glob("*/*/.*.tmp")), 30)
+            for number in numbers:
+                run.send(number)
+            ended = run.wait()
+            assert ended.code == code, ended
+            assert many.litter(out) == []
+        assert (ended.lines, many.wrong(out)) == ([], [])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -174,9 +172,7 @@ def test_an_interrupt_while_polars_decodes_ends_a_run_in_order(tmp_path: Path, r
         out = tmp_path / f"out-{k}"
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         with subprocess.Popen([*command, str(out), "--json"], cwd=tmp_path, **pipes) as run:
-            for _ in many.until(60, "item"):
-                if any(out.glob("*/*/*.json")):
-                    break
+            until(lambda out=out: any(out.glob("*/*/*.json")))
             time.sleep(chance.uniform(0, life))
             run.send_signal(signal.SIGINT)
             said, errors = run.communicate()
@@ -186,7 +182,7 @@ def test_an_interrupt_while_polars_decodes_ends_a_run_in_order(tmp_path: Path, r
             continue
         interrupted += 1
         assert (run.returncode, summary["stopped"], summary["failed"]) == (130, "interrupted", {})
-        assert summary["done"] == finished(out) == 16 - summary["left"]
+        assert summary["done"] == items_done(out) == 16 - summary["left"]
         assert errors.splitlines()[-1] == "gpucal: ended by SIGINT"
         assert len(errors.splitlines()) == 2
     assert interrupted > rounds / 4
@@ -198,9 +194,7 @@ def test_a_second_signal_waits_for_nothing(source: Path, tmp_path: Path, number:
     out, hangs_s = tmp_path / "out", 60
     with Runs(tmp_path, many.build_faults(tmp_path)) as runs:
         run = runs.start("calibrate", source, out, *SETTINGS, fault=(str(out), 34, hangs_s, HANG))
-        for _ in many.until(30, "temporary file"):
-            if any(out.glob("*/*/.*.tmp")):
-                break
+        until(lambda: any(out.glob("*/*/.*.tmp")), 30)
         time.sleep(0.5)
         run.send(number)
         time.sleep(0.5)

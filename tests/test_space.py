@@ -11,6 +11,7 @@ from pathlib import Path
 
 import many
 import pytest
+from conftest import until
 from many import Ended, Runs
 
 PLANETS = range(1, 21)
@@ -125,11 +126,15 @@ def test_input_that_vanishes_costs_its_items(source: Path, tmp_path: Path) -> No
     out = tmp_path / "out"
     with Runs(tmp_path) as runs:
         run = runs.start("calibrate", theirs, out, "--json", *many.SETTINGS)
-        for _ in many.until(30, "item"):  # it goes on only while this one looks away
-            run.send(signal.SIGSTOP)
+
+        def has_an_item() -> bool:
+            run.send(signal.SIGSTOP)  # it goes on only while nobody looks
             if any(out.glob("*/*/*.json")):
-                break
+                return True
             run.send(signal.SIGCONT)
+            return False
+
+        until(has_an_item, 30)
         shutil.rmtree(theirs / "train" / "19")
         (theirs / "train" / "20" / "AIRS-CH0_signal.parquet").unlink()
         run.send(signal.SIGCONT)
