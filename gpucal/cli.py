@@ -16,13 +16,14 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from gpucal import __version__
 from gpucal.arguments import WRONG, parser
-from gpucal.errors import GpucalError
+from gpucal.errors import GpucalError, RunWarning
 from gpucal.flags import output_from, settings_from
 
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     log.addHandler(handler)
     arguments.signals = _Signals()
     try:
-        with arguments.signals:
+        with warnings.catch_warnings(), arguments.signals:
+            warnings.simplefilter("ignore", RunWarning)  # the log and the summary say it here
             code = _VERBS[arguments.verb](arguments)
     except GpucalError as error:
         _say(traceback.format_exc().rstrip() if arguments.debug else f"gpucal: {error}", sys.stderr)
@@ -141,7 +143,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
         from gpucal.runs import run
 
     dataset = open_dataset(arguments.dataset, arguments.split)
-    settings = settings_from(arguments, dataset.layout.preset)
+    settings = settings_from(arguments)
     with _client(arguments) as client:
         summary = run(
             dataset,

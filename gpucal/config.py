@@ -19,7 +19,8 @@ from gpucal.errors import ConfigError
 from gpucal.rules import (
     BY_DETECTOR,
     CHOICES,
-    PRESET_CHANGES,
+    OPEN,
+    PRESET_SETTINGS,
     RANGES,
     Window,
     check_aperture,
@@ -32,7 +33,10 @@ __all__ = ["PRESETS", "Calibration"]
 
 @dataclass(frozen=True)
 class Calibration:
-    """What is done to an observation. The defaults are the organisers' notebook of 14 August 2024.
+    """What is done to an observation. The defaults are the organisers' notebook of the data set's year.
+
+    ``integration`` differs between the notebooks. Where it is not named it stays None, until `filled` takes it from
+    the data set's preset; `gpucal.run`, `gpucal.calibrate` and `gpucal.stream` do that.
 
     Parameters
     ----------
@@ -55,9 +59,10 @@ class Calibration:
         documentation of 2024 says.
     reduce : {'sum', 'mean'}
         What a bin holds, electrons either way: the sum over its pairs, as in the notebook, or their mean.
-    integration : {'notebook', 'updated'}
+    integration : {'notebook', 'updated'}, optional
         Integration times: as first published (AIRS-CH0 0.1/4.5 s, FGS1 0.1/0.1 s), or with the 0.1 s added to end
-        reads by the update of 29 August 2024 and by the 2025 notebook.
+        reads by the update of 29 August 2024 and by the 2025 notebook. By default as the data set's preset has it:
+        ``'notebook'`` for 2024, ``'updated'`` for 2025.
     flat_order : {'after-cds', 'before-cds'}
         Where the division by the flat stands among the steps. Division distributes over differences and sums, so the
         result is the same but for rounding (and not finite either way where a flat is 0); what is computed is the
@@ -112,7 +117,7 @@ class Calibration:
     crop: Mapping[str, Window] = field(default_factory=dict)
     gain: str = "divide"
     reduce: str = "sum"
-    integration: str = "notebook"
+    integration: str | None = None
     flat_order: str = "after-cds"
     bad_pixels: str = "keep"
     bad_coefficients: str = "keep"
@@ -133,6 +138,8 @@ class Calibration:
     def __post_init__(self) -> None:
         for setting in fields(self):
             value = getattr(self, setting.name)
+            if value is None and setting.name in OPEN:
+                continue
             if setting.name in BY_DETECTOR:
                 object.__setattr__(self, setting.name, checked_mapping(setting.name, value))
             elif setting.type == "bool" and not isinstance(value, bool):
@@ -172,6 +179,27 @@ class Calibration:
         if not isinstance(name, str) or name not in PRESETS:
             raise ConfigError(f"preset = {name!r}: must be one of {', '.join(PRESETS)}")
         return PRESETS[name]
+
+    def filled(self, preset: str) -> Calibration:
+        """Return these settings with what was not named as a preset has it.
+
+        Parameters
+        ----------
+        preset : str
+            As for `preset`; a data set's own is ``dataset.layout.preset``.
+
+        Returns
+        -------
+        Calibration
+            Settings of which none is None.
+
+        Raises
+        ------
+        ConfigError
+            If there is no preset of that name.
+        """
+        decided = Calibration.preset(preset)
+        return self.replace(**{name: getattr(decided, name) for name in OPEN if getattr(self, name) is None})
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> Calibration:
@@ -251,13 +279,13 @@ class Calibration:
         Returns
         -------
         dict
-            Setting name to bool, int, float, str or, for settings by detector, dict.
+            Setting name to bool, int, float, str or, for settings by detector, dict; None for one that is still open.
         """
         values = {setting.name: getattr(self, setting.name) for setting in fields(self)}
         return {name: dict(value) if name in BY_DETECTOR else value for name, value in values.items()}
 
     def to_toml(self) -> str:
-        """Return every setting as a TOML document that `from_toml` reads back to equal settings.
+        """Return every setting but open ones as a TOML document that `from_toml` reads back to equal settings.
 
         Returns
         -------
@@ -265,7 +293,7 @@ class Calibration:
             The document.
         """
         # JSON's booleans, numbers, strings and arrays are TOML's for every value a setting can take.
-        settings = self.to_dict()
+        settings = {name: value for name, value in self.to_dict().items() if value is not None}
         lines = [f"{name} = {json.dumps(value)}" for name, value in settings.items() if name not in BY_DETECTOR]
         for name in BY_DETECTOR:
             lines += ["", f"[{name}]", *(f'"{key}" = {json.dumps(value)}' for key, value in settings[name].items())]
@@ -351,5 +379,5 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 
 
 PRESETS: Mapping[str, Calibration] = MappingProxyType(
-    {name: Calibration(**changes) for name, changes in PRESET_CHANGES.items()}
+    {name: Calibration().replace(**decided) for name, decided in PRESET_SETTINGS.items()}
 )

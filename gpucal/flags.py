@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from gpucal.errors import ConfigError
-from gpucal.rules import BY_DETECTOR, CHOICES, PRESET_CHANGES, RANGES
+from gpucal.rules import BY_DETECTOR, CHOICES, PRESET_SETTINGS, RANGES
 
 if TYPE_CHECKING:
     from gpucal.config import Calibration
@@ -96,19 +96,17 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     for name, (low, _, _) in RANGES.items():
         kind = int if isinstance(low, int) else float
         group.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="NUMBER", help=_HELP[name])
-    group.add_argument("--preset", choices=list(PRESET_CHANGES), help="settings of an official notebook")
+    group.add_argument("--preset", choices=list(PRESET_SETTINGS), help="settings of an official notebook")
     group.add_argument("--config", type=Path, metavar="FILE.toml", help="settings from a file such as OUT/config.toml")
 
 
-def settings_from(arguments: argparse.Namespace, preset: str) -> Calibration:
-    """Put settings together: preset, then file, then flags.
+def settings_from(arguments: argparse.Namespace) -> Calibration:
+    """Put the settings that were named together: preset, then file, then flags. The data set decides the others.
 
     Parameters
     ----------
     arguments : Namespace
         Of a parser that `add_settings` was called on.
-    preset : str
-        The data set's, where no other is named.
 
     Returns
     -------
@@ -140,7 +138,8 @@ def settings_from(arguments: argparse.Namespace, preset: str) -> Calibration:
         raise ConfigError("--no-binning and --bin: one or the other; a detector without bins is --bin FGS1=none")
     if arguments.bins:
         settings["binning"] = True
-    return Calibration.preset(arguments.preset or named or preset).replace(**settings)
+    preset = arguments.preset or named
+    return (Calibration() if preset is None else Calibration.preset(preset)).replace(**settings)
 
 
 def output_from(arguments: argparse.Namespace) -> dict[str, Any]:

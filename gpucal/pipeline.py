@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from gpucal.backends import choose
-from gpucal.config import PRESETS, Calibration
+from gpucal.config import Calibration
 from gpucal.dataset import Observation
 from gpucal.detectors import DETECTORS
 from gpucal.errors import ConfigError, InputError
@@ -42,7 +42,7 @@ def calibrate(
     detector : {'AIRS-CH0', 'FGS1'}
         Which detector.
     config : Calibration, optional
-        Settings; by default the preset of the dataset's layout.
+        Settings; what they leave open, by default everything, is the preset of the dataset's layout.
     backend : {'auto', 'cupy', 'numba', 'numpy'}, optional
         By default GPUCAL_BACKEND, else the fastest that can run here.
     device : bool
@@ -102,8 +102,8 @@ def stream(
     if detector not in DETECTORS:
         raise ConfigError(f"no detector {detector!r}; there are {', '.join(DETECTORS)}")
     kind, threads = checked_dtype(dtype), checked_threads(workers)
-    presets = {name: config or preset for name, preset in PRESETS.items()}
-    settings = ((obs, presets[obs.dataset.layout.preset]) for obs in observations)
+    asked = config or Calibration()
+    settings = ((obs, asked.filled(obs.dataset.layout.preset)) for obs in observations)
     items = (Item(obs, chosen.cropped(DETECTORS[detector]), chosen) for obs, chosen in settings)
     with Line(items, dtype=kind, threads=threads, memory=memory, device=device) as line:
         if not device:

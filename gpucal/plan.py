@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from gpucal.config import Calibration
 from gpucal.detectors import Detector
-from gpucal.errors import InputError
+from gpucal.errors import ConfigError, InputError
 from gpucal.frames import DEGREE, Adc, Axis, CalibrationFrames
 
 __all__ = ["DQ", "Plan", "make_plan"]
@@ -122,10 +122,14 @@ def make_plan(
 
     Raises
     ------
+    ConfigError
+        If a setting is still open, or a bin in seconds is shorter than a pair.
     InputError
         If the number of frames is odd and the settings do not drop the last, too small for one bin, or larger than the
         axes of ``axis_info.parquet``.
     """
+    if config.integration is None:
+        raise ConfigError("integration is open; call Calibration.filled with the data set's preset")
     if n_frames % 2 and config.odd_frames == "error":
         raise InputError(f"has {n_frames} frames, an odd number", 'set odd_frames = "drop" (--odd-frames drop)')
     pairs_per_bin = config.pairs_per_bin(detector, axis.pair_s)

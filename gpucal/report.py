@@ -36,6 +36,8 @@ class Summary:
         Seconds spent opening, reading, decoding, binning and writing, summed over threads; they overlap.
     backend : str
         Which backend ran.
+    notes : list of str
+        What was not written although nothing failed, such as light curves of bins that cannot be stacked.
     """
 
     done: int = 0
@@ -46,6 +48,7 @@ class Summary:
     seconds: float = 0.0
     stages: dict[str, float] = field(default_factory=dict)
     backend: str = ""
+    notes: list[str] = field(default_factory=list)
 
     @property
     def planets_per_hour(self) -> float:
@@ -100,6 +103,30 @@ class Summary:
         """How many items were done, were there already, failed, and are left."""
         left = f", {self.left} left" if self.left else ""
         return f"{self.done} done, {self.skipped} already there, {len(self.failed)} failed{left}"
+
+    def trouble(self, out: Path) -> str:
+        """Say in one line what is missing in a results folder, and why.
+
+        Parameters
+        ----------
+        out : Path
+            The folder.
+
+        Returns
+        -------
+        str
+            Empty if nothing is missing.
+        """
+        first = next(iter(self.failed.values()), "")
+        parts = [
+            self.stopped,
+            self.counts if self.failed or self.left or self.stopped else "",
+            first and f"the first failure is {first}; all are in summary.failed and {out / 'gpucal.log'}",
+            *self.notes,
+            "run it again to continue" if self.left or self.stopped else "",
+        ]
+        said = "; ".join(filter(None, parts))
+        return said and f"{out}: {said}"
 
     def __str__(self) -> str:
         line = f"{self.counts} in {self.seconds:.1f} s ({self.backend or 'no backend'})"

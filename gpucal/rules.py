@@ -18,7 +18,8 @@ __all__ = [
     "BY_DETECTOR",
     "CHOICES",
     "FORMATS",
-    "PRESET_CHANGES",
+    "OPEN",
+    "PRESET_SETTINGS",
     "PRODUCTS",
     "RANGES",
     "ByDetector",
@@ -36,14 +37,17 @@ PRODUCTS = ("cubes", "light-curves")
 FORMATS = ("npy", "zarr", "fits")
 """What a results folder may be exported to."""
 
-PRESET_CHANGES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+PRESET_SETTINGS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
-        "ariel2024": MappingProxyType({}),
+        "ariel2024": MappingProxyType({"integration": "notebook"}),
         "ariel2024-update": MappingProxyType({"integration": "updated"}),
         "ariel2025": MappingProxyType({"integration": "updated"}),
     }
 )
-"""Of each preset, what differs from the defaults."""
+"""The settings that presets decide, in each of them; all others have one default."""
+
+OPEN = frozenset(name for decided in PRESET_SETTINGS.values() for name in decided)
+"""Settings that are None until they are named, or a data set's preset decides them."""
 
 Window: TypeAlias = "tuple[int, int]"
 """First and one-past-last row or column."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext, suppress
 from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,16 +23,17 @@ from gpucal.budget import Budget
 from gpucal.config import Calibration
 from gpucal.dataset import SPLITS, Dataset, Observation
 from gpucal.detectors import DETECTORS
-from gpucal.errors import ConfigError, OutputError, Unstackable
+from gpucal.errors import ConfigError, InputError, OutputError, RunFailed, RunWarning, Unstackable
 from gpucal.fleet import Fleet, gpus_for
 from gpucal.job import Job
 from gpucal.light_curve_files import LIGHT_CURVES, light_curves_are_current, write_light_curves
 from gpucal.pipeline import checked_dtype, checked_threads
 from gpucal.placing import unwritable
+from gpucal.reader import open_signal
 from gpucal.records import record_path, records, require_records
 from gpucal.report import Summary, logged_to
 from gpucal.results import Results
-from gpucal.rules import PRODUCTS
+from gpucal.rules import OPEN, PRODUCTS
 from gpucal.store import LOG, Store
 
 if TYPE_CHECKING:
@@ -63,6 +67,7 @@ def run(
     client: Client | None = None,
     stop: Callable[[], bool] = lambda: False,
     progress: bool = False,
+    raise_on_failure: bool = False,
 ) -> Summary:
     """Calibrate a dataset into a results folder; items already there, of these inputs, are kept.
 
@@ -73,7 +78,7 @@ def run(
     out : str or Path
         The results folder. Several runs may share one: none makes what another has made or has in hand.
     config : Calibration, optional
-        Settings; by default the preset of the dataset's layout.
+        Settings; what they leave open, by default everything, is the preset of the dataset's layout.
     planets : iterable of int, optional
         Only these.
     shard : tuple of int, optional
@@ -105,6 +110,8 @@ def run(
         Asked between items; where it says True no further one is begun, and the run ends as one that is interrupted.
     progress : bool
         Show a progress bar with planets a minute and the time left.
+    raise_on_failure : bool
+        Raise `gpucal.errors.RunFailed` at the end where something failed or is left, instead of a warning.
 
     Returns
     -------
@@ -112,10 +119,16 @@ def run(
         What was done, skipped and failed; a failed item costs no other. What is not begun when the time is over, or
         nothing more can be written, is left: the same call goes on with it.
 
+    Warns
+    -----
+    RunWarning
+        Once, at the end, if something failed, is left, or could not be written: how much, and the first cause.
+
     Raises
     ------
     ConfigError
-        If the folder holds results of other settings, or an argument is not possible.
+        If the folder holds results of other settings, a bin is longer than every observation, or an argument is not
+        possible.
     DatasetError
         If a planet asked for is not in the dataset.
     BackendUnavailable
@@ -124,6 +137,8 @@ def run(
         If the folder cannot be written, or one to resume from holds nothing.
     DeviceError
         If a GPU fails; of several, each has a process of its own, and whatever ends that one.
+    RunFailed
+        At the end, with ``raise_on_failure``; its ``summary`` is what would have been returned.
     KeyboardInterrupt
         If it is interrupted; the item being written is finished before.
     """
@@ -132,9 +147,10 @@ def run(
         raise ConfigError(f"product = {product!r}: must be one of {', '.join(PRODUCTS)}")
     chosen = _shard([*dataset.planets] if planets is None else [*dict.fromkeys(planets)], shard)
     observations = [dataset[p, visit] for p in chosen for visit in dataset.visits(dataset[p].planet)]
+    asked = config or Calibration()
     job = Job(
         out=Path(out),
-        config=config or Calibration.preset(dataset.layout.preset),
+        config=asked.filled(dataset.layout.preset),
         dtype=checked_dtype(dtype).name,
         product=product,
         variance=variance and product == "cubes",  # light curves have errors anyway
@@ -153,6 +169,8 @@ def run(
         if made_with and job.settings_hash not in made_with:
             changes = _changes(Store(folder).settings() or "", job)
             log.warning("%s: nothing in it counts as done: it has other settings (%s)", folder, changes)
+    if observations:
+        _check_bins(observations, job.config)
     until = None if time_limit is None else began + _seconds(time_limit)
     gpus = [] if client else gpus_for(backend, len(chosen), memory)
     # What cannot be is said before anything is written; where `auto` chooses, it does so beside reading.
@@ -162,7 +180,8 @@ def run(
     stop()  # from now on it is asked, where a signal's exception would come at any moment
     summary = Summary()
     # The processes of a fleet write the log themselves.
-    with closing(_begun(job)) as store, nullcontext() if gpus else logged_to(job.out / LOG, summary):
+    told = _told(summary, job.out, raise_on_failure, sys._getframe(1))
+    with told, closing(_begun(job, asked)) as store, nullcontext() if gpus else logged_to(job.out / LOG, summary):
         try:
             with _progress(progress, len(observations)) as update:
                 if client:
@@ -198,7 +217,47 @@ def run(
     return summary
 
 
-def _begun(job: Job) -> Store:
+@contextmanager
+def _told(summary: Summary, out: Path, raises: bool, caller: FrameType) -> Iterator[None]:
+    """Warn where `run` was called, or raise, at the end of a run that leaves something undone."""
+    # Not by warnings.warn(), which shows the same line at the same place once a process, not once a run.
+    where = (caller.f_code.co_filename, caller.f_lineno, caller.f_globals.get("__name__"))
+    del caller
+    try:
+        yield
+    except KeyboardInterrupt:
+        with suppress(RunWarning):  # which a filter may make an exception, and this is one already
+            warnings.warn_explicit(summary.trouble(out), RunWarning, *where)
+        raise
+    if line := summary.trouble(out):
+        if raises and (summary.failed or summary.left or summary.stopped):
+            raise RunFailed(line, summary)
+        warnings.warn_explicit(line, RunWarning, *where)
+
+
+def _check_bins(observations: list[Observation], config: Calibration) -> None:
+    """Refuse bins that are shorter than a pair, or longer than every observation; damaged files have no say.
+
+    Raises ConfigError.
+    """
+    for detector in DETECTORS.values():
+        pairs = most = 0
+        with suppress(InputError):  # every item will say that itself
+            pairs = config.pairs_per_bin(detector, observations[0].axis(detector).pair_s)
+        if pairs in (0, 1, detector.bin_pairs):  # no file is opened for what the notebook does
+            continue
+        for obs in observations:
+            with suppress(InputError):
+                most = max(most, open_signal(obs.signal_path(detector), detector).n_frames // 2)
+            if pairs <= most:
+                break
+        if 0 < most < pairs:
+            problem = f"no observation has more than {most:,} pairs of reads"
+            smaller = f"use smaller bins, as in --bin {detector.name}={most}"
+            raise ConfigError(f"bins: {detector.name} = {config.bins[detector.name]!r}: {problem}; {smaller}")
+
+
+def _begun(job: Job, asked: Calibration) -> Store:
     """Make the folder this run's, and that of others of the same settings.
 
     Raises ConfigError if it holds results of other settings, or another run is making some.
@@ -212,7 +271,7 @@ def _begun(job: Job) -> Store:
         if before and not job.overwrite and any(record["status"] == "done" for record in records(store.path)):
             raise ConfigError(
                 f"{store.path}: holds results of other settings ({_changes(before, job)}); "
-                "give another folder, or --overwrite to make them again"
+                f"{_naming(before, job, asked)}give another folder, or --overwrite to make them again"
             )
         _remove_light_curves(store)  # no stack of the old ones may outlive them, should this run be killed
 
@@ -229,13 +288,24 @@ def _begun(job: Job) -> Store:
 
 
 def _changes(before: str, job: Job) -> str:
-    then, now = (dict(_entries(text)) for text in (before, job.settings))
-    changes = [
-        f"{name} = {then.get(name, 'unset')} there and {now.get(name, 'unset')} now"
-        for name in {**then, **now}
-        if then.get(name) != now.get(name)
-    ]
+    changes = [f"{name} = {then} there and {now} now" for name, then, now in _differing(before, job)]
     return "; ".join(changes) or "in another order"
+
+
+def _naming(before: str, job: Job, asked: Calibration) -> str:
+    """Say how to resume a folder that differs only in what was not named, such as one that 0.1 made in Python."""
+    changes = list(_differing(before, job))
+    if not changes or any(name not in OPEN or getattr(asked, name) is not None for name, _, _ in changes):
+        return ""
+    return f"name {', '.join(f'{name} = {then}' for name, then, _ in changes)} to resume it, "
+
+
+def _differing(before: str, job: Job) -> Iterator[tuple[str, str, str]]:
+    """List the settings that differ, as they are there and now."""
+    then, now = (dict(_entries(text)) for text in (before, job.settings))
+    for name in {**then, **now}:
+        if then.get(name) != now.get(name):
+            yield name, then.get(name, "unset"), now.get(name, "unset")
 
 
 def _entries(toml: str) -> Iterator[tuple[str, str]]:
@@ -256,7 +326,8 @@ def _finish(store: Store, job: Job, summary: Summary) -> None:
         with store.alone():
             _place_light_curves(store, job)
     except Unstackable as error:  # as its settings want it: every item is there by itself
-        log.warning("no light curves of all together: %s", error)
+        summary.notes.append(f"no light curves of all together: {error}")
+        log.warning("%s", summary.notes[-1])
     except OutputError as error:
         log.error("%s", error)
         summary.failed[_ALL] = str(error)

@@ -31,7 +31,7 @@ BINS = {"AIRS-CH0": 7, "FGS1": 16}
 PLANETS = range(100, 120)
 """Those of `many`."""
 
-CONFIG = Calibration(bins=BINS)
+CONFIG = Calibration(bins=BINS, integration="notebook")
 
 Made = tuple[Path, dict[tuple[int, int], dict[str, Observation]]]
 

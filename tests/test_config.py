@@ -22,6 +22,7 @@ from gpucal.config import PRESETS, Calibration, read_toml
 from gpucal.detectors import DETECTORS
 from gpucal.errors import ConfigError, GpucalError
 from gpucal.flags import add_settings, settings_from
+from gpucal.rules import OPEN, PRESET_SETTINGS
 
 DEFAULTS: Mapping[str, Any] = {
     "mask": True,
@@ -33,7 +34,7 @@ DEFAULTS: Mapping[str, Any] = {
     "crop": {"AIRS-CH0": (39, 321), "FGS1": (0, 32)},
     "gain": "divide",
     "reduce": "sum",
-    "integration": "notebook",
+    "integration": None,
     "flat_order": "after-cds",
     "bad_pixels": "keep",
     "bad_coefficients": "keep",
@@ -82,7 +83,7 @@ OTHER: Mapping[str, Any] = {
 }
 
 FLAGS = [name for name, value in DEFAULTS.items() if isinstance(value, bool)]
-CHOICES = [name for name, value in DEFAULTS.items() if isinstance(value, str)]
+CHOICES = [name for name, value in DEFAULTS.items() if isinstance(value, str) or value is None]
 BY_DETECTOR = [name for name, value in DEFAULTS.items() if isinstance(value, dict)]
 FLOATS = [name for name, value in DEFAULTS.items() if isinstance(value, float)]
 WHOLE = ["hot_iterations", "saturation"]
@@ -149,6 +150,27 @@ def test_presets(name: str, integration: str) -> None:
     assert Calibration.from_dict({"preset": name}) == PRESETS[name]
 
 
+def test_what_presets_decide_is_open_and_all_of_them_decide_it() -> None:
+    assert {name for name, value in DEFAULTS.items() if value is None} == OPEN
+    assert all(decided.keys() == OPEN for decided in PRESET_SETTINGS.values())
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_filling_changes_nothing_that_was_named(name: str) -> None:
+    assert Calibration().filled(name) == PRESETS[name]
+    for other in PRESETS.values():
+        assert other.filled(name) == other
+    mine = Calibration(bins={"FGS1": 12}, flat=False).filled(name)
+    assert mine == PRESETS[name].replace(bins={"FGS1": 12}, flat=False)
+    assert "None" not in mine.to_toml()
+
+
+def test_open_settings_stay_open_in_toml(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text(Calibration(flat=False).to_toml())
+    assert Calibration.from_toml(tmp_path / "a.toml") == Calibration(flat=False)
+    assert Calibration.from_toml(tmp_path / "a.toml").filled("ariel2025").integration == "updated"
+
+
 def test_there_are_three_presets() -> None:
     assert list(PRESETS) == ["ariel2024", "ariel2024-update", "ariel2025"]
 
@@ -183,7 +205,7 @@ def test_bins_are_read_only_and_a_copy() -> None:
 
 WRONG = {
     **{name: [0, 1, 1.0, "true", None, "False", np.True_, []] for name in FLAGS},
-    **{name: ["", "SUM", "both", None, 0, True, ["sum"], "sum\nmean"] for name in CHOICES},
+    **{name: ["", "SUM", "both", 0, True, ["sum"], "sum\nmean", *[None] * (name not in OPEN)] for name in CHOICES},
     **{name: [0, 0.0, -1.0, math.nan, math.inf, -math.inf, "5", None, True, False, [5.0], 1j] for name in FLOATS},
     "flat_minimum": [-sys.float_info.min, -1.0, math.nan, math.inf, -math.inf, "0", None, True, False, [0.0], 1j],
     "hot_iterations": [0, -1, 5.0, "5", None, True, math.inf],
@@ -376,10 +398,10 @@ def test_every_change_has_its_own_hash() -> None:
         lambda: Calibration(bins={"FGS1": 360, "AIRS-CH0": 30}),
         lambda: Calibration(bins={"AIRS-CH0": 30}),
         lambda: Calibration(hot_sigma=5),
-        lambda: Calibration.preset("ariel2024"),
+        lambda: Calibration.preset("ariel2024").replace(integration=None),
         lambda: Calibration.from_dict({}),
         lambda: Calibration.from_dict(dict(reversed(list(DEFAULTS.items())))),
-        lambda: Calibration.preset("ariel2025").replace(integration="notebook"),
+        lambda: Calibration.preset("ariel2025").replace(integration=None),
         lambda: Calibration(flat=False).replace(flat=True),
         lambda: pickle.loads(pickle.dumps(Calibration())),
         lambda: copy.deepcopy(Calibration()),
@@ -440,7 +462,7 @@ def test_hashes_tell_settings_apart(one: dict[str, Any], other: dict[str, Any]) 
         ('[bins]\n"AIRS-CH0" = 15\n', {"bins": {"AIRS-CH0": 15}}),
         ('preset = "ariel2025"\n', {"integration": "updated"}),
         ('flat = false\npreset = "ariel2025"\n', {"integration": "updated", "flat": False}),
-        ('preset = "ariel2025"\nintegration = "notebook"\n', {}),
+        ('preset = "ariel2025"\nintegration = "notebook"\n', {"integration": "notebook"}),
         ("bins = {FGS1 = 1}\r\n", {"bins": {"FGS1": 1}}),
         ('[bins]\nFGS1 = "144 s"\n', {"bins": {"FGS1": "144 s"}}),
         ("[background_rows]\nFGS1 = [[0, 8], [24, 32]]\n", {"background_rows": {"FGS1": ((0, 8), (24, 32))}}),
@@ -518,7 +540,7 @@ def test_the_crop_is_the_detector_s_or_another() -> None:
 def from_flags(*flags: str) -> Calibration:
     parser = argparse.ArgumentParser()
     add_settings(parser)
-    return settings_from(parser.parse_args(flags), "ariel2024")
+    return settings_from(parser.parse_args(flags)).filled("ariel2024")
 
 
 @pytest.mark.parametrize("name", FLAGS)
