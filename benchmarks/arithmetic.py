@@ -49,7 +49,9 @@ class Case:
         dead = np.zeros(shape, bool)
         frames = CalibrationFrames(self.dark, dead, self.flat, self.linear_corr, np.full(shape, 13.0), self.dark, "")
         axis = Axis(np.arange(self.frames) / 3600, None, self.integration_s)
-        self.plan: Plan = make_plan(detector, Calibration(), frames, Adc(GAIN, OFFSET), axis, self.frames)
+        self.plan: Plan = make_plan(
+            detector, Calibration.preset("ariel2024"), frames, Adc(GAIN, OFFSET), axis, self.frames
+        )
         self.counts = rng.integers(400, 30_000, (self.plan.n_pixels, self.frames), dtype=np.uint16)
         self.raw = np.ascontiguousarray(self.counts.T).reshape(-1, *shape)
 

@@ -99,13 +99,13 @@ class Observation:
         )
 
     def plan(self, config: Calibration) -> Plan:
-        """The package's plan for it."""
+        """The package's plan for it; what is not named is as in 2024, as in `integration_s`."""
         cut = (..., slice(*self.detector.crop))
         maps = {name: values[cut] for name, values in self.maps.items()}
         frames = CalibrationFrames(**maps, whole_dark=self.dark, digest="")
         seconds = self.integration_s(Calibration()) if self.detector.integration_column else None
         axis = Axis(np.arange(len(self.raw)) / 1000.0, None, seconds)
-        return make_plan(self.detector, config, frames, self.adc, axis, len(self.raw))
+        return make_plan(self.detector, config.filled("ariel2024"), frames, self.adc, axis, len(self.raw))
 
     def counts(self) -> np.ndarray:
         """Raw counts of the pixels inside the crop, (pixel, frame), as the reader gives them."""
