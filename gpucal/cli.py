@@ -21,7 +21,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from gpucal import __version__
-from gpucal.arguments import WRONG, parser
+from gpucal.arguments import WRONG, parsed
 from gpucal.errors import GpucalError
 from gpucal.flags import output_from, settings_from
 
@@ -59,10 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         Exit code.
     """
-    # Not parse_args(), which would name the help of `gpucal` and not the verb's that an unknown argument was given to.
-    arguments, unknown = parser().parse_known_args(argv)
-    if unknown:
-        arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    arguments = parsed(sys.argv[1:] if argv is None else argv)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("gpucal: %(message)s"))
     log = logging.getLogger("gpucal")
@@ -147,7 +144,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
             dataset,
             arguments.out,
             settings,
-            planets=arguments.planet,
+            planets=None if arguments.planet is None else [planet for some in arguments.planet for planet in some],
             shard=arguments.shard,
             backend=arguments.backend,
             **output_from(arguments),
