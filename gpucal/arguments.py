@@ -44,7 +44,9 @@ class _Parser(argparse.ArgumentParser):
         line = " ".join(message.split())
         if lacking := re.fullmatch("the following arguments are required: (.*)", line):
             names = lacking[1].split(", ")
-            line = f"{joined(names, 'and')} {'are' if len(names) > 1 else 'is'} missing: `{' '.join(self.synopsis)}`"
+            line = (
+                f"{joined(names, 'and')} {'are' if len(names) > 1 else 'is'} missing; write `{' '.join(self.synopsis)}`"
+            )
         for form, better in _REWORDED:
             line = re.sub(f"^{form}$", better, line)
         more = "" if line.endswith("?") else f"; see `{self.prog} --help`"
@@ -58,8 +60,8 @@ class _Parser(argparse.ArgumentParser):
     @property
     def synopsis(self) -> list[str]:
         """How it is called, without flags."""
-        names = [str(action.metavar) for action in self._actions if not action.option_strings]
-        return [self.prog, *names]
+        names = [(action.metavar, action.nargs) for action in self._actions if not action.option_strings]
+        return [self.prog, *(f"[{name}]" if nargs == "?" else str(name) for name, nargs in names)]
 
 
 def parsed(argv: Sequence[str]) -> argparse.Namespace:
@@ -83,7 +85,7 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
     if not words:
         made.print_help()
         made.exit()
-    _check_flags(made, words[:at], verbs)
+    _check_flags(made, words[:at], made, verbs)
     if at == len(words):
         made.parse_args(words)
         made.error("VERB is missing")
@@ -93,14 +95,14 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
         made.error(f"there is no verb {words[at]!r}{hint or folder}")
     verb = verbs[words[at]]
     rest = _with_negatives(words[at + 1 :], verb)
-    _check_flags(verb, rest, verbs)
+    _check_flags(verb, rest, made, verbs)
     arguments, unknown = made.parse_known_args([*words[: at + 1], *rest])
     if unknown:
-        verb.error(f"too many arguments: {' '.join(unknown)}; it is `{' '.join(verb.synopsis)}`")
+        verb.error(f"too many arguments: {' '.join(unknown)}; write `{' '.join(verb.synopsis)}`")
     return arguments
 
 
-def _check_flags(parser: _Parser, words: Sequence[str], verbs: Mapping[str, _Parser]) -> None:
+def _check_flags(parser: _Parser, words: Sequence[str], top: _Parser, verbs: Mapping[str, _Parser]) -> None:
     """Refuse unknown flags, before what argparse would say of the rest: that may well be due to them."""
     for word in words:
         if word == "--":
@@ -108,23 +110,20 @@ def _check_flags(parser: _Parser, words: Sequence[str], verbs: Mapping[str, _Par
         name = word.partition("=")[0]
         if not _FLAG.fullmatch(name) or name in parser.flags:
             continue
-        own = near(name, parser.flags)
-        others = [verb.prog for verb in verbs.values() if name in verb.flags]
-        hint = (
-            f"; it is a flag of {joined(f'`{prog}`' for prog in others)}" if others and not own else did_you_mean(own)
-        )
+        others = [f"`{one.prog}`" for one in (top, *verbs.values()) if name in one.flags]
+        hint = f"; it is a flag of {joined(others, 'and')}" if others else did_you_mean(near(name, parser.flags))
         parser.error(f"there is no flag {name}{hint}")
 
 
 def _with_negatives(words: Sequence[str], parser: _Parser) -> list[str]:
     """Put negative values and their flags in one word: argparse takes -2GB for a flag."""
-    joined_: list[str] = []
+    merged: list[str] = []
     for word in words:
-        if re.match(r"-[\d.]", word) and joined_ and joined_[-1] in parser.flags:
-            joined_[-1] += f"={word}"
+        if re.match(r"-[\d.]", word) and merged and merged[-1] in parser.flags:
+            merged[-1] += f"={word}"
         else:
-            joined_.append(word)
-    return joined_
+            merged.append(word)
+    return merged
 
 
 def _parsers() -> tuple[_Parser, Mapping[str, _Parser]]:

@@ -18,12 +18,14 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from gpucal import __version__
 from gpucal.arguments import WRONG, parsed
-from gpucal.errors import GpucalError
+from gpucal.errors import GpucalError, OutputError
 from gpucal.flags import output_from, settings_from
+from gpucal.hints import blocking_file, did_you_mean, near_path
 
 if TYPE_CHECKING:
     from gpucal.results import Results
@@ -67,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.signals = _Signals()
     try:
         with arguments.signals:
+            _check_folders(arguments)
             code = _VERBS[arguments.verb](arguments)
     except GpucalError as error:
         _say(traceback.format_exc().rstrip() if arguments.debug else f"gpucal: {error}", sys.stderr)
@@ -130,6 +133,39 @@ class _Signals:
         """Tell whether one has come; from the first time this is asked on, the first one does no more than this."""
         self._asked = True
         return self.came != 0
+
+
+def _check_folders(arguments: argparse.Namespace) -> None:
+    """Refuse a file where a folder is wanted, and a folder to be read that is not there or is another one."""
+    given = vars(arguments)
+    named = [("OUT", given.get("out")), ("TO", given.get("to"))]
+    named += [("--resume-from", folder) for folder in given.get("resume_from", [])]
+    for name, folder in named:
+        if folder and (file := blocking_file(folder)):
+            raise OutputError(f"{file}: is a file; {name} must be a folder")
+    for folder in given.get("resume_from", []):
+        if not folder.exists():
+            hint = did_you_mean(near_path(folder), "give a folder that `gpucal calibrate` wrote")
+            raise OutputError(f"{folder}: does not exist, so it holds no results to resume from{hint}")
+    if arguments.verb in _READERS:
+        _check_results(arguments.out)
+
+
+def _check_results(out: Path) -> None:
+    from gpucal.dataset import SPLITS
+    from gpucal.records import visit_folders
+    from gpucal.store import CONFIG
+
+    if not out.exists():
+        hint = did_you_mean(near_path(out), f"make some with `gpucal calibrate DATASET {out}`")
+        raise OutputError(f"{out}: does not exist, so it holds no results{hint}")
+    if (out / CONFIG).exists() or next(visit_folders(out), None):
+        return
+    if any((out / split).is_dir() for split in SPLITS):
+        raise OutputError(f"{out}: is a competition folder and holds no results; give a folder calibrate wrote")
+    around = (*out.parents[:2], *sorted(out.iterdir()))
+    if found := [str(folder) for folder in around if (folder / CONFIG).is_file()]:
+        raise OutputError(f"{out}: holds no results{did_you_mean(found[:3])}")
 
 
 def _calibrate(arguments: argparse.Namespace) -> int:
@@ -234,6 +270,11 @@ def _info(arguments: argparse.Namespace) -> int:
     from gpucal.backends import PREFERENCE, choose, load
     from gpucal.errors import BackendUnavailable
 
+    dataset = None
+    if arguments.dataset:
+        from gpucal.dataset import open_dataset
+
+        dataset = open_dataset(arguments.dataset)
     _say(f"gpucal {__version__}, Python {sys.version.split()[0]}")
     for name in PREFERENCE:
         try:
@@ -241,10 +282,7 @@ def _info(arguments: argparse.Namespace) -> int:
         except BackendUnavailable as error:
             _say(f"{name}: not available: {error}")
     _say(f"auto: {choose().name}")
-    if arguments.dataset:
-        from gpucal.dataset import open_dataset
-
-        dataset = open_dataset(arguments.dataset)
+    if dataset:
         _say(
             f"{dataset.path}: {dataset.layout.name} layout, {len(dataset.planets)} planets, {len(dataset)} observations"
         )
@@ -329,6 +367,10 @@ _VERBS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "export": _export,
     "plot": _plot,
 }
+
+
+# Verbs that read the results folder OUT.
+_READERS = ("verify", "report", "export", "plot")
 
 
 def _say(line: str, stream: TextIO | None = None) -> None:

@@ -24,6 +24,7 @@ _ALSO: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "cores": ("--workers",),
         "cpu": ("numba", "--backend"),
         "cuda": ("cupy", "--backend"),
+        "double": ("float64",),
         "force": ("--overwrite",),
         "gpu": ("cupy", "--backend"),
         "jobs": ("--workers",),
@@ -32,6 +33,7 @@ _ALSO: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "processes": ("--workers",),
         "ram": ("--memory",),
         "run": ("calibrate",),
+        "single": ("float32",),
         "threads": ("--workers",),
     }
 )

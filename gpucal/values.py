@@ -34,7 +34,7 @@ def one_of(choices: Iterable[str]) -> Callable[[str], str]:
     def read(text: str) -> str:
         if text not in known:
             hint = did_you_mean(near(text, known))
-            raise ArgumentTypeError(f"{text!r} is not possible, but {joined(known)}{hint}")
+            raise ArgumentTypeError(f"{text!r} is not one of {joined(known, 'and')}{hint}")
         return text
 
     return read
