@@ -203,9 +203,11 @@ def _parsers() -> tuple[_Parser, Mapping[str, _Parser]]:
 
     verb = _verb(verbs, "verify", "read a results folder again; exit 1 if anything is not as recorded")
     verb.add_argument("out", metavar="OUT", type=Path, help="results folder")
+    _add_all(verb)
 
     verb = _verb(verbs, "report", "what a results folder holds, and what failed")
     verb.add_argument("out", metavar="OUT", type=Path, help="results folder")
+    _add_all(verb)
     _add_resume_from(verb, _TOO)
     verb.add_argument("--json", action="store_true", help="print it as JSON")
 
@@ -266,6 +268,10 @@ def _verb(verbs: argparse._SubParsersAction[_Parser], name: str, effect: str) ->
     verb.set_defaults(verb=name)
     verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return verb
+
+
+def _add_all(verb: _Parser) -> None:
+    verb.add_argument("--all", action="store_true", help="every line, also of a kind that has many")
 
 
 def _add_resume_from(verb: _Parser, effect: str) -> None:

@@ -25,6 +25,7 @@ from gpucal import __version__
 from gpucal.arguments import WRONG, parsed
 from gpucal.errors import GpucalError, OutputError
 from gpucal.flags import output_from, settings_from
+from gpucal.grouping import Kinds
 from gpucal.hints import blocking_file, did_you_mean, near_path
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     handler.setFormatter(logging.Formatter("gpucal: %(message)s"))
     log = logging.getLogger("gpucal")
     log.addHandler(handler)
-    arguments.signals = _Signals()
+    arguments.signals, arguments.terminal = _Signals(), handler
     try:
         with arguments.signals:
             _check_folders(arguments)
@@ -175,7 +176,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
 
     dataset = open_dataset(arguments.dataset, arguments.split)
     settings = settings_from(arguments, dataset.layout.preset)
-    with _client(arguments) as client:
+    with _client(arguments) as client, _grouped(arguments):
         summary = run(
             dataset,
             arguments.out,
@@ -204,6 +205,21 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     return FAILED if summary.failed else LATE if summary.left else DONE
 
 
+@contextmanager
+def _grouped(arguments: argparse.Namespace) -> Iterator[None]:
+    """Show the first line of every kind as it comes, and in the end how many there were; the log has all."""
+    from gpucal.store import LOG
+
+    kinds = Kinds()
+    arguments.terminal.addFilter(kinds.admits)
+    try:
+        yield
+    finally:
+        arguments.terminal.removeFilter(kinds.admits)
+        for line in kinds.rest(f"all of them in {arguments.out / LOG}"):
+            _say(f"gpucal: {line}", sys.stderr)
+
+
 def _client(arguments: argparse.Namespace) -> AbstractContextManager[Any]:
     if arguments.dask is None:
         return nullcontext()
@@ -216,10 +232,12 @@ def _client(arguments: argparse.Namespace) -> AbstractContextManager[Any]:
 def _verify(arguments: argparse.Namespace) -> int:
     from gpucal.verify import verify
 
-    found = 0
+    found, kinds = 0, Kinds()
     for line in verify(arguments.out):
-        _say(line)
         found += 1
+        if arguments.all or kinds.is_first(line):
+            _say(line)
+    _say_rest(arguments, kinds, shown=True)
     mend = "; remove what is there of it and run `gpucal calibrate` again" if found else ""
     _say(f"{arguments.out}: {found or 'no'} mismatch{'es' if found != 1 else ''}{mend}")
     return FAILED if found else DONE
@@ -232,9 +250,19 @@ def _report(arguments: argparse.Namespace) -> int:
         _say(json.dumps({"complete": results.ids, "failed": failed}))
         return DONE
     _say(f"{arguments.out}: {len(results)} observations complete, {len(failed)} items failed")
+    kinds = Kinds()
     for line in failed.values():
-        _say(line)
+        if arguments.all:
+            _say(line)
+        else:
+            kinds.is_first(line)
+    _say_rest(arguments, kinds, shown=False)
     return DONE
+
+
+def _say_rest(arguments: argparse.Namespace, kinds: Kinds, *, shown: bool) -> None:
+    for line in kinds.rest(f"`gpucal {arguments.verb} {arguments.out} --all` shows all of them", shown=shown):
+        _say(line)
 
 
 def _results(arguments: argparse.Namespace) -> Results:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -54,6 +53,8 @@ def near(word: str, known: Iterable[str]) -> list[str]:
     list of str
         At most three; several only if they are as near as each other.
     """
+    import difflib  # of use where something is wrong
+
     meant, plain = _plain(word), {name: _plain(name) for name in known}
     alike = {name: difflib.SequenceMatcher(None, text, meant).ratio() for name, text in plain.items()}
     best = max(alike.values(), default=0.0)
@@ -84,6 +85,8 @@ def near_planets(planet: object, known: Iterable[int]) -> list[str]:
     list of str
         At most three, the most alike first.
     """
+    import difflib
+
     return difflib.get_close_matches(str(planet), [str(one) for one in dict.fromkeys(known)], _MOST, _ALIKE_IDS)
 
 
