@@ -26,9 +26,12 @@ _TOO = "folders that OUT was gone on from, as given to calibrate: what they hold
 # What argparse says, and how it is said here.
 _REWORDED = (
     (r"argument (\S+): expected .*", r"\1 needs a value"),
-    (r"argument (.+?): ignored explicit argument '(.*)'", r"\1 takes no value, such as '\2'"),
+    (r"argument (.+?): ignored explicit argument '(.*)'", r"\1 takes no value"),
     (r"argument (.+?): (.*)", r"\1: \2"),
 )
+
+# How alike a flag of this verb and one of another must be to be taken for each other.
+_SURE = 0.8
 
 # A word that argparse takes for a flag, or that was to be one: with a dash as texts have it.
 _FLAG = re.compile(r"[-–—]+[A-Za-z][^\s=]*")
@@ -64,6 +67,15 @@ class _Parser(argparse.ArgumentParser):
         return [self.prog, *(f"[{name}]" if nargs == "?" else str(name) for name, nargs in names)]
 
 
+class _Planets(argparse.Action):
+    """Adds the planets of one word, or several, to those named before."""
+
+    def __call__(self, parser: object, namespace: argparse.Namespace, values: object, option: object = None) -> None:
+        assert isinstance(values, list)  # a list a word
+        before = getattr(namespace, self.dest) or []
+        setattr(namespace, self.dest, [*before, *(planet for some in values for planet in some)])
+
+
 def parsed(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the command line; what comes of it has a ``verb`` by name.
 
@@ -92,7 +104,7 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
     if words[at] not in verbs:
         folder = f"; to calibrate it, write `gpucal calibrate {words[at]} OUT`" if Path(words[at]).is_dir() else ""
         hint = did_you_mean(near(words[at], [*verbs, "help", *made.flags]))
-        made.error(f"there is no verb {words[at]!r}{hint or folder}")
+        made.error(f"`gpucal` has no verb {words[at]!r}{hint or folder}")
     verb = verbs[words[at]]
     rest = _with_negatives(words[at + 1 :], verb)
     _check_flags(verb, rest, made, verbs)
@@ -111,8 +123,11 @@ def _check_flags(parser: _Parser, words: Sequence[str], top: _Parser, verbs: Map
         if not _FLAG.fullmatch(name) or name in parser.flags:
             continue
         others = [f"`{one.prog}`" for one in (top, *verbs.values()) if name in one.flags]
-        hint = f"; it is a flag of {joined(others, 'and')}" if others else did_you_mean(near(name, parser.flags))
-        parser.error(f"there is no flag {name}{hint}")
+        # One of another verb, unless one of this is as good as that.
+        found = [flag for flag in near(name, parser.flags, _SURE) if flag[:3] == name[:3] or not others]
+        found = found or ([] if others else near(name, parser.flags))
+        has = f"{joined(others, 'and')} {'has' if len(others) == 1 else 'have'} it" if others else ""
+        parser.error(f"`{parser.prog}` has no flag {name}{did_you_mean(found, has)}")
 
 
 def _with_negatives(words: Sequence[str], parser: _Parser) -> list[str]:
@@ -142,7 +157,7 @@ def _parsers() -> tuple[_Parser, Mapping[str, _Parser]]:
     verb.add_argument(
         "--planet",
         nargs="+",
-        action="extend",
+        action=_Planets,
         type=planets,
         metavar="ID",
         help="only these planets; after DATASET and OUT, and as often as you like",

@@ -163,7 +163,7 @@ def _check_results(out: Path) -> None:
     if (out / CONFIG).exists() or next(visit_folders(out), None):
         return
     if any((out / split).is_dir() for split in SPLITS):
-        raise OutputError(f"{out}: is a competition folder and holds no results; give a folder calibrate wrote")
+        raise OutputError(f"{out}: is a competition folder; give a results folder, which `gpucal calibrate` wrote")
     around = (*out.parents[:2], *sorted(out.iterdir()))
     if found := [str(folder) for folder in around if (folder / CONFIG).is_file()]:
         raise OutputError(f"{out}: holds no results{did_you_mean(found[:3])}")
@@ -181,7 +181,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
             dataset,
             arguments.out,
             settings,
-            planets=None if arguments.planet is None else [planet for some in arguments.planet for planet in some],
+            planets=arguments.planet,
             shard=arguments.shard,
             backend=arguments.backend,
             **output_from(arguments),

@@ -38,7 +38,7 @@ _ALSO: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 
 
-def near(word: str, known: Iterable[str]) -> list[str]:
+def near(word: str, known: Iterable[str], alike: float = _ALIKE) -> list[str]:
     """Find what a word may have been meant for: another name of it, a part of it, else what looks most like it.
 
     Parameters
@@ -47,6 +47,8 @@ def near(word: str, known: Iterable[str]) -> list[str]:
         What was written.
     known : iterable of str
         What there is.
+    alike : float
+        How alike they must be, from 0 to 1.
 
     Returns
     -------
@@ -56,13 +58,13 @@ def near(word: str, known: Iterable[str]) -> list[str]:
     import difflib  # of use where something is wrong
 
     meant, plain = _plain(word), {name: _plain(name) for name in known}
-    alike = {name: difflib.SequenceMatcher(None, text, meant).ratio() for name, text in plain.items()}
-    best = max(alike.values(), default=0.0)
+    ratios = {name: difflib.SequenceMatcher(None, text, meant).ratio() for name, text in plain.items()}
+    best = max(ratios.values(), default=0.0)
     for found in (
         [name for name in plain if name in _ALSO.get(meant, ())],
         [name for name, text in plain.items() if meant and text.startswith(meant)],
         [name for name, text in plain.items() if len(meant) > 1 and meant in text],
-        [name for name, ratio in alike.items() if ratio == best >= _ALIKE],
+        [name for name, ratio in ratios.items() if ratio == best >= alike],
         [name for name, text in plain.items() if len(text) > 3 and meant.startswith(text)],
     ):
         if found:

@@ -185,7 +185,7 @@ def synthesize(
     threads = (os.cpu_count() or 1) if workers is None else workers
     _check(layout, planets, count, seed, visits, splits, threads)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(f"{out}: is not an empty folder; name another or remove it")
+        raise OutputError(f"{out}: is not an empty folder; name a new one")
     source = None if calibration is None else _find_calibration(calibration)
     ids = [100_000_000 + int(k) for k in _random(seed, 0).choice(900_000_000, planets * len(splits), replace=False)]
     try:

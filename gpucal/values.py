@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from gpucal.hints import did_you_mean, joined, near
 
@@ -33,7 +34,8 @@ def one_of(choices: Iterable[str]) -> Callable[[str], str]:
 
     def read(text: str) -> str:
         if text not in known:
-            hint = did_you_mean(near(text, known))
+            found = near(text, known)
+            hint = did_you_mean(found if len(found) < len(known) else ())
             raise ArgumentTypeError(f"{text!r} is not one of {joined(known, 'and')}{hint}")
         return text
 
@@ -43,7 +45,7 @@ def one_of(choices: Iterable[str]) -> Callable[[str], str]:
 def whole(text: str) -> int:
     """Read an integer, which may be negative: whether it is possible is for others to say."""
     if not re.fullmatch(r"[+-]?\d{1,18}", text, re.ASCII):
-        raise ArgumentTypeError(f"cannot read {text!r} as a whole number, such as 4")
+        raise ArgumentTypeError(f"cannot read {text!r} as a whole number")
     return int(text)
 
 
@@ -52,7 +54,7 @@ def number(text: str) -> float:
     try:
         return float(text)
     except ValueError as error:
-        raise ArgumentTypeError(f"cannot read {text!r} as a number, such as 2.5") from error
+        raise ArgumentTypeError(f"cannot read {text!r} as a number") from error
 
 
 def planet(text: str) -> int:
@@ -68,7 +70,8 @@ def planets(text: str) -> list[int]:
     try:
         return [planet(one) for one in parts or [text]]
     except ArgumentTypeError as error:
-        raise ArgumentTypeError(f"{error}; write DATASET and OUT before --planet") from error
+        is_folder = text.isalpha() or "/" in text or Path(text).exists()
+        raise ArgumentTypeError(f"{error}{'; write DATASET and OUT before --planet' * is_folder}") from error
 
 
 def size(text: str) -> int:
