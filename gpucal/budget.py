@@ -64,7 +64,11 @@ class Budget:
         total = DEFAULT_MEMORY if memory is None else memory
         least = PROCESS + threads * decode_bytes(BLOCK)
         if self.strict and total < least:
-            raise ConfigError(f"memory = {total:,} bytes: {threads} threads need {least:,} beside the data; raise it")
+            given = f"{total // 10**6}MB" if total >= 10**6 else f"{total} bytes"
+            raise ConfigError(
+                f"memory = {given}: the least is {-(-least // 10**6)}MB, as {threads} threads need {least:,} bytes "
+                "beside the data; raise it, or lower workers"
+            )
         share = (total - PROCESS) // (2 * threads)  # half of the rest may be decoded counts
         self.unit = max(BLOCK, min(_UNIT, (share - decode_bytes(0)) * 2 // 3))
         self.other = PROCESS + threads * decode_bytes(self.unit)

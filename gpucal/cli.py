@@ -19,12 +19,15 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from gpucal import __version__
-from gpucal.arguments import WRONG, parser
-from gpucal.errors import GpucalError, RunWarning
+from gpucal.arguments import WRONG, parsed
+from gpucal.errors import GpucalError, OutputError, RunWarning
 from gpucal.flags import output_from, settings_from
+from gpucal.grouping import Kinds
+from gpucal.hints import blocking_file, did_you_mean, near_path
 
 if TYPE_CHECKING:
     from gpucal.results import Results
@@ -60,18 +63,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         Exit code.
     """
-    # Not parse_args(), which would name the help of `gpucal` and not the verb's that an unknown argument was given to.
-    arguments, unknown = parser().parse_known_args(argv)
-    if unknown:
-        arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    arguments = parsed(sys.argv[1:] if argv is None else argv)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("gpucal: %(message)s"))
     log = logging.getLogger("gpucal")
     log.addHandler(handler)
-    arguments.signals = _Signals()
+    arguments.signals, arguments.terminal = _Signals(), handler
     try:
         with warnings.catch_warnings(), arguments.signals:
             warnings.simplefilter("ignore", RunWarning)  # the log and the summary say it here
+            _check_folders(arguments)
             code = _VERBS[arguments.verb](arguments)
     except GpucalError as error:
         _say(traceback.format_exc().rstrip() if arguments.debug else f"gpucal: {error}", sys.stderr)
@@ -137,6 +138,39 @@ class _Signals:
         return self.came != 0
 
 
+def _check_folders(arguments: argparse.Namespace) -> None:
+    """Refuse a file where a folder is wanted, and a folder to be read that is not there or is another one."""
+    given = vars(arguments)
+    named = [("OUT", given.get("out")), ("TO", given.get("to"))]
+    named += [("--resume-from", folder) for folder in given.get("resume_from", [])]
+    for name, folder in named:
+        if folder and (file := blocking_file(folder)):
+            raise OutputError(f"{file}: is a file; {name} must be a folder")
+    for folder in given.get("resume_from", []):
+        if not folder.exists():
+            hint = did_you_mean(near_path(folder), "give a folder that `gpucal calibrate` wrote")
+            raise OutputError(f"{folder}: does not exist, so it holds no results to resume from{hint}")
+    if arguments.verb in _READERS:
+        _check_results(arguments.out)
+
+
+def _check_results(out: Path) -> None:
+    from gpucal.dataset import SPLITS
+    from gpucal.records import visit_folders
+    from gpucal.store import CONFIG
+
+    if not out.exists():
+        hint = did_you_mean(near_path(out), f"make some with `gpucal calibrate DATASET {out}`")
+        raise OutputError(f"{out}: does not exist, so it holds no results{hint}")
+    if (out / CONFIG).exists() or next(visit_folders(out), None):
+        return
+    if any((out / split).is_dir() for split in SPLITS):
+        raise OutputError(f"{out}: is a competition folder; give a results folder, which `gpucal calibrate` wrote")
+    around = (*out.parents[:2], *sorted(out.iterdir()))
+    if found := [str(folder) for folder in around if (folder / CONFIG).is_file()]:
+        raise OutputError(f"{out}: holds no results{did_you_mean(found[:3])}")
+
+
 def _calibrate(arguments: argparse.Namespace) -> int:
     with arguments.signals.held():
         from gpucal.dataset import open_dataset
@@ -144,7 +178,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
 
     dataset = open_dataset(arguments.dataset, arguments.split)
     settings = settings_from(arguments)
-    with _client(arguments) as client:
+    with _client(arguments) as client, _grouped(arguments):
         summary = run(
             dataset,
             arguments.out,
@@ -173,6 +207,21 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     return FAILED if summary.failed else LATE if summary.left else DONE
 
 
+@contextmanager
+def _grouped(arguments: argparse.Namespace) -> Iterator[None]:
+    """Show the first line of every kind as it comes, and in the end how many there were; the log has all."""
+    from gpucal.store import LOG
+
+    kinds = Kinds()
+    arguments.terminal.addFilter(kinds.admits)
+    try:
+        yield
+    finally:
+        arguments.terminal.removeFilter(kinds.admits)
+        for line in kinds.rest(f"all of them in {arguments.out / LOG}"):
+            _say(f"gpucal: {line}", sys.stderr)
+
+
 def _client(arguments: argparse.Namespace) -> AbstractContextManager[Any]:
     if arguments.dask is None:
         return nullcontext()
@@ -185,10 +234,12 @@ def _client(arguments: argparse.Namespace) -> AbstractContextManager[Any]:
 def _verify(arguments: argparse.Namespace) -> int:
     from gpucal.verify import verify
 
-    found = 0
+    found, kinds = 0, Kinds()
     for line in verify(arguments.out):
-        _say(line)
         found += 1
+        if arguments.all or kinds.is_first(line):
+            _say(line)
+    _say_rest(arguments, kinds, shown=True)
     mend = "; remove what is there of it and run `gpucal calibrate` again" if found else ""
     _say(f"{arguments.out}: {found or 'no'} mismatch{'es' if found != 1 else ''}{mend}")
     return FAILED if found else DONE
@@ -201,9 +252,19 @@ def _report(arguments: argparse.Namespace) -> int:
         _say(json.dumps({"complete": results.ids, "failed": failed}))
         return DONE
     _say(f"{arguments.out}: {len(results)} observations complete, {len(failed)} items failed")
+    kinds = Kinds()
     for line in failed.values():
-        _say(line)
+        if arguments.all:
+            _say(line)
+        else:
+            kinds.is_first(line)
+    _say_rest(arguments, kinds, shown=False)
     return DONE
+
+
+def _say_rest(arguments: argparse.Namespace, kinds: Kinds, *, shown: bool) -> None:
+    for line in kinds.rest(f"`gpucal {arguments.verb} {arguments.out} --all` shows all of them", shown=shown):
+        _say(line)
 
 
 def _results(arguments: argparse.Namespace) -> Results:
@@ -239,6 +300,11 @@ def _info(arguments: argparse.Namespace) -> int:
     from gpucal.backends import PREFERENCE, choose, load
     from gpucal.errors import BackendUnavailable
 
+    dataset = None
+    if arguments.dataset:
+        from gpucal.dataset import open_dataset
+
+        dataset = open_dataset(arguments.dataset)
     _say(f"gpucal {__version__}, Python {sys.version.split()[0]}")
     for name in PREFERENCE:
         try:
@@ -246,10 +312,7 @@ def _info(arguments: argparse.Namespace) -> int:
         except BackendUnavailable as error:
             _say(f"{name}: not available: {error}")
     _say(f"auto: {choose().name}")
-    if arguments.dataset:
-        from gpucal.dataset import open_dataset
-
-        dataset = open_dataset(arguments.dataset)
+    if dataset:
         _say(
             f"{dataset.path}: {dataset.layout.name} layout, {len(dataset.planets)} planets, {len(dataset)} observations"
         )
@@ -334,6 +397,10 @@ _VERBS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "export": _export,
     "plot": _plot,
 }
+
+
+# Verbs that read the results folder OUT.
+_READERS = ("verify", "report", "export", "plot")
 
 
 def _say(line: str, stream: TextIO | None = None) -> None:

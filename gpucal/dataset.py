@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from numbers import Integral
 from pathlib import Path
 from types import MappingProxyType
@@ -27,6 +29,7 @@ from gpucal.frames import (
     read_frames,
     read_raw_frames,
 )
+from gpucal.hints import did_you_mean, joined, near_path, near_planets
 
 __all__ = ["SPLITS", "Dataset", "Observation", "open_dataset"]
 
@@ -70,6 +73,9 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
 )
 
 _FRAMES_KEPT = 8
+
+# How many folders are looked at, at most, for the one that was meant.
+_LOOKED_AT = 500
 
 _ITEM = re.compile(rf"(?:{'|'.join(DETECTORS)})_(?:signal|calibration)(?:_(\d+))?(?:\.parquet)?")
 
@@ -233,8 +239,7 @@ class Dataset:
         self.path = path
         splits = [name for name in ([split] if split else SPLITS) if (path / name).is_dir()]
         if not splits:
-            wanted = f"{split}/" if split else "train/ or test/"
-            raise DatasetError(f"{path}: no {wanted} folder; give the competition folder itself")
+            raise DatasetError(f"{path}: {_why_no_competition(path, split)}")
         listing = {name: _scan(path / name) for name in splits}
         numbered = any(visit is not None for found in listing.values() for visits in found.values() for visit in visits)
         self.layout = LAYOUTS["2025" if numbered or (path / LAYOUTS["2025"].adc).is_file() else "2024"]
@@ -262,9 +267,10 @@ class Dataset:
         if (planet, visit) not in self._observations:
             what = f"planet {planet}" + (f" visit {visit}" if isinstance(key, tuple) else "")
             kind = "" if isinstance(planet, Integral) else f", whose ids are integers and no {type(planet).__name__}"
-            raise DatasetError(
-                f"{self.path}: no {what} among its {len(self)} observations{kind}; see `gpucal info {self.path}`"
-            )
+            meant = did_you_mean(near_planets(planet, self.planets), f"see `gpucal info {self.path}`")
+            if visits := self.visits(planet):
+                meant = f"; it has visit {joined(map(str, visits), 'and')}"
+            raise DatasetError(f"{self.path}: no {what} among its {len(self)} observations{kind}{meant}")
         return self._observations[planet, visit]
 
     def __len__(self) -> int:
@@ -342,7 +348,11 @@ def open_dataset(path: str | Path, split: str | None = None) -> Dataset:
     DatasetError
         If it is no such folder, or a planet is in both splits and none was chosen.
     """
-    return Dataset(Path(path), split)
+    try:
+        return Dataset(Path(path), split)
+    except OSError as error:
+        reason = error.strerror or error
+        raise DatasetError(f"{path}: cannot be read ({reason}); give a competition folder that can") from error
 
 
 def _scan(folder: Path) -> dict[int, set[int | None]]:
@@ -353,3 +363,54 @@ def _scan(folder: Path) -> dict[int, set[int | None]]:
             matches = (_ITEM.fullmatch(item.name) for item in entry.iterdir())
             found[int(entry.name)] = {int(match[1]) if match[1] else None for match in matches if match}
     return found
+
+
+def _why_no_competition(path: Path, split: str | None) -> str:
+    """Say why a folder without the split that is wanted cannot be opened, and which was probably meant."""
+    form = "give the competition folder, which holds train/ or test/"
+    if not path.exists():
+        return f"does not exist{did_you_mean(_meant(path), form)}"
+    if not path.is_dir():
+        mend = "unpack it and give the folder that comes of it" if path.suffix == ".zip" else form
+        return f"is a file{did_you_mean(_meant(path), mend)}"
+    if there := [name for name in SPLITS if (path / name).is_dir()]:
+        return f"has only {there[0]}/ and no {split}/ folder; choose {there[0]}, or do not choose a split"
+    meant = _meant(path)
+    if not meant and (path / "config.toml").is_file():
+        return "is a results folder; give the competition folder, which comes before OUT"
+    wanted = f"{split}/" if split else "train/ or test/"
+    return f"has no {wanted} folder{did_you_mean(meant, 'give the competition folder itself')}"
+
+
+def _meant(path: Path) -> list[str]:
+    """Look for competition folders above, beside or below a path."""
+    with suppress(OSError):  # what cannot be looked at is not suggested
+        if not path.exists():
+            near = [*map(Path, near_path(path))]
+            return [
+                found for folder in near for found in ([str(folder)] if _is_competition(folder) else _below(folder))
+            ]
+        above = [str(folder) for folder in (*path.parents, *path.resolve().parents) if _is_competition(folder)]
+        return above[:1] or _below(path)
+    return []
+
+
+def _below(path: Path) -> list[str]:
+    """Look one and two levels down, as far as a listing is quick, for as many as a line can take."""
+    level = [path]
+    for _ in range(2):
+        entries = (entry for folder in level for entry in sorted(folder.iterdir()))
+        level = [*islice((entry for entry in entries if entry.is_dir()), _LOOKED_AT)]
+        if found := [str(folder) for folder in level if _is_competition(folder)]:
+            return found[:3]
+    return []
+
+
+def _is_competition(path: Path) -> bool:
+    """Tell whether a folder looks like one: with a planet, as many a project has a folder of tests."""
+    return any(
+        entry.name.isdecimal() and entry.is_dir()
+        for split in SPLITS
+        if (path / split).is_dir()
+        for entry in (path / split).iterdir()
+    )

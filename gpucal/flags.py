@@ -10,8 +10,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from gpucal.detectors import DETECTORS
 from gpucal.errors import ConfigError
+from gpucal.hints import did_you_mean, joined, near
 from gpucal.rules import BY_DETECTOR, CHOICES, PRESET_SETTINGS, RANGES
+from gpucal.values import number, one_of, whole
 
 if TYPE_CHECKING:
     from gpucal.config import Calibration
@@ -73,6 +76,9 @@ _FORMS: Mapping[str, _Form] = MappingProxyType(
     }
 )
 
+# Between two detectors that are written in one word; a comma may be part of a value.
+_NEXT = re.compile(r",\s*(?=[A-Za-z][\w-]*\s*=)")
+
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """Add a flag for every setting, and ``--preset`` and ``--config``.
@@ -92,11 +98,12 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
             form.flag, dest=name, action="append", metavar="DETECTOR=...", help=f"{form.effect}, such as {form.example}"
         )
     for name, choices in CHOICES.items():
-        group.add_argument(f"--{name.replace('_', '-')}", choices=choices, help=_HELP[name])
+        group.add_argument(f"--{name.replace('_', '-')}", type=one_of(choices), choices=choices, help=_HELP[name])
     for name, (low, _, _) in RANGES.items():
-        kind = int if isinstance(low, int) else float
+        kind = whole if isinstance(low, int) else number
         group.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="NUMBER", help=_HELP[name])
-    group.add_argument("--preset", choices=list(PRESET_SETTINGS), help="settings of an official notebook")
+    presets = list(PRESET_SETTINGS)
+    group.add_argument("--preset", type=one_of(presets), choices=presets, help="settings of an official notebook")
     group.add_argument("--config", type=Path, metavar="FILE.toml", help="settings from a file such as OUT/config.toml")
 
 
@@ -128,9 +135,10 @@ def settings_from(arguments: argparse.Namespace) -> Calibration:
             settings[name] = value
     for name in BY_DETECTOR:
         given: dict[str, object] = {}
-        for text in getattr(arguments, name) or []:
+        for text in (part for texts in getattr(arguments, name) or [] for part in _NEXT.split(texts)):
             detector, _, value = text.partition("=")
-            given[detector] = _parsed(name, text, value)
+            parsed = _parsed(name, text, value)
+            given[_detector(name, detector)] = parsed
         # What a file has there may be no mapping: that is left for the setting to refuse.
         if given and isinstance(of_file := settings.get(name, {}), Mapping):
             settings[name] = {**of_file, **given}
@@ -170,6 +178,17 @@ def output_from(arguments: argparse.Namespace) -> dict[str, Any]:
         raise ConfigError(f"variance = {of_file['variance']!r}: must be true or false")
     given = {name: getattr(arguments, name) for name in _OUTPUT}
     return {**_OUTPUT, **of_file, **{name: value for name, value in given.items() if value is not None}}
+
+
+def _detector(name: str, text: str) -> str:
+    """Find the detector that is written in short, such as airs."""
+    plain = {detector: re.sub(r"\W|_", "", detector.lower()) for detector in DETECTORS}
+    meant = re.sub(r"\W|_", "", text.lower())
+    found = [detector for detector, whole_ in plain.items() if meant and whole_.startswith(meant)]
+    if len(found) != 1:
+        hint = did_you_mean(near(text, DETECTORS), f"there are {joined(DETECTORS, 'and')}")
+        raise ConfigError(f"{_FORMS[name].flag}: no detector {text!r}{hint}")
+    return found[0]
 
 
 def _parsed(name: str, text: str, value: str) -> object:

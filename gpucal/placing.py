@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpucal.errors import OutputError, OutputLost
+from gpucal.hints import blocking_file
 
 __all__ = ["TEMPORARY", "npy_writer", "place", "placing", "sync", "temporary_name", "unwritable"]
 
@@ -172,5 +173,7 @@ def unwritable(path: Path, error: OSError) -> OutputError:
     OutputError
         To be raised; `OutputLost` if nothing else can be written either.
     """
+    if error.errno in (errno.EEXIST, errno.ENOTDIR) and (found := blocking_file(path)):
+        return OutputError(f"{found}: is a file; OUT must be a folder")
     kind = OutputLost if error.errno in _LOST else OutputError
     return kind(f"{path}: cannot be written ({error.strerror or error}); free space or choose another folder")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from gpucal.config import Calibration
 from gpucal.detectors import DETECTORS
 from gpucal.errors import OutputError, Unstackable
+from gpucal.hints import did_you_mean, joined, near_planets
 from gpucal.lightcurve import Choices, LightCurve
 from gpucal.product import Calibrated
 from gpucal.records import is_finished, record_path, records, require_records
@@ -385,8 +386,16 @@ class Results:
             raise KeyError(f"no detector {detector!r}; there are {', '.join(DETECTORS)}")
         if key not in self.ids:
             what = f"planet {key[0]} visit {key[1]}" if isinstance(key, tuple) and len(key) == 2 else f"{key!r}"
-            raise OutputError(f"{self.path}: no complete {what} in it; calibrate it first, or give one of its ids")
+            raise OutputError(f"{self.path}: no complete {what} in it{self._meant(key)}")
         return self._records[(*key, detector)]
+
+    def _meant(self, key: tuple[int, int]) -> str:
+        """Say what may have been meant by a key that is not complete."""
+        planet = key[0] if isinstance(key, tuple) and key else key
+        if visits := [str(visit) for known, visit in self.ids if known == planet]:
+            return f"; it has visit {joined(visits, 'and')}"
+        near = near_planets(planet, (known for known, _ in self.ids))
+        return did_you_mean(near, "calibrate it first, or give one of its ids")
 
     def _read(self, key: tuple[int, int], detector: str, kind: str, *, mapped: bool = False) -> NDArray[Any]:
         """Read one array of a complete observation, or map its file into memory."""

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 from gpucal.detectors import DETECTORS, Detector
 from gpucal.errors import ConfigError
+from gpucal.hints import did_you_mean, near
 
 __all__ = [
     "BY_DETECTOR",
@@ -226,7 +227,8 @@ def checked_mapping(setting: str, values: object) -> Mapping[str, Any]:
         raise ConfigError(f"{setting} = {values!r}: must map a detector to its value, such as AIRS-CH0")
     for name in values:
         if name not in DETECTORS:
-            raise ConfigError(f"{setting}: no detector {name!r}; there are {', '.join(DETECTORS)}")
+            hint = did_you_mean(near(str(name), DETECTORS))
+            raise ConfigError(f"{setting}: no detector {name!r}; there are {', '.join(DETECTORS)}{hint}")
     rule = BY_DETECTOR[setting]
     return MappingProxyType(
         {

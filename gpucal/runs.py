@@ -409,17 +409,25 @@ def _progress(shown: bool, total: int) -> Iterator[Callable[[int], None]]:
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     form = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}, {remaining} left{postfix}]"
-    began = time.monotonic()
+    began, logger = time.monotonic(), logging.getLogger("gpucal")
+    # Most versions of tqdm put a handler without them in the place of the terminal's.
+    filters = [one for handler in logger.handlers if _is_terminal(handler) for one in handler.filters]
     with (
         tqdm(total=total, disable=not shown, unit="planet", bar_format=form) as bar,
-        logging_redirect_tqdm([logging.getLogger("gpucal")]) if shown else nullcontext(),
+        logging_redirect_tqdm([logger]) if shown else nullcontext(),
     ):
+        for one in filters if shown else ():
+            logger.handlers[-1].addFilter(one)
 
         def update(ended: int) -> None:
             bar.update(ended - bar.n)
             bar.set_postfix_str(f"{60 * ended / (time.monotonic() - began):.1f} planets/min")
 
         yield update
+
+
+def _is_terminal(handler: logging.Handler) -> bool:
+    return isinstance(handler, logging.StreamHandler) and handler.stream is sys.stderr
 
 
 def _shard(planets: list[int], shard: tuple[int, int] | None) -> list[int]:

@@ -31,6 +31,7 @@ from gpucal.config import Calibration
 from gpucal.detectors import DETECTORS, Detector
 from gpucal.errors import ConfigError, DatasetError, OutputError
 from gpucal.frames import read_frames, read_raw_frames
+from gpucal.hints import did_you_mean, near_path
 from gpucal.plan import hot_pixels
 from gpucal.scene import Frames, Pixels, Target
 
@@ -184,7 +185,7 @@ def synthesize(
     threads = (os.cpu_count() or 1) if workers is None else workers
     _check(layout, planets, count, seed, visits, splits, threads)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(f"{out} is not an empty folder; name another or remove it")
+        raise OutputError(f"{out}: is not an empty folder; name a new one")
     source = None if calibration is None else _find_calibration(calibration)
     ids = [100_000_000 + int(k) for k in _random(seed, 0).choice(900_000_000, planets * len(splits), replace=False)]
     try:
@@ -202,9 +203,15 @@ def _check(layout: str, planets: int, frames: int, seed: int, visits: int, split
     if layout not in ("2024", "2025"):
         raise ConfigError(f"layout {layout!r} is unknown; use 2024 or 2025")
     if frames < 2 or frames % 2:
-        raise ConfigError(f"frames={frames}: reads come in pairs; use an even number of at least 2")
-    if min(planets, visits) < 1 or seed < 0 or workers < 1:
-        raise ConfigError("planets, visits and workers must be at least 1 and seed at least 0")
+        raise ConfigError(f"frames = {frames}: reads come in pairs; use an even number of at least 2")
+    for name, value, least in (
+        ("planets", planets, 1),
+        ("visits", visits, 1),
+        ("workers", workers, 1),
+        ("seed", seed, 0),
+    ):
+        if value < least:
+            raise ConfigError(f"{name} = {value}: must be {least} or more")
     if visits > 1 and layout != "2025":
         raise ConfigError(f"visits={visits}: layout 2024 has one visit a planet; use layout 2025")
     if not splits or len(set(splits)) < len(splits) or not {*splits} <= {"train", "test"}:
@@ -218,6 +225,9 @@ def _random(*key: int) -> np.random.Generator:
 
 def _find_calibration(folder: Path) -> dict[str, Path]:
     """Find each detector's calibration folder in a competition or planet folder."""
+    if not folder.is_dir():
+        problem = "is a file" if folder.exists() else "does not exist"
+        raise DatasetError(f"{folder}: {problem}{did_you_mean(near_path(folder), 'name a planet folder')}")
     found = {}
     for name in DETECTORS:
         patterns = (f"{name}_calibration*", f"train/*/{name}_calibration*", f"test/*/{name}_calibration*")

@@ -190,11 +190,11 @@ WRONG_REQUESTS: dict[str, tuple[list[str], str]] = {
     "results in the dataset": (["RAW", "RAW"], "is where the competition's planets are; give another folder"),
     "results among planets": (["RAW", "RAW/train/17/out"], "is where the competition's planets are"),
     "nothing to resume from": (["RAW", "OUT", "--resume-from", "OUT2"], "holds no results to resume from"),
-    "no dataset": (["RAW/nothing", "OUT"], "no train/ or test/ folder; give the competition folder itself"),
+    "no dataset": (["RAW/nothing", "OUT"], "does not exist; give the competition folder, which holds train/ or test/"),
     "a planet's folder": (["RAW/train/17", "OUT"], "no train/ or test/ folder"),
     "no such split": (["RAW", "OUT", "--split", "test"], "no test/ folder"),
-    "OUT is a file": (["RAW", "RAW/axis_info.parquet"], "cannot be written"),
-    "OUT below a file": (["RAW", "RAW/axis_info.parquet/out"], "cannot be written"),
+    "OUT is a file": (["RAW", "RAW/axis_info.parquet"], "axis_info.parquet: is a file; OUT must be a folder"),
+    "OUT below a file": (["RAW", "RAW/axis_info.parquet/out"], "axis_info.parquet: is a file; OUT must be"),
     "OUT where nobody may write": (["RAW", "/proc/gpucal"], "cannot be written"),
     "backend not there": (["RAW", "OUT", "--backend", "cupy"], 'pip install "gpucal[cuda12]" or "gpucal[cuda13]"'),
     "bin without a number": (["RAW", "OUT", "--bin", "FGS1"], "--bin FGS1: write it as DETECTOR=..., such as AIRS-CH0"),
@@ -204,7 +204,10 @@ WRONG_REQUESTS: dict[str, tuple[list[str], str]] = {
     "rows in words": (["RAW", "OUT", "--background-rows", "FGS1=top"], "such as AIRS-CH0=0:8,24:32"),
     "a clip that is none": (["RAW", "OUT", "--hot-sigma", "nan"], "hot_sigma = nan: must be a number above 0"),
     "bin of nothing": (["RAW", "OUT", "--bin", "FGS1=0"], "bins: FGS1 = 0: must be an integer above 0"),
-    "bin of an unknown detector": (["RAW", "OUT", "--bin", "AIRS=3"], "no detector 'AIRS'"),
+    "bin of an unknown detector": (
+        ["RAW", "OUT", "--bin", "AIRS-CH1=3"],
+        "no detector 'AIRS-CH1'; did you mean AIRS-CH0?",
+    ),
     "no config": (["RAW", "OUT", "--config", "RAW/none.toml"], "give the path of a TOML file"),
     "config that is no TOML": (["RAW", "OUT", "--config", "RAW/axis_info.parquet"], "not a TOML file"),
     "no workers": (["RAW", "OUT", "--workers", "0"], "workers = 0"),
@@ -238,16 +241,21 @@ def test_a_wrong_request_is_one_line_and_exit_2(
 
 # Arguments, the words of the line, and whose help it names.
 UNPARSED: dict[str, tuple[list[str], str, str]] = {
-    "no verb": ([], "VERB", ""),
-    "unknown verb": (["calibrat", "a", "b"], "invalid choice: 'calibrat'", ""),
-    "no folders": (["calibrate"], "required: DATASET, OUT", " calibrate"),
-    "unknown option": (["calibrate", "a", "b", "--no-such", "--x=1"], "arguments: --no-such --x=1", " calibrate"),
-    "one folder too many": (["info", "a", "b"], "unrecognized arguments: b", " info"),
-    "no such choice": (["calibrate", "a", "b", "--reduce", "max"], "--reduce: invalid choice: 'max'", " calibrate"),
-    "planets before the folders": (["calibrate", "--planet", "17", "a", "b"], "'a' is no planet; put", " calibrate"),
-    "planets in one word": (["calibrate", "a", "b", "--planet", "17,23"], "'17,23' is no planet; put", " calibrate"),
-    "no integer": (["plot", "a", "x\ny"], "invalid int value", " plot"),
-    "no size": (["calibrate", "a", "b", "--memory", "much"], "'much' is no size", " calibrate"),
+    "no folders": (["calibrate"], "DATASET and OUT are missing; write `gpucal calibrate DATASET OUT`", " calibrate"),
+    "unknown option": (
+        ["calibrate", "a", "b", "--no-such", "--x=1"],
+        "`gpucal calibrate` has no flag --no-such",
+        " calibrate",
+    ),
+    "one folder too many": (["info", "a", "b"], "too many arguments: b; write `gpucal info [DATASET]`", " info"),
+    "no such choice": (["calibrate", "a", "b", "--reduce", "max"], "'max' is not one of sum and mean", " calibrate"),
+    "planets before the folders": (
+        ["calibrate", "--planet", "17", "a", "b"],
+        "'a' is not a planet id (a number such as 100468857); write DATASET and OUT before --planet",
+        " calibrate",
+    ),
+    "no integer": (["plot", "a", "x\ny"], "is not a planet id", " plot"),
+    "no size": (["calibrate", "a", "b", "--memory", "much"], "cannot read 'much' as a size", " calibrate"),
 }
 
 

@@ -249,10 +249,10 @@ def test_unknown_observation(tmp_path: Path, key: object) -> None:
 @pytest.mark.parametrize(
     ("what", "says"),
     [
-        ("missing", "no train/ or test/ folder"),
-        ("file", "no train/ or test/ folder"),
+        ("missing", "does not exist; give the competition folder"),
+        ("file", "is a file; did you mean"),
         ("empty", "no train/ or test/ folder"),
-        ("inside-train", "no train/ or test/ folder"),
+        ("inside-train", "no train/ or test/ folder; did you mean"),
         ("no-planets", "no planet folders in train"),
         ("no-axis", "no axis_info.parquet"),
         ("no-adc", "no train_adc_info.csv"),
