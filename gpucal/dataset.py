@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from numbers import Integral
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from gpucal.detectors import DETECTORS, Detector
 from gpucal.errors import DatasetError
+from gpucal.files import packed_beside
 from gpucal.frames import (
     Adc,
+    AdcTable,
     Axis,
     CalibrationFrames,
     digest_of,
@@ -71,7 +73,7 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
 
 _FRAMES_KEPT = 8
 
-_ITEM = re.compile(rf"(?:{'|'.join(DETECTORS)})_(?:signal|calibration)(?:_(\d+))?(?:\.parquet)?")
+_ITEM = re.compile(rf"(?:{'|'.join(DETECTORS)})_(?:signal|calibration)(?:_(\d+))?(?:\.parquet)?(?:\.zip|\.gz)?")
 
 
 @dataclass(frozen=True)
@@ -250,12 +252,14 @@ class Dataset:
             raise DatasetError(f"{path}: no planet folders in {', '.join(splits)}; give the competition folder itself")
         for beside in ("axis_info.parquet", *(self.layout.adc.format(split=name) for name in splits)):
             if not (path / beside).is_file():
+                if packed := packed_beside(path / beside):
+                    raise DatasetError(f"{path}: no {beside}, but {packed[0].name} is there; {packed[1]}")
                 raise DatasetError(f"{path}: no {beside}; copy it from the competition data")
         # Values derived from files, kept by content or name; filling them twice from two threads is harmless. Of frames
         # only the last, as each planet may have its own: a megabyte or two an item.
         self._frames: dict[tuple[Detector, str], CalibrationFrames] = {}
         self._axes: dict[Detector, Axis] = {}
-        self._adc: dict[str, list[dict[str, str]]] = {}
+        self._adc: dict[str, AdcTable] = {}
 
     def __getitem__(self, key: int | Key) -> Observation:
         planet, visit = key if isinstance(key, tuple) else (key, min(self.visits(key), default=0))
@@ -266,6 +270,15 @@ class Dataset:
                 f"{self.path}: no {what} among its {len(self)} observations{kind}; see `gpucal info {self.path}`"
             )
         return self._observations[planet, visit]
+
+    def __contains__(self, key: object) -> bool:
+        if isinstance(key, Observation):
+            return key in self._observations.values()
+        try:
+            self[cast("Key", key)]
+        except (DatasetError, TypeError, ValueError):  # also where it cannot be hashed, or compared with an id
+            return False
+        return True
 
     def __len__(self) -> int:
         return len(self._observations)
