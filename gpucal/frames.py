@@ -261,8 +261,6 @@ class AdcTable:
 
     Parameters
     ----------
-    path : Path
-        The CSV file.
     columns : list of str
         Its header.
     lines : mapping of Decimal or None to list
@@ -270,7 +268,6 @@ class AdcTable:
         lines of a table without ids, and of lines without one.
     """
 
-    path: Path
     columns: list[str]
     lines: Mapping[Decimal | None, list[tuple[int, Mapping[Any, Any]]]]
 
@@ -306,10 +303,12 @@ def read_adc_table(path: Path) -> AdcTable:
         for count, row in enumerate(rows):
             if count == _MOST_LINES:
                 raise InputError(f"ADC table has more than {_MOST_LINES:,} lines", AGAIN, path)
+            if not any(text.strip() for text in (*filter(None, map(row.get, columns)), *row.get(None, ()))):
+                continue  # a line of commas or spaces
             found.setdefault(_planet(row.get("planet_id")), []).append((rows.line_num, row))
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"ADC table cannot be read ({shortened(error)})", AGAIN, path) from error
-    return AdcTable(path, columns, found)
+    return AdcTable(columns, found)
 
 
 def _planet(text: str | None) -> Decimal | None:
@@ -343,7 +342,7 @@ def find_adc(table: AdcTable, path: Path, planet: int, detector: Detector) -> Ad
     Raises
     ------
     InputError
-        If the planet or a column is missing or there twice with different values, or a value is not usable.
+        If the planet or a column is missing, the planet has lines that differ, or a value is not usable.
     """
     by_planet = "planet_id" in table.columns
     columns = {name: f"{detector.name}_adc_{name}" for name in ("gain", "offset")}

@@ -368,6 +368,8 @@ ONCE = {
     "float-ids-otherwise": f"{HEADER}\n70.,1,1,1,1,1\n7.000e+00,0.25,0.87,-3,0.44,1\n",
     "no-ids": f"{HEADER}\nnan,1,1,1,1,1\n,2,2,2,2,2\n7,0.25,0.87,-3,0.44,1\nsnan,3,3,3,3,3\n7.5,4,4,4,4,4\n",
     "spaces-in-the-header": f"{HEADER.replace(',', ', ')}\n7,0.25,0.87,-3,0.44,1\n8,1,1,1,1,1\n",
+    "blank-lines": f"{HEADER}\n\n,,,,,\n7,0.25,0.87,-3,0.44,1\n  \n",
+    "blank-lines-without-planets": f"{ALONE}\n \n0.25,0.87,-3,0.44\n,,,\n,,,,,\n  \n\n",
     "blank-values-at-the-end": f"{HEADER}\n7,0.25,0.87,-3,0.44,1,, \n",
 }
 
