@@ -313,11 +313,13 @@ def read_adc_table(path: Path) -> AdcTable:
 
 def _planet(text: str | None) -> Decimal | None:
     """Read a planet id, such as 1103775 or, as libraries write integers beside a gap, 1103775.0."""
+    text = (text or "").strip()
     try:
-        number = Decimal((text or "").strip())
+        number = Decimal(text)
     except InvalidOperation:
         return None
-    return number if number.is_finite() else None
+    # Python takes 1_7 and other scripts' digits for numbers; a table that holds these means something else.
+    return number if number.is_finite() and text.isascii() and "_" not in text else None
 
 
 def find_adc(table: AdcTable, path: Path, planet: int, detector: Detector) -> Adc:
