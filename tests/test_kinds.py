@@ -56,7 +56,7 @@ def tarred(stream: io.BytesIO) -> None:
 
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1\nsize 12345\n"
-LFS_MEND = "run `git lfs pull` where it was cloned"
+LFS_MEND = "run `git lfs pull` in its repository"
 SIGN_IN = "download it again, signed in: a server sent this in place of the file"
 PAGE = b'<!DOCTYPE html>\n<html lang="en">\n<head><title>Kaggle: sign in</title></head><body>' + b"<p>x</p>" * 500
 ROW = "planet_id,FGS1_adc_offset,FGS1_adc_gain\n7,-1000,0.4369\n"
