@@ -6,9 +6,52 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-__all__ = ["values_of"]
+__all__ = ["in_file_order", "read_positions", "values_of"]
+
+
+def read_positions(file: pq.ParquetFile, positions: NDArray[np.intp]) -> pa.Table:
+    """Decode some columns of an open file.
+
+    Parameters
+    ----------
+    file : pyarrow.parquet.ParquetFile
+        The file.
+    positions : ndarray of intp
+        Positions of the columns in it, in any order.
+
+    Returns
+    -------
+    pyarrow.Table
+        These columns, in this order.
+    """
+    ascending, back = in_file_order(positions)
+    # By position, as the public read(columns=) cannot tell apart columns of one name or names with dots.
+    table = file.reader.read_all(column_indices=ascending.tolist(), use_threads=False)
+    return table if back is None else table.select(back)
+
+
+def in_file_order(positions: NDArray[np.intp]) -> tuple[NDArray[np.intp], list[int] | None]:
+    """Sort columns for a decoder: what order one gives them in, if they are asked for in another, is its own affair.
+
+    Parameters
+    ----------
+    positions : ndarray of intp
+        Positions of columns in a file.
+
+    Returns
+    -------
+    ascending : ndarray of intp
+        The same, sorted.
+    back : list of int, or None
+        Where each of `positions` is among the sorted ones; None if they were sorted.
+    """
+    if (positions[1:] > positions[:-1]).all():
+        return positions, None
+    order = np.argsort(positions)
+    return positions[order], np.argsort(order).tolist()
 
 
 def values_of(column: pa.ChunkedArray) -> NDArray[Any]:

@@ -14,12 +14,14 @@ from itertools import islice
 from numbers import Integral
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from gpucal.detectors import DETECTORS, Detector
 from gpucal.errors import DatasetError
+from gpucal.files import packed_beside
 from gpucal.frames import (
     Adc,
+    AdcTable,
     Axis,
     CalibrationFrames,
     digest_of,
@@ -77,7 +79,7 @@ _FRAMES_KEPT = 8
 # How many folders are looked at, at most, for the one that was meant.
 _LOOKED_AT = 500
 
-_ITEM = re.compile(rf"(?:{'|'.join(DETECTORS)})_(?:signal|calibration)(?:_(\d+))?(?:\.parquet)?")
+_ITEM = re.compile(rf"(?:{'|'.join(DETECTORS)})_(?:signal|calibration)(?:_(\d+))?(?:\.parquet)?(?:\.zip|\.gz)?")
 
 
 @dataclass(frozen=True)
@@ -255,12 +257,14 @@ class Dataset:
             raise DatasetError(f"{path}: no planet folders in {', '.join(splits)}; give the competition folder itself")
         for beside in ("axis_info.parquet", *(self.layout.adc.format(split=name) for name in splits)):
             if not (path / beside).is_file():
+                if packed := packed_beside(path / beside):
+                    raise DatasetError(f"{path}: no {beside}, but {packed[0].name} is there; {packed[1]}")
                 raise DatasetError(f"{path}: no {beside}; copy it from the competition data")
         # Values derived from files, kept by content or name; filling them twice from two threads is harmless. Of frames
         # only the last, as each planet may have its own: a megabyte or two an item.
         self._frames: dict[tuple[Detector, str], CalibrationFrames] = {}
         self._axes: dict[Detector, Axis] = {}
-        self._adc: dict[str, list[dict[str, str]]] = {}
+        self._adc: dict[str, AdcTable] = {}
 
     def __getitem__(self, key: int | Key) -> Observation:
         planet, visit = key if isinstance(key, tuple) else (key, min(self.visits(key), default=0))
@@ -272,6 +276,14 @@ class Dataset:
                 meant = f"; it has visit {joined(map(str, visits), 'and')}"
             raise DatasetError(f"{self.path}: no {what} among its {len(self)} observations{kind}{meant}")
         return self._observations[planet, visit]
+
+    def __contains__(self, key: object) -> bool:
+        if isinstance(key, Observation):
+            return key in self._observations.values()
+        try:
+            return key in self._observations if isinstance(key, tuple) else bool(self.visits(cast("int", key)))
+        except (TypeError, ValueError):  # it cannot be hashed, or compared with an id
+            return False
 
     def __len__(self) -> int:
         return len(self._observations)

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from gpucal.arrow import values_of
+from gpucal.arrow import in_file_order, read_positions, values_of
 from gpucal.errors import ConfigError, InputError, MissingExtra
 from gpucal.files import AGAIN, shortened
 
@@ -129,8 +129,7 @@ def _decode_arrow(loaded: Loaded, units: Iterable[list[slice]]) -> Iterator[Bloc
     with pq.ParquetFile(whole, metadata=signal.metadata, page_checksum_verification=signal.strict) as file:
         for pixels in (block for unit in units for block in unit):
             positions = signal.columns[pixels]
-            # By position, as the public read(columns=) cannot tell apart columns of one name or names with dots.
-            table = file.reader.read_all(column_indices=positions.tolist(), use_threads=False)
+            table = read_positions(file, positions)
             if (table.num_rows, table.num_columns) != (signal.n_frames, positions.size):
                 raise InputError("decodes to another size than its footer says", AGAIN, signal.path)
             counts = _stacked(table)
@@ -162,13 +161,15 @@ def _decode_polars(loaded: Loaded, units: Iterable[list[slice]]) -> Iterator[Blo
     for unit in units:
         first = unit[0].start
         positions = signal.columns[first : unit[-1].stop]
+        ascending, back = in_file_order(positions)
         try:
             data = loaded.buffer.getvalue()
-            table = _undisturbed(pl.read_parquet, data, columns=positions.tolist(), use_statistics=False)
+            table = _undisturbed(pl.read_parquet, data, columns=ascending.tolist(), use_statistics=False)
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
             raise ValueError(str(error)) from error
         if table.shape != (signal.n_frames, positions.size) or len(set(table.dtypes)) != 1:
             raise InputError("decodes to another size or type than its footer says", AGAIN, signal.path)
+        table = table if back is None else table[:, back]
         for position, nulls in zip(positions, _undisturbed(table.null_count).row(0), strict=True):
             _no_nulls(signal, position, nulls)
         for pixels in unit:

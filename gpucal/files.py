@@ -5,15 +5,72 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Mapping
 from io import FileIO
 from pathlib import Path
+from types import MappingProxyType
 
 from gpucal.errors import InputError
 
-__all__ = ["AGAIN", "open_regular", "read_whole", "shortened"]
+__all__ = ["AGAIN", "missing", "open_regular", "packed_beside", "read_whole", "shortened"]
 
 AGAIN = "copy it again from the competition data"
 """What to do about a damaged file."""
+
+_PACKED: Mapping[str, str] = MappingProxyType(
+    {
+        ".zip": "unzip it",
+        ".gz": "gunzip it",
+        ".bz2": "bunzip2 it",
+        ".xz": "unxz it",
+        ".zst": "unzstd it",
+        ".part": "finish its download",
+        ".crdownload": "finish its download",
+    }
+)
+"""What downloads add to a file's name, and what to do about it."""
+
+
+def packed_beside(path: Path) -> tuple[Path, str] | None:
+    """Find what a missing file or folder may be in: ``NAME.parquet.zip``, ``NAME.zip``, and the like.
+
+    Parameters
+    ----------
+    path : Path
+        What is missing.
+
+    Returns
+    -------
+    tuple of Path and str, or None
+        The file that is there instead, and what to do about it.
+    """
+    names = [path.name, *([path.stem] if path.suffix in (".parquet", ".csv") else [])]
+    found = ((path.with_name(name + ending), mend) for name in names for ending, mend in _PACKED.items())
+    return next(((packed, mend) for packed, mend in found if packed.is_file()), None)
+
+
+def missing(path: Path, name: str) -> InputError:
+    """Say that a file is missing, and in what it may be.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    name : str
+        What to call it.
+
+    Returns
+    -------
+    InputError
+        To be raised.
+    """
+    for place in (path, path.parent):
+        if found := packed_beside(place):
+            packed, mend = found
+            return InputError(f"{name} is missing, but {packed.name} is there", mend, path)
+        if place.parent.is_dir():
+            break
+    return InputError(f"{name} is missing", AGAIN, path)
 
 
 def open_regular(path: Path) -> FileIO:
@@ -85,7 +142,7 @@ def read_whole(path: Path, most: int, name: str) -> bytes:
             while part := file.read(size + 1 - len(content)):
                 content += part
     except FileNotFoundError as error:
-        raise InputError(f"{name} is missing", AGAIN, path) from error
+        raise missing(path, name) from error
     except OSError as error:
         raise InputError(f"{name} cannot be read ({error.strerror or error})", AGAIN, path) from error
     if len(content) != size:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from gpucal.errors import InputError
 from gpucal.files import AGAIN
+from gpucal.kinds import HEAD, mistaken
 from gpucal.thrift import I32, I64, LIST, STRUCT, Place, Reader, Unreadable, parse_structs
 
 __all__ = ["MAGIC", "Footer", "end_of", "parse_footer"]
@@ -98,10 +99,14 @@ def end_of(file: BinaryIO, path: Path) -> bytes:
         If it is no Parquet file, encrypted, or its footer has too many bytes or columns to be parsed.
     """
     size = file.seek(0, 2)
+    file.seek(max(size - 8, 0))
+    tail = file.read(8)
+    if size < 12 or tail[4:] not in (MAGIC, b"PARE"):
+        file.seek(0)
+        if error := mistaken(file.read(HEAD), path, "Parquet"):
+            raise error
     if size < 12:
         raise InputError(f"is no Parquet file ({size} bytes)", AGAIN, path)
-    file.seek(size - 8)
-    tail = file.read(8)
     length = int.from_bytes(tail[:4], "little")
     if tail[4:] == b"PARE":
         raise InputError("is encrypted", AGAIN, path)

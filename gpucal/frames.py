@@ -7,10 +7,11 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from io import StringIO
-from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,11 +21,13 @@ from gpucal.arrow import values_of
 from gpucal.detectors import Detector
 from gpucal.errors import InputError
 from gpucal.files import AGAIN, read_whole, shortened
-from gpucal.tables import read_columns
+from gpucal.kinds import HEAD, mistaken
+from gpucal.tables import pixel_columns, read_columns
 
 __all__ = [
     "DEGREE",
     "Adc",
+    "AdcTable",
     "Axis",
     "CalibrationFrames",
     "digest_of",
@@ -232,15 +235,16 @@ def _parse(data: bytes, path: Path, frame: _Frame, detector: Detector) -> NDArra
     rows, width = detector.shape
     shape = (frame.planes * rows, width)
 
-    def check(schema: pa.Schema, n_rows: int) -> list[int]:
-        if (n_rows, len(schema)) != shape:
-            raise InputError(f"has shape {(n_rows, len(schema))}, expected {shape}", AGAIN, path)
-        for kind in set(schema.types):
+    def check(schema: pa.Schema, n_rows: int) -> NDArray[np.intp]:
+        positions, types = pixel_columns(schema), schema.types
+        if (n_rows, positions.size) != shape:
+            raise InputError(f"has shape {(n_rows, positions.size)}, expected {shape}", AGAIN, path)
+        for kind in {types[position] for position in positions}:
             numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind)
             if not (pa.types.is_boolean(kind) if frame.boolean else numeric):
                 wanted = "bool" if frame.boolean else "a number"
                 raise InputError(f"holds {shortened(kind)}, expected {wanted}", AGAIN, path)
-        return list(range(width))
+        return positions
 
     table = read_columns(data, path, check)
     if any(column.null_count for column in table.columns):
@@ -251,7 +255,24 @@ def _parse(data: bytes, path: Path, frame: _Frame, detector: Detector) -> NDArra
     return values.reshape(frame.planes, rows, width)
 
 
-def read_adc_table(path: Path) -> list[dict[str, str]]:
+@dataclass(frozen=True)
+class AdcTable:
+    """An ADC table as it is.
+
+    Parameters
+    ----------
+    columns : list of str
+        Its header.
+    lines : mapping of Decimal or None to list
+        Of each planet id, as a number, its lines: where in the file, and column name to text. None is the id of all
+        lines of a table without ids, and of lines without one.
+    """
+
+    columns: list[str]
+    lines: Mapping[Decimal | None, list[tuple[int, Mapping[Any, Any]]]]
+
+
+def read_adc_table(path: Path) -> AdcTable:
     """Read an ADC table as it is.
 
     Parameters
@@ -261,33 +282,52 @@ def read_adc_table(path: Path) -> list[dict[str, str]]:
 
     Returns
     -------
-    list of dict
-        One a row, column name to text.
+    AdcTable
+        What it says, in text.
 
     Raises
     ------
     InputError
         If it cannot be read.
     """
+    content = read_whole(path, _MOST_TABLE, "ADC table")
+    if error := mistaken(content[:HEAD], path, "CSV"):
+        raise error
+    found: dict[Decimal | None, list[tuple[int, Mapping[Any, Any]]]] = {}
     try:
-        text = read_whole(path, _MOST_TABLE, "ADC table").decode("utf-8-sig")
-        lines = csv.DictReader(StringIO(text, newline=""))
-        if len(lines.fieldnames or ()) > _MOST_COLUMNS:
+        rows = csv.DictReader(StringIO(content.decode("utf-8-sig"), newline=""))
+        columns = [name.strip() for name in rows.fieldnames or ()]
+        if len(columns) > _MOST_COLUMNS:
             raise InputError(f"ADC table has more than {_MOST_COLUMNS} columns", AGAIN, path)
-        rows = list(islice(lines, _MOST_LINES + 1))
+        rows.fieldnames = columns
+        for count, row in enumerate(rows):
+            if count == _MOST_LINES:
+                raise InputError(f"ADC table has more than {_MOST_LINES:,} lines", AGAIN, path)
+            if not any(text.strip() for text in (*filter(None, map(row.get, columns)), *row.get(None, ()))):
+                continue  # a line of commas or spaces
+            found.setdefault(_planet(row.get("planet_id")), []).append((rows.line_num, row))
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"ADC table cannot be read ({shortened(error)})", AGAIN, path) from error
-    if len(rows) > _MOST_LINES:
-        raise InputError(f"ADC table has more than {_MOST_LINES:,} lines", AGAIN, path)
-    return rows
+    return AdcTable(columns, found)
 
 
-def find_adc(rows: list[dict[str, str]], path: Path, planet: int, detector: Detector) -> Adc:
+def _planet(text: str | None) -> Decimal | None:
+    """Read a planet id, such as 1103775 or, as libraries write integers beside a gap, 1103775.0."""
+    text = (text or "").strip()
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        return None
+    # Python takes 1_7 and other scripts' digits for numbers; a table that holds these means something else.
+    return number if number.is_finite() and text.isascii() and "_" not in text else None
+
+
+def find_adc(table: AdcTable, path: Path, planet: int, detector: Detector) -> Adc:
     """Find a planet's gain and offset in an ADC table; a table without planets holds one row for all.
 
     Parameters
     ----------
-    rows : list of dict
+    table : AdcTable
         What `read_adc_table` returned.
     path : Path
         Where it came from, for messages.
@@ -304,19 +344,40 @@ def find_adc(rows: list[dict[str, str]], path: Path, planet: int, detector: Dete
     Raises
     ------
     InputError
-        If the planet or a column is missing, or a value is not usable.
+        If the planet or a column is missing, the planet has lines that differ, or a value is not usable.
     """
-    mend = f"correct its line in {path.name}"
-    # a line too short to have an id holds None there
-    mine = [row for row in rows if (row.get("planet_id", str(planet)) or "").strip() == str(planet)]
-    if not mine:
+    by_planet = "planet_id" in table.columns
+    columns = {name: f"{detector.name}_adc_{name}" for name in ("gain", "offset")}
+    for column in ("planet_id", *columns.values()):
+        if (count := table.columns.count(column)) > 1:
+            raise InputError(f"ADC table has {count} columns {column}", AGAIN, path)
+    lines = table.lines.get(Decimal(int(planet)) if by_planet else None)
+    if not lines:
         raise InputError("planet is not in the ADC table", f"add it to {path.name}", path)
-    values = {}
-    for name in ("gain", "offset"):
-        column = f"{detector.name}_adc_{name}"
-        text = mine[0].get(column)
-        if text is None:
+    for column in columns.values():
+        if column not in table.columns:
             raise InputError(f"ADC table has no column {column}", AGAIN, path)
+    (first, adc), *others = ((at, _adc_of(row, at, columns, path)) for at, row in lines)
+    for at, other in others:
+        if other != adc:
+            whose = "this planet" if by_planet else "all planets (there is no column planet_id)"
+            pairs = [(column, getattr(adc, name), getattr(other, name)) for name, column in columns.items()]
+            differ = ", ".join(f"{column} is {one} and {two}" for column, one, two in pairs if one != two)
+            problem = f"lines {first} and {at} give {whose} different values: {differ}"
+            raise InputError(problem, f"remove the wrong line from {path.name}", path)
+    return adc
+
+
+def _adc_of(row: Mapping[Any, Any], at: int, columns: Mapping[str, str], path: Path) -> Adc:
+    """Read one line's gain and offset."""
+    mend = f"correct its line in {path.name}"
+    if any(text.strip() for text in row.get(None, ())):  # which value belongs to which column is not known then
+        raise InputError(f"line {at} has more values than the header has columns", mend, path)
+    values = {}
+    for name, column in columns.items():
+        text = row[column]
+        if text is None:
+            raise InputError(f"line {at} ends before {column}", mend, path)
         try:
             values[name] = float(text)
         except ValueError as error:
@@ -352,7 +413,7 @@ def read_axis(path: Path, detector: Detector) -> Axis:
     wanted = [detector.time_column, detector.wavelength_column, detector.integration_column]
     present = [name for name in wanted if name is not None]
 
-    def check(schema: pa.Schema, n_rows: int) -> list[int]:
+    def check(schema: pa.Schema, n_rows: int) -> NDArray[np.intp]:
         names = schema.names
         for name in present:
             if (count := names.count(name)) != 1:
@@ -360,7 +421,7 @@ def read_axis(path: Path, detector: Detector) -> Axis:
             kind = schema.field(name).type
             if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
                 raise InputError(f"column {name!r} holds {shortened(kind)}, expected numbers", AGAIN, path)
-        return sorted(names.index(name) for name in present)
+        return np.array([names.index(name) for name in present], np.intp)
 
     table = read_columns(read_whole(path, _MOST_BYTES, "axis table"), path, check)
     axes = {name: _axis_column(table, name, path) for name in present}

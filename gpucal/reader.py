@@ -1,14 +1,14 @@
 """Parquet to pixel blocks: a column is a pixel, so some columns and all frames are a ``uint16 (pixel, frame)`` array.
 
-A signal file is read once, front to back, and decoded from memory by column position, whatever the columns' names. It
-is never memory-mapped: a file truncated under a mapping kills the process, a failed read is one observation's error.
+A signal file is read once, front to back, and decoded from memory by column position; which columns are which pixels,
+`pixel_columns` finds out before. It is never memory-mapped: a file truncated under a mapping kills the process, a
+failed read is one observation's error.
 Polars decodes plain integer columns about twice as fast as pyarrow and is used where it is installed (`DECODERS`).
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from dataclasses import dataclass, replace
 from io import BufferedReader, BytesIO
@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 from gpucal.decoders import DECODERS, Loaded, choose_decoder, typed_errors
 from gpucal.detectors import Detector
 from gpucal.errors import InputError
-from gpucal.files import AGAIN, open_regular, shortened
+from gpucal.files import AGAIN, missing, open_regular, shortened
 from gpucal.footer import MAGIC, Footer, end_of
 from gpucal.pages import check_chunks, check_pages, read_footer
+from gpucal.tables import pixel_columns
 
 __all__ = ["Signal", "open_signal"]
 
@@ -128,7 +129,7 @@ def _read_into(buffer: BytesIO, path: Path, size: int) -> bool:
 
 def _unreadable(error: OSError | MemoryError, path: Path) -> InputError:
     if isinstance(error, FileNotFoundError):
-        return InputError("signal file is missing", AGAIN, path)
+        return missing(path, "signal file")
     reason = error.strerror or error if isinstance(error, OSError) else "no memory left"
     return InputError(f"cannot be read ({reason})", AGAIN, path)
 
@@ -140,7 +141,7 @@ def open_signal(path: Path, detector: Detector, *, strict: bool = False) -> Sign
     ----------
     path : Path
         A Parquet file of any legal encoding: one or many row groups, any compression, dictionary or plain, any integer
-        type, columns by position. Index columns that pandas wrote are not pixels.
+        type, columns in the order of `gpucal.tables.pixel_columns`.
     detector : Detector
         The detector.
     strict : bool
@@ -172,8 +173,7 @@ def open_signal(path: Path, detector: Detector, *, strict: bool = False) -> Sign
         metadata, schema = file.metadata, file.schema_arrow
         names, types, optional = schema.names, schema.types, [field.nullable for field in schema]
     footer = read_footer(end, size, metadata.num_columns, path)
-    index = _pandas_index(schema)
-    positions = np.array([i for i, name in enumerate(names) if name not in index], dtype=np.intp)
+    positions = pixel_columns(schema)
     if positions.size != detector.n_columns:
         problem = f"has {positions.size} columns, expected {detector.n_columns} ({detector.name} has one a pixel)"
         raise InputError(problem, AGAIN, path)
@@ -191,17 +191,6 @@ def open_signal(path: Path, detector: Detector, *, strict: bool = False) -> Sign
     if strict:
         check_chunks(footer, np.arange(len(names)), size - len(end), path)
     return Signal(path, size, footer.n_rows, chosen, plain, _fingerprint(end, size), metadata, footer, strict)
-
-
-def _pandas_index(schema: pa.Schema) -> frozenset[str]:
-    """Return the names of columns that hold a pandas index, according to the schema's pandas metadata."""
-    text = (schema.metadata or {}).get(b"pandas")
-    if text is None:
-        return frozenset()
-    try:
-        return frozenset(name for name in json.loads(text)["index_columns"] if isinstance(name, str))
-    except (ValueError, TypeError, KeyError, RecursionError):  # not what pandas writes, so nothing is known of an index
-        return frozenset()
 
 
 def _fingerprint(end: bytes, size: int) -> str:

@@ -135,6 +135,13 @@ class Results:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __contains__(self, key: object) -> bool:
+        """Tell whether an observation is complete, by planet and visit, or any of a planet's, by its id."""
+        try:
+            return key in {*self.ids, *(planet for planet, _ in self.ids)}
+        except TypeError:  # it cannot be hashed
+            return False
+
     def __getitem__(self, detector: str) -> ResultArray:
         return ResultArray(self, detector)
 

@@ -1,7 +1,11 @@
-"""Small Parquet tables, such as calibration frames: checked before they are decoded, then decoded whole by pyarrow."""
+"""Small Parquet tables, such as calibration frames: checked before they are decoded, then decoded whole by pyarrow.
+
+And which columns of a table are pixels, and in which order, for these and for signal files.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -9,16 +13,58 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
+from gpucal.arrow import read_positions
 from gpucal.errors import InputError
 from gpucal.files import AGAIN, shortened
 from gpucal.footer import end_of
 from gpucal.pages import check_pages, read_footer
 
-__all__ = ["read_columns"]
+__all__ = ["pixel_columns", "read_columns"]
 
 
-def read_columns(data: bytes, path: Path, choose: Callable[[pa.Schema, int], list[int]]) -> pa.Table:
+def pixel_columns(schema: pa.Schema) -> NDArray[np.intp]:
+    """Find the columns that hold pixels: all but index columns that pandas wrote.
+
+    Names ``column_0`` to ``column_(n-1)``, or ``0`` to ``n-1``, say which pixel is which: some libraries save columns
+    sorted by name. Where names are anything else, positions say it.
+
+    Parameters
+    ----------
+    schema : pyarrow.Schema
+        Of the file.
+
+    Returns
+    -------
+    ndarray of intp, shape (pixel,)
+        Positions in the file, in the order of the pixels.
+    """
+    names, index = schema.names, _pandas_index(schema)
+    positions = np.arange(len(names))
+    if index:
+        positions = np.array([i for i, name in enumerate(names) if name not in index], dtype=np.intp)
+        names = [names[i] for i in positions]
+    prefix = "column_" if names and names[0].startswith("column_") else ""
+    numbered = [f"{prefix}{k}" for k in range(len(names))]
+    if names != numbered and set(names) == set(numbered):
+        place = dict(zip(names, positions, strict=True))
+        positions = np.array([place[name] for name in numbered], dtype=np.intp)
+    return positions
+
+
+def _pandas_index(schema: pa.Schema) -> frozenset[str]:
+    """Return the names of columns that hold a pandas index, according to the schema's pandas metadata."""
+    text = (schema.metadata or {}).get(b"pandas")
+    if text is None:
+        return frozenset()
+    try:
+        return frozenset(name for name in json.loads(text)["index_columns"] if isinstance(name, str))
+    except (ValueError, TypeError, KeyError, RecursionError):  # not what pandas writes, so nothing is known of an index
+        return frozenset()
+
+
+def read_columns(data: bytes, path: Path, choose: Callable[[pa.Schema, int], NDArray[np.intp]]) -> pa.Table:
     """Decode some columns.
 
     Parameters
@@ -28,13 +74,13 @@ def read_columns(data: bytes, path: Path, choose: Callable[[pa.Schema, int], lis
     path : Path
         Where it came from, for messages.
     choose : callable
-        From the schema and the number of rows to the positions of the columns wanted, ascending; raises InputError if
-        they are not as they should be. Nothing is decoded before.
+        From the schema and the number of rows to the positions of the columns wanted, in any order; raises InputError
+        if they are not as they should be. Nothing is decoded before.
 
     Returns
     -------
     pyarrow.Table
-        These columns.
+        These columns, in this order.
 
     Raises
     ------
@@ -49,9 +95,8 @@ def read_columns(data: bytes, path: Path, choose: Callable[[pa.Schema, int], lis
             columns = choose(schema, footer.n_rows)
             if n_columns != len(schema):
                 raise InputError("has a column of several", AGAIN, path)
-            check_pages(data, footer, np.array(columns, np.intp), path)
-            # by position, as read_table() refuses columns of one name
-            table = file.reader.read_all(column_indices=columns, use_threads=False)
+            check_pages(data, footer, columns, path)
+            table = read_positions(file, columns)
     except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         if isinstance(error, InputError):
             raise

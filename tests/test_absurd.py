@@ -207,7 +207,7 @@ FILES: dict[str, tuple[bytes, str] | tuple[bytes, str, str]] = {
     "axes-2**40-rows": (with_footer(rows_declared(2**40), AXES), "declares 1,099,511,627,776 rows"),
     "axes-page-2-GiB": (changed(page_says(1, uncompressed=2**31 - 1), AXES), "more bytes or values than its rows"),
     "adc-binary": (np.random.default_rng(0).bytes(10**5), "cannot be read"),
-    "adc-nothing": (bytes(10**5), "planet is not in the ADC table"),
+    "adc-nothing": (bytes(10**5), "is not a CSV file but zeros, as a download that broke off leaves"),
     "adc-no-utf-8": (b"\xff\xfe" + NUMBERS.encode("utf-16-le"), "cannot be read ('utf-8' codec"),
     "adc-large": (
         NUMBERS.encode() + b"\n" + b"1,1\n" * 2**20 + b"1",

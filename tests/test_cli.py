@@ -88,10 +88,10 @@ BAD_INPUTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "the other detector's signal": (AIRS, lambda p: shutil.copy(p.parent / FGS1[9:], p), "has 1024 columns"),
     "truncated": (AIRS, lambda p: p.write_bytes(p.read_bytes()[:-1000]), "truncated or overwritten"),
     "cut at the start": (AIRS, lambda p: p.write_bytes(p.read_bytes()[1000:]), "has a page header that cannot be read"),
-    "empty": (AIRS, lambda p: p.write_bytes(b""), "is no Parquet file (0 bytes)"),
+    "empty": (AIRS, lambda p: p.write_bytes(b""), "is not a Parquet file but an empty one"),
     "overwritten pages": (AIRS, lambda p: overwrite(p, 0.1, 5000), "has a page of no known type"),
     "overwritten footer": (AIRS, lambda p: overwrite(p, 0.9, 5000), "cannot be decoded"),
-    "text instead": (AIRS, lambda p: p.write_text("404: not found\n" * 9), "truncated or overwritten"),
+    "text instead": (AIRS, lambda p: p.write_text("404: not found\n" * 9), "a text that begins with '404: not found'"),
     "nulls": (FGS1, lambda p: with_column(p, 9, lambda v: replaced(v, None), pa.uint16()), "column 9 holds 1 nulls"),
     "negative counts": (
         FGS1,

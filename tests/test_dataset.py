@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
@@ -244,6 +245,71 @@ def test_unknown_observation(tmp_path: Path, key: object) -> None:
     planet, visit = key if isinstance(key, tuple) else (key, None)
     refused(error, str(tmp_path), f"no planet {planet}", f"visit {visit}" if visit is not None else "2 observations")
     assert isinstance(error.value, LookupError)
+
+
+@pytest.mark.parametrize("key", [2, np.int64(2), np.uint32(2), 2.0, (2, 0), (2, 1), (np.int64(2), 1.0)], ids=repr)
+def test_in(tmp_path: Path, key: int) -> None:
+    dataset = open_dataset(hollow(tmp_path, {"train/2": items(2), "train/30": items(1)}))
+    assert key in dataset
+    assert dataset[key] in dataset
+    if not isinstance(key, tuple):
+        assert key in dataset.planets
+
+
+UNKNOWN = [1, 0, -1, 2.5, "2", b"2", None, (2, 2), (1, 0), ("2", 0), (2,), (), (2, 0, 0), "20", ((2, 0), 0), np.nan]
+ODD = [pd.NA, slice(2), open_dataset, 10**400]
+ARRAYS = [np.array(2), np.array([2]), np.array([2, 0])]
+UNHASHABLE = [[2], [2, 0], {2: 0}, {2}, ([2], 0), (2, [0]), bytearray(b"2"), *ARRAYS]
+
+
+@pytest.mark.parametrize("key", [*UNKNOWN, *ODD, *UNHASHABLE], ids=lambda key: repr(key)[:20])
+def test_not_in(tmp_path: Path, key: object) -> None:
+    dataset = open_dataset(hollow(tmp_path, {"train/2": items(2)}))
+    assert key not in dataset
+    with pytest.raises((DatasetError, TypeError, ValueError)):
+        dataset.__getitem__(key)
+
+
+def test_observations_in_their_own_data_set(tmp_path: Path) -> None:
+    hollow(tmp_path, {"train/2": items(2), "train/3": items(1)})
+    dataset, other = open_dataset(tmp_path), open_dataset(tmp_path)
+    for observation in dataset:
+        assert observation in dataset
+        assert observation not in other
+    assert Observation(dataset, 2, 1, "train") in dataset
+    assert Observation(dataset, 2, 2, "train") not in dataset
+    assert Observation(dataset, 2, 1, "test") not in dataset
+
+
+BESIDE = {"axis_info.parquet": "2024", "train_adc_info.csv": "2024", "adc_info.csv": "2025"}
+
+
+@pytest.mark.parametrize("ending", [".zip", ".gz"])
+@pytest.mark.parametrize(("name", "layout"), BESIDE.items(), ids=BESIDE)
+@pytest.mark.parametrize("whole", [True, False], ids=["whole-name", "stem"])
+def test_a_packed_table_is_seen(tmp_path: Path, name: str, layout: str, ending: str, whole: bool) -> None:
+    hollow(tmp_path, {"train/2": items(1 if layout == "2025" else None)}, layout)
+    packed = f"{name if whole else Path(name).stem}{ending}"
+    (tmp_path / name).rename(tmp_path / packed)
+    with pytest.raises(DatasetError) as error:
+        open_dataset(tmp_path)
+    mend = {".zip": "unzip it", ".gz": "gunzip it"}[ending]
+    assert str(error.value) == f"{tmp_path}: no {name}, but {packed} is there; {mend}"
+
+
+@pytest.mark.parametrize("ending", [".zip", ".gz"])
+def test_packed_signals_are_observations(tmp_path: Path, ending: str) -> None:
+    packed = [f"{name}_signal_{visit}.parquet{ending}" for name in DETECTORS for visit in (0, 1)]
+    dataset = open_dataset(hollow(tmp_path, {"train/2": packed, "train/3": [f"FGS1_calibration_1{ending}"]}))
+    assert keys(dataset) == [(2, 0), (2, 1), (3, 1)]
+    mend = {".zip": "unzip it", ".gz": "gunzip it"}[ending]
+    path = dataset[2, 1].signal_path(FGS1)
+    with pytest.raises(InputError) as error:
+        open_signal(path, FGS1)
+    assert str(error.value) == f"{path}: signal file is missing, but {path.name}{ending} is there; {mend}"
+    with pytest.raises(InputError) as error:
+        dataset[3].frames(FGS1)
+    refused(error, "dark.parquet: calibration file is missing", f"but FGS1_calibration_1{ending} is there; {mend}")
 
 
 @pytest.mark.parametrize(

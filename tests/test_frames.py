@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from gpucal.detectors import DETECTORS
+from gpucal.detectors import DETECTORS, Detector
 from gpucal.errors import InputError
 from gpucal.frames import (
     DEGREE,
@@ -110,6 +110,51 @@ def test_any_number_type(folder: Path, kind: pa.DataType) -> None:
 @pytest.mark.parametrize("names", [["a"] * WIDTH, [f"a.{k}" for k in range(WIDTH)]], ids=["all-the-same", "dotted"])
 def test_columns_count_by_position(folder: Path, names: list[str]) -> None:
     pq.write_table(table(drawn()["dark"]).rename_columns(names), folder / "dark.parquet")
+    np.testing.assert_array_equal(opened(folder).dark, drawn()["dark"][:, 2:7])
+
+
+def alphabetical(prefix: str) -> list[int]:
+    """Return the order of columns in a file whose writer sorts them by name: twelve are needed to make one."""
+    return sorted(range(WIDE), key=lambda k: f"{prefix}{k}")
+
+
+WIDE = 12
+BROAD = replace(AIRS, shape=(ROWS, WIDE), crop=(1, 11))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("prefix", ["column_", ""])
+@pytest.mark.parametrize("how", ["alphabetical", "backwards"])
+@pytest.mark.parametrize("index", [None, "time"], ids=["no-index", "index"])
+def test_numbered_columns_in_any_order(tmp_path: Path, kind: str, prefix: str, how: str, index: str | None) -> None:
+    rng = np.random.default_rng(5)
+    arrays: Arrays = {name: rng.random((ROWS, WIDE)) for name in KINDS}
+    arrays |= {"dead": rng.random((ROWS, WIDE)) < 0.5, "linear_corr": rng.random(((DEGREE + 1) * ROWS, WIDE))}
+    folder = written(tmp_path / "AIRS-CH0_calibration", arrays)
+    expected = getattr(read_frames(read_raw_frames(folder), folder, BROAD), kind)
+    order = alphabetical(prefix) if how == "alphabetical" else list(range(WIDE))[::-1]
+    assert order != list(range(WIDE))
+    saved = pd.DataFrame(arrays[kind][:, order], columns=[f"{prefix}{k}" for k in order])
+    if index:
+        saved.index = pd.Index(np.arange(len(saved))[::-1], name=index)
+    saved.to_parquet(folder / f"{kind}.parquet", row_group_size=3)
+    found = read_frames(read_raw_frames(folder), folder, BROAD)
+    np.testing.assert_array_equal(getattr(found, kind), expected)
+    np.testing.assert_array_equal(found.whole_dark, arrays["dark"])
+
+
+NEARLY = {
+    "another-prefix": [f"dark_{k}" for k in range(WIDTH)],
+    "from-one": [f"column_{k}" for k in range(1, WIDTH + 1)],
+    "two-noughts": ["column_00", *(f"column_{k}" for k in range(1, WIDTH))],
+    "space": [" 0", *map(str, range(1, WIDTH))],
+    "sign": ["+0", *map(str, range(1, WIDTH))],
+}
+
+
+@pytest.mark.parametrize("names", NEARLY.values(), ids=NEARLY)
+def test_columns_of_other_names_count_by_position(folder: Path, names: list[str]) -> None:
+    pq.write_table(table(drawn()["dark"]).rename_columns(names[::-1]), folder / "dark.parquet")
     np.testing.assert_array_equal(opened(folder).dark, drawn()["dark"][:, 2:7])
 
 
@@ -267,6 +312,7 @@ BAD_TABLES = {
     "empty": ("", "planet is not in the ADC table"),
     "header-only": (f"{HEADER}\n", "planet is not in the ADC table"),
     "planet-absent": (f"{HEADER}\n17,1,1,1,1,1\n70,1,1,1,1,1\n", "planet is not in the ADC table"),
+    "nearly-ids": (f"{HEADER}\n0_7,1,1,1,1,1\n\u0667,1,1,1,1,1\n7.5,1,1,1,1,1\n-7,1,1,1,1,1\n", "planet is not in"),
     "no-gain": (f"{HEADER.replace('AIRS-CH0_adc_gain', 'gain')}\n7,1,1,1,1,1\n", "no column AIRS-CH0_adc_gain"),
     "no-offset": (f"{HEADER.replace('AIRS-CH0_adc_offset', '')}\n7,1,1,1,1,1\n", "no column AIRS-CH0_adc_offset"),
     "short-line": (f"{HEADER}\n7,1,1\n", "AIRS-CH0_adc_gain"),
@@ -285,6 +331,91 @@ def test_bad_adc(tmp_path: Path, text: str | bytes, says: str) -> None:
     with pytest.raises(InputError) as error:
         adc(tmp_path / "adc_info.csv", text)
     assert says in names_file(error, tmp_path / "adc_info.csv")
+
+
+TWICE = {
+    "gains": (f"{HEADER}\n7,0,0.87,-3,0.44,1\n8,0,1,-3,1,1\n7,0,0.87,-3,0.5,1\n", "2 and 4", "gain is 0.44 and 0.5"),
+    "offsets": (f"{HEADER}\n7,0,0.87,-3,0.44,1\n7,0,0.87,3,0.44,1\n", "2 and 3", "offset is -3.0 and 3.0"),
+    "both": (f"{HEADER}\n7,0,1,-3,0.4,1\n7,0,1,3,0.5,1\n", "2 and 3", "gain is 0.4 and 0.5, AIRS-CH0_adc_offset is"),
+    "third": (f"{HEADER}\n7,0,1,-3,0.4,1\n7,0,1,-3,.40,1\n7,0,1,-3,0.5,1\n", "2 and 4", "gain is 0.4 and 0.5"),
+    "float-id": (f"{HEADER}\n7,0,1,-3,0.4,1\n7.0,0,1,-3,0.5,1\n", "2 and 3", "gain is 0.4 and 0.5"),
+    "padded-id": (f"{HEADER}\n007,0,1,-3,0.4,1\n 7 ,0,1,-3,0.5,1\n", "2 and 3", "gain is 0.4 and 0.5"),
+    "one-of-three": (f"{HEADER}\n7,0,1,-3,1,1\n0_7,0,1,1,9,1\n7,0,1,-3,2,1\n", "2 and 4", "gain is 1.0 and 2.0"),
+    "two-lines-in-one": (f'{HEADER}\n"8\n",0,1,1,1,1\n7,0,1,-3,1,1\n7,0,1,-3,2,1\n', "4 and 5", "gain is 1.0 and 2.0"),
+    "without-planets": (f"{ALONE}\n0,1,-3,0.4\n0,1,-3,0.5\n", "2 and 3", "no column planet_id"),
+    "ids-of-another-name": (f"{HEADER.replace('_id', '')}\n7,0,1,-3,0.4,1\n8,0,1,-3,0.5,1\n", "2 and 3", "no column"),
+}
+
+
+@pytest.mark.parametrize(("text", "lines", "says"), TWICE.values(), ids=TWICE)
+def test_two_lines_that_differ(tmp_path: Path, text: str, lines: str, says: str) -> None:
+    path = tmp_path / "train_adc_info.csv"
+    path.write_text(text)
+    with pytest.raises(InputError) as error:
+        find_adc(read_adc_table(path), path, 7, AIRS)
+    line = str(error.value)
+    assert line.startswith(f"{path}: lines {lines} give ")
+    assert says in line
+    assert line.endswith("; remove the wrong line from train_adc_info.csv")
+    assert "\n" not in line
+
+
+ONCE = {
+    "same": f"{HEADER}\n7,0.25,0.87,-3,0.44,1\n7,0.25,0.87,-3,0.44,1\n",
+    "same-as-numbers": f"{HEADER}\n7,.250,0.87,-3.0,0.440,1\n 7,0.25,87e-2,-3,0.44,1\n",
+    "other-star": f"{HEADER}\n7,0.25,0.87,-3,0.44,1\n7,0.25,0.87,-3,0.44,0\n",
+    "others-differ": f"{HEADER}\n8,1,1,1,1,1\n7,0.25,0.87,-3,0.44,1\n8,1,1,1,2,1\n",
+    "without-planets": f"{ALONE}\n0.25,0.87,-3.0,0.44\n0.25,0.87,-3,0.440\n",
+    "float-ids": f"{HEADER}\n17.0,1,1,1,1,1\n7.0,0.25,0.87,-3,0.44,1\n",
+    "float-ids-otherwise": f"{HEADER}\n70.,1,1,1,1,1\n7.000e+00,0.25,0.87,-3,0.44,1\n",
+    "no-ids": f"{HEADER}\nnan,1,1,1,1,1\n,2,2,2,2,2\n7,0.25,0.87,-3,0.44,1\nsnan,3,3,3,3,3\n7.5,4,4,4,4,4\n",
+    "spaces-in-the-header": f"{HEADER.replace(',', ', ')}\n7,0.25,0.87,-3,0.44,1\n8,1,1,1,1,1\n",
+    "blank-lines": f"{HEADER}\n\n,,,,,\n7,0.25,0.87,-3,0.44,1\n  \n",
+    "blank-lines-without-planets": f"{ALONE}\n \n0.25,0.87,-3,0.44\n,,,\n,,,,,\n  \n\n",
+    "blank-values-at-the-end": f"{HEADER}\n7,0.25,0.87,-3,0.44,1,, \n",
+}
+
+
+@pytest.mark.parametrize("text", ONCE.values(), ids=ONCE)
+def test_lines_that_do_not_differ(tmp_path: Path, text: str) -> None:
+    assert adc(tmp_path / "adc_info.csv", text) == RIGHT
+
+
+@pytest.mark.parametrize("planet", [1103775, 4169614766, 2**53 + 1])
+@pytest.mark.parametrize("form", ["{}", "{}.0", "{}.000", "+{}", "{}e0"])
+def test_ids_as_numbers(tmp_path: Path, planet: int, form: str) -> None:
+    text = f"{HEADER}\n{planet + 1},1,1,1,1,1\n{form.format(planet)},0.25,0.87,-3,0.44,1\n{planet - 1}.0,2,2,2,2,2\n"
+    assert adc(tmp_path / "adc_info.csv", text, planet) == RIGHT
+
+
+@pytest.mark.parametrize("detector", [AIRS, FGS1], ids=["AIRS-CH0", "FGS1"])
+def test_a_difference_counts_for_the_detector_that_uses_it(tmp_path: Path, detector: Detector) -> None:
+    path = tmp_path / "adc_info.csv"
+    for other, values in ((AIRS, "0.25,0.87,-3,0.5"), (FGS1, "0.25,0.9,-3,0.44")):
+        path.write_text(f"{ALONE}\n0.25,0.87,-3,0.44\n{values}\n")
+        if other is detector:
+            with pytest.raises(InputError, match="different values"):
+                find_adc(read_adc_table(path), path, 7, detector)
+        else:
+            assert find_adc(read_adc_table(path), path, 7, detector) == RIGHT[detector is FGS1]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (f"{HEADER}\n7,0,25,0,87,-3,0,44,1\n", "line 2 has more values than the header has columns"),
+        (f"{ALONE}\n0.25,0.87,-3,0.44\n1,0.25,0.87,-3,0.44\n", "line 3 has more values than the header has columns"),
+        (f"{HEADER}\n7,1,1\n", "line 2 ends before AIRS-CH0_adc_"),
+        (f"{HEADER},AIRS-CH0_adc_gain\n7,0.25,0.87,-3,0.44,1,0.5\n", "2 columns AIRS-CH0_adc_gain"),
+        (f"planet_id,{HEADER}\n8,7,0.25,0.87,-3,0.44,1\n", "2 columns planet_id"),
+    ],
+)
+def test_a_line_that_may_mean_something_else(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "adc_info.csv"
+    path.write_text(text)
+    with pytest.raises(InputError) as error:
+        find_adc(read_adc_table(path), path, 7, AIRS)
+    assert says in names_file(error, path)
 
 
 @pytest.mark.parametrize("what", ["missing", "folder"])
@@ -389,4 +520,5 @@ def test_no_axis_table(tmp_path: Path, content: bytes | None) -> None:
         path.write_bytes(content)
     with pytest.raises(InputError) as error:
         read_axis(path, AIRS)
-    assert names_file(error, path).startswith("axis table is missing" if content is None else "is no ")
+    problem = {None: "axis table is missing", b"PAR1": "is no "}.get(content, "is not a Parquet file but ")
+    assert names_file(error, path).startswith(problem)

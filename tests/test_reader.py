@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -144,9 +145,18 @@ def test_columns_of_different_types(path: Path) -> None:
 NAMES: Mapping[str, Sequence[str]] = {
     "all-empty": [""] * 36,
     "dotted": [f"a.b.{k}" for k in range(36)],
-    "reversed": [f"column_{k}" for k in reversed(range(36))],
     "some-twice": [f"column_{k % 7}" for k in range(36)],
     "like-an-index": [f"__index_level_{k}__" for k in range(36)],
+    # nearly complete sets: those of another order that lack a number or write one otherwise
+    "another-prefix": [f"pixel_{k}" for k in reversed(range(36))],
+    "from-one": [f"column_{k}" for k in range(36, 0, -1)],
+    "one-missing": [f"column_{k}" for k in (40, *range(34, -1, -1))],
+    "one-twice": [f"column_{k}" for k in (1, *range(34, -1, -1))],
+    "two-kinds": [f"column_{k}" if k else "0" for k in reversed(range(36))],
+    **{
+        f"zero-as-{zero!a}": [f"{prefix}{k or zero}" for k in reversed(range(36))]
+        for prefix, zero in [("column_", "00"), ("column_", "\u0660"), ("", " 0"), ("", "+0"), ("", "-0"), ("", "0.0")]
+    },
 }
 
 
@@ -154,6 +164,95 @@ NAMES: Mapping[str, Sequence[str]] = {
 def test_columns_count_by_position(path: Path, names: Sequence[str]) -> None:
     pq.write_table(table(RAW, names=names), path)
     same(path, RAW)
+
+
+def alphabetical(prefix: str = "column_", count: int = 36) -> list[int]:
+    """Return the order of pixels in a file whose writer sorts columns by name."""
+    return sorted(range(count), key=lambda k: f"{prefix}{k}")
+
+
+ORDERS: Mapping[str, Sequence[int]] = {
+    "alphabetical": alphabetical(),
+    "reversed": range(35, -1, -1),
+    "two-swapped": [*range(20), 21, 20, *range(22, 36)],
+    "last-first": [35, *range(35)],
+    "any": np.random.default_rng(3).permutation(36).tolist(),
+}
+
+
+def strictly(path: Path, decoder: str, *blocks: slice) -> list[Raw]:
+    """Decode some blocks with strict checks."""
+    return [counts for _, counts in open_signal(path, TINY, strict=True).load(decoder).decode([list(blocks)])]
+
+
+@pytest.mark.parametrize("prefix", ["column_", ""])
+@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
+@pytest.mark.parametrize("rows", [5, 1000], ids=lambda rows: f"groups-of-{rows}")
+def test_numbered_columns_in_any_order(path: Path, order: Sequence[int], prefix: str, rows: int) -> None:
+    names = [f"{prefix}{k}" for k in order]
+    pq.write_table(table(RAW[list(order)], names=names), path, row_group_size=rows, compression="zstd")
+    same(path, RAW)
+    for decoder in DECODERS:
+        (counts,) = strictly(path, decoder, slice(0, TINY.n_pixels))
+        np.testing.assert_array_equal(counts, cropped(RAW), strict=True)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("edges", [[0, 1], [19, 20], [3, 11], [0, 5, 10, 15, 20], [7, 8, 10, 20]], ids=str)
+@pytest.mark.parametrize("kind", [pa.uint16(), pa.int32(), pa.dictionary(pa.int8(), pa.uint16())], ids=str)
+def test_blocks_of_numbered_columns(path: Path, kind: pa.DataType, edges: list[int], decoder: str) -> None:
+    order = alphabetical()
+    pq.write_table(table(RAW[order], kind, [f"column_{k}" for k in order]), path, row_group_size=10)
+    blocks = [slice(first, last) for first, last in pairwise(edges)]
+    for pixels, counts in zip(blocks, read(path, decoder, *blocks), strict=True):
+        np.testing.assert_array_equal(counts, cropped(RAW)[pixels], strict=True)
+
+
+@pytest.mark.parametrize("index", [pd.Index(np.arange(FRAMES), name="0"), pd.Index([*"abcdefghijklmnopqrstuvw"])])
+@pytest.mark.parametrize("prefix", ["column_", ""])
+def test_numbered_columns_beside_a_pandas_index(path: Path, index: pd.Index, prefix: str) -> None:
+    order = alphabetical(prefix)
+    names = [f"{prefix}{k}" for k in order]
+    if index.name in names:
+        index = index.rename("frame")
+    indexed = pa.Table.from_pandas(pd.DataFrame(RAW[order].T, columns=names, index=index))
+    for first in (0, 17, 36):  # where in the file the index is
+        stored = [*names[:first], indexed.column_names[-1], *names[first:]]
+        pq.write_table(indexed.select(stored).replace_schema_metadata(indexed.schema.metadata), path)
+        same(path, RAW)
+
+
+@pytest.mark.parametrize("at", [0, 36])
+def test_a_column_too_many_is_no_pixel_by_its_name(path: Path, at: int) -> None:
+    names = [f"column_{k}" for k in alphabetical()]
+    names.insert(at, "column_36")
+    pq.write_table(table(np.zeros((37, 4), np.uint16), names=names), path)
+    refused(path, "has 37 columns, expected 36")
+
+
+def test_what_is_wrong_in_numbered_columns_is_said_of_its_place(path: Path) -> None:
+    order = alphabetical()
+    names, place = [f"column_{k}" for k in order], order.index(11)
+    assert place != 11
+    holes = column(RAW[11], pa.int32(), np.arange(FRAMES) == 4)
+    pq.write_table(table(RAW[order], names=names).set_column(place, "column_11", holes), path)
+    refused(path, f"column {place} holds 1 null")
+    pq.write_table(table(RAW[order], names=names).set_column(place, "column_11", pa.array([-1] * FRAMES)), path)
+    refused(path, f"column {place} holds counts from -1 to -1")
+
+
+def test_the_order_of_columns_changes_nothing_else(path: Path) -> None:
+    pq.write_table(table(RAW), path)
+    before = open_signal(path, TINY)
+    assert before.columns.tolist() == TINY.columns().tolist()
+    order = alphabetical()
+    pq.write_table(table(RAW[order], names=[f"column_{k}" for k in order]), path)
+    after = open_signal(path, TINY)
+    assert [order[place] for place in after.columns] == before.columns.tolist()
+    assert (after.plain, after.n_frames) == (before.plain, before.n_frames)
+    content = path.read_bytes()
+    footer = content[-8 - int.from_bytes(content[-8:-4], "little") : -8]
+    assert after.fingerprint == hashlib.sha256(f"{len(content)} ".encode() + footer).hexdigest()
 
 
 def with_index_first(path: Path) -> None:

@@ -99,6 +99,55 @@ def test_other_inputs_are_done_again(source: Path, out: Path, tmp_path: Path) ->
     assert (summary.done, summary.skipped) == (1, 3)
 
 
+@pytest.mark.parametrize("strict", [False, True], ids=["quick", "strict"])
+@pytest.mark.parametrize("decoder", ["polars", "pyarrow", "pyarrow-beside-an-index"])
+def test_files_saved_with_sorted_columns_give_the_same_bits(
+    source: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoder: str, strict: bool
+) -> None:
+    decoder, _, index = decoder.partition("-")
+    monkeypatch.setenv("GPUCAL_READER", decoder)
+    saved = shutil.copytree(source, tmp_path / "sorted")
+    moved = 0
+    for path in saved.glob("train/17/**/*.parquet"):
+        whole = pq.read_table(path)
+        names = sorted(whole.column_names)
+        moved += names != whole.column_names
+        if index and "signal" in path.name:
+            frame = whole.select(names).to_pandas().rename_axis("column_time")
+            frame.to_parquet(path, index=True, row_group_size=50)
+        else:
+            pq.write_table(whole.select(names), path, row_group_size=50, compression="zstd")
+    assert moved == 12
+    out = tmp_path / "out"
+    summary = again(saved, out, strict=strict, planets=[17])
+    assert (summary.done, summary.failed) == (2, {})
+    arrays = sorted(path.relative_to(out) for path in out.glob("17/0/*.npy"))
+    assert len(arrays) == 9
+    for array in arrays:
+        assert (out / array).read_bytes() == (finished / array).read_bytes(), array
+
+
+@pytest.mark.parametrize("key", [17, 23, np.int64(17), 17.0, (17, 0), (np.uint16(23), 0)], ids=repr)
+def test_in(finished: Path, key: object) -> None:
+    assert key in gpucal.open_results(finished)
+
+
+NOT_IN = [5, -17, "17", None, 17.5, (17, 1), (17,), (), (17, 0, "FGS1"), ("17", 0), 10**400, np.nan]
+UNHASHABLE = [[17, 0], [17], {17: 0}, ([17], 0), np.array(17), np.array([17]), np.array([17, 0]), slice(17, [0])]
+
+
+@pytest.mark.parametrize("key", [*NOT_IN, *UNHASHABLE], ids=lambda key: repr(key)[:20])
+def test_not_in(finished: Path, key: object) -> None:
+    assert key not in gpucal.open_results(finished)
+
+
+def test_what_is_not_complete_is_not_in(out: Path) -> None:
+    (out / "23" / "0" / "FGS1.json").unlink()
+    results = gpucal.open_results(out)
+    assert [23 in results, (23, 0) in results, 17 in results, (17, 0) in results] == [False, False, True, True]
+    assert [key for key in results.ids if key not in results] == []
+
+
 def test_a_failure_costs_its_item_only_and_is_tried_again(source: Path, tmp_path: Path) -> None:
     broken = shutil.copytree(source, tmp_path / "broken")
     signal = broken / "train" / "17" / "AIRS-CH0_signal.parquet"
