@@ -77,6 +77,7 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--overwrite", action="store_true", help="make finished items again, also where they have other settings"
     )
+    verb.add_argument("--add", action="store_true", help="add to OUT what is of another data set than its results")
     _add_resume_from(verb, "other results folders, whose items count as done; read only")
     verb.add_argument(
         "--time-limit", type=_seconds, metavar="TIME", help="begin nothing that would end later, such as 8.5h or 90m"

@@ -154,6 +154,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
             workers=arguments.workers,
             memory=arguments.memory,
             overwrite=arguments.overwrite,
+            add=arguments.add,
             resume_from=arguments.resume_from,
             time_limit=arguments.time_limit,
             strict=arguments.strict,

@@ -18,12 +18,13 @@ from numpy.typing import DTypeLike
 from gpucal.backends import choose
 from gpucal.budget import Budget
 from gpucal.config import Calibration
-from gpucal.dataset import SPLITS, Dataset, Observation
+from gpucal.dataset import Dataset, Observation
 from gpucal.detectors import DETECTORS
 from gpucal.errors import ConfigError, OutputError, Unstackable
 from gpucal.fleet import Fleet, gpus_for
 from gpucal.job import Job
 from gpucal.light_curve_files import LIGHT_CURVES, light_curves_are_current, write_light_curves
+from gpucal.origin import require_outside, require_same_dataset
 from gpucal.pipeline import checked_dtype, checked_threads
 from gpucal.placing import unwritable
 from gpucal.records import record_path, records, require_records
@@ -57,6 +58,7 @@ def run(
     workers: int | None = None,
     memory: int | None = None,
     overwrite: bool = False,
+    add: bool = False,
     resume_from: Iterable[str | Path] = (),
     time_limit: float | None = None,
     strict: bool = False,
@@ -92,6 +94,9 @@ def run(
         needs more; a number given is. What CUDA holds on the host comes on top.
     overwrite : bool
         Make everything again, also where the folder holds results of other settings.
+    add : bool
+        Let the folder hold this data set's results beside those of another one. An observation has one place, by planet
+        and visit: where both data sets have one there, this one's result replaces the other's, and a warning says so.
     resume_from : iterable of str or Path, optional
         Other results folders, such as of an earlier session; what they hold of these settings and inputs counts as
         done. They are not written to. `gpucal.open_results` reads several folders as one.
@@ -115,7 +120,7 @@ def run(
     Raises
     ------
     ConfigError
-        If the folder holds results of other settings, or an argument is not possible.
+        If the folder holds results of other settings or of another data set, or an argument is not possible.
     DatasetError
         If a planet asked for is not in the dataset.
     BackendUnavailable
@@ -145,12 +150,13 @@ def run(
         strict=strict,
         resume_from=tuple(require_records(Path(folder)) for folder in resume_from),
     )
-    home, out_path = dataset.path.resolve(), job.out.resolve()
-    if out_path == home or any(out_path.is_relative_to(home / split) for split in SPLITS):
-        raise ConfigError(f"{job.out}: is where the competition's planets are; give another folder for the results")
+    require_outside(dataset, job.out)
+    require_same_dataset(dataset, [job.out], "give another folder", add=add)
     for folder in job.resume_from:
         made_with = {record.get("settings") for record in records(folder) if record["status"] == "done"}
-        if made_with and job.settings_hash not in made_with:
+        if job.settings_hash in made_with:
+            require_same_dataset(dataset, [folder], "leave it out of --resume-from", add=add)
+        elif made_with:
             changes = _changes(Store(folder).settings() or "", job)
             log.warning("%s: nothing in it counts as done: it has other settings (%s)", folder, changes)
     until = None if time_limit is None else began + _seconds(time_limit)
@@ -305,6 +311,7 @@ def _drive(
         "--product": job.product,
         "--variance": job.variance,
         "--overwrite": job.overwrite,
+        "--add": True,  # whether the folder is this data set's was asked here
         "--strict": job.strict,
         "--resume-from": [*map(str, job.resume_from)],
         "--time-limit": until and f"{max(until - time.monotonic(), 0.001):.3f}s",
