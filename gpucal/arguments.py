@@ -16,7 +16,7 @@ __all__ = ["WRONG", "parser"]
 WRONG = 2
 """Exit code of a request that is itself wrong."""
 
-_TOO = "folders that OUT was gone on from, as given to calibrate: what they hold is read too"
+_TOO = "the new place of folders that OUT was resumed from; those that were not moved are read anyway"
 
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 

@@ -161,7 +161,7 @@ def _observations(dataset: Dataset, planet: int, visit: int) -> Iterator[Observa
 def _identity(folder: Path) -> tuple[int, int] | None:
     try:
         found = folder.stat()
-    except OSError:
+    except (OSError, ValueError):  # the latter of a name that no file can have, in a damaged record
         return None
     return found.st_dev, found.st_ino
 

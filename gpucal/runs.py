@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
@@ -24,6 +25,7 @@ from gpucal.errors import ConfigError, OutputError, Unstackable
 from gpucal.fleet import Fleet, gpus_for
 from gpucal.job import Job
 from gpucal.light_curve_files import LIGHT_CURVES, light_curves_are_current, write_light_curves
+from gpucal.noted import missing, noted_folders, write_note
 from gpucal.origin import require_outside, require_same_dataset
 from gpucal.pipeline import checked_dtype, checked_threads
 from gpucal.placing import unwritable
@@ -99,7 +101,8 @@ def run(
         and visit: where both data sets have one there, this one's result replaces the other's, and a warning says so.
     resume_from : iterable of str or Path, optional
         Other results folders, such as of an earlier session; what they hold of these settings and inputs counts as
-        done. They are not written to. `gpucal.open_results` reads several folders as one.
+        done. They are not written to. The folder notes what counts of them: `gpucal.open_results` reads that there,
+        and later runs into the folder count it too.
     time_limit : float, optional
         Seconds after which everything must have ended; no item is begun that would end later.
     strict : bool
@@ -151,7 +154,8 @@ def run(
         resume_from=tuple(require_records(Path(folder)) for folder in resume_from),
     )
     require_outside(dataset, job.out)
-    require_same_dataset(dataset, [job.out], "give another folder", add=add)
+    noted = noted_folders([job.out, *job.resume_from], job.settings_hash)
+    require_same_dataset(dataset, [job.out, *noted], "give another folder", add=add)
     for folder in job.resume_from:
         made_with = {record.get("settings") for record in records(folder) if record["status"] == "done"}
         if job.settings_hash in made_with:
@@ -159,6 +163,7 @@ def run(
         elif made_with:
             changes = _changes(Store(folder).settings() or "", job)
             log.warning("%s: nothing in it counts as done: it has other settings (%s)", folder, changes)
+    job = replace(job, resume_from=(*job.resume_from, *noted))
     until = None if time_limit is None else began + _seconds(time_limit)
     gpus = [] if client else gpus_for(backend, len(chosen), memory)
     # What cannot be is said before anything is written; where `auto` chooses, it does so beside reading.
@@ -169,6 +174,7 @@ def run(
     summary = Summary()
     # The processes of a fleet write the log themselves.
     with closing(_begun(job)) as store, nullcontext() if gpus else logged_to(job.out / LOG, summary):
+        _note_others(store, job)
         try:
             with _progress(progress, len(observations)) as update:
                 if client:
@@ -258,6 +264,8 @@ def _entries(toml: str) -> Iterator[tuple[str, str]]:
 def _finish(store: Store, job: Job, summary: Summary) -> None:
     """Write what is made of all items together; nothing of what was there before may outlive its items."""
     try:
+        with store.alone():
+            write_note(store.path, job.resume_from, job.settings_hash)
         store.write_manifest()
         with store.alone():
             _place_light_curves(store, job)
@@ -266,6 +274,14 @@ def _finish(store: Store, job: Job, summary: Summary) -> None:
     except OutputError as error:
         log.error("%s", error)
         summary.failed[_ALL] = str(error)
+
+
+def _note_others(store: Store, job: Job) -> None:
+    """Note at once what counts of other folders, as this run may be killed; warn of what is not there any longer."""
+    with store.alone():
+        elsewhere = write_note(store.path, job.resume_from, job.settings_hash)
+    if elsewhere:
+        log.warning("%s; what is asked for of them is made again", missing(store.path, elsewhere))
 
 
 def _place_light_curves(store: Store, job: Job) -> None:

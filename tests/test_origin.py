@@ -124,6 +124,17 @@ def test_a_visit_that_the_layout_has_not_is_not_in_the_data_set(source: Path, ou
         again(source, out)
 
 
+def test_another_data_set_in_the_same_place(source: Path, tmp_path: Path) -> None:
+    place, out = renamed(source, tmp_path / "raw", {17: 17}), tmp_path / "out"
+    assert again(place, out).done == 2
+    shutil.rmtree(place)
+    renamed(source, place, {23: 23})
+    with pytest.raises(
+        ConfigError, match=f"holds 1 observation of {place} \\(planet 17\\), and none of them is in {place} "
+    ):
+        again(place, out)
+
+
 def moved(source: Path, to: Path) -> Path:
     return shutil.copytree(source, to)
 
@@ -281,6 +292,17 @@ def test_results_inside_the_data_set_are_refused(old: Made, tmp_path: Path, name
         f"{out}: is where the competition's planets are; give another folder for the results, outside {raw}"
     )
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("form", ["npy", "zarr", "fits"])
+@pytest.mark.parametrize("to", ["out", "train/17/a/b"])
+def test_an_export_inside_the_data_set_is_refused(old: Made, tmp_path: Path, form: str, to: str) -> None:
+    raw = renamed(old[0], tmp_path / "raw", {17: 17})
+    again(raw, tmp_path / "out")
+    (tmp_path / "link").symlink_to(raw)
+    for target in (raw / to, tmp_path / "link" / to):
+        assert main(["export", str(tmp_path / "out"), str(target), "--format", form]) == 2
+        assert not target.exists()
 
 
 BESIDE: dict[str, Callable[[Path], Path]] = {
