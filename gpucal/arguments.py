@@ -21,7 +21,7 @@ WRONG = 2
 
 _BACKENDS = ("auto", "cupy", "numba", "numpy")
 
-_TOO = "folders that OUT was gone on from, as given to calibrate: what they hold is read too"
+_TOO = "the new place of folders that OUT was resumed from; those that were not moved are read anyway"
 
 # What argparse says, and how it is said here.
 _REWORDED = (
@@ -199,6 +199,7 @@ def _parsers() -> tuple[_Parser, Mapping[str, _Parser]]:
     verb.add_argument(
         "--overwrite", action="store_true", help="make finished items again, also where they have other settings"
     )
+    verb.add_argument("--add", action="store_true", help="add to OUT what is of another data set than its results")
     _add_resume_from(verb, "other results folders, whose items count as done; read only")
     verb.add_argument(
         "--time-limit", type=duration, metavar="TIME", help="begin nothing that would end later, such as 8.5h or 90m"

@@ -190,6 +190,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
             workers=arguments.workers,
             memory=arguments.memory,
             overwrite=arguments.overwrite,
+            add=arguments.add,
             resume_from=arguments.resume_from,
             time_limit=arguments.time_limit,
             strict=arguments.strict,
@@ -247,11 +248,15 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 def _report(arguments: argparse.Namespace) -> int:
     results = _results(arguments)
-    failed = {f"planet {planet} visit {visit} {name}": line for (planet, visit, name), line in results.failed.items()}
+    failed, elsewhere = (
+        {f"planet {planet} visit {visit} {name}": line for (planet, visit, name), line in found.items()}
+        for found in (results.failed, results.elsewhere)
+    )
     if arguments.json:
-        _say(json.dumps({"complete": results.ids, "failed": failed}))
+        _say(json.dumps({"complete": results.ids, "failed": failed, "elsewhere": elsewhere}))
         return DONE
-    _say(f"{arguments.out}: {len(results)} observations complete, {len(failed)} items failed")
+    more = f", {len(elsewhere)} items elsewhere" if elsewhere else ""
+    _say(f"{arguments.out}: {len(results)} observations complete, {len(failed)} items failed{more}")
     kinds = Kinds()
     for line in failed.values():
         if arguments.all:

@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 
 import gpucal
 from gpucal.containers import UNITS, axes_of, flag_attributes, to_hdus
+from gpucal.dataset import SPLITS
 from gpucal.detectors import DETECTORS
 from gpucal.errors import ConfigError, MissingExtra, OutputError
+from gpucal.origin import is_inside
 from gpucal.placing import npy_writer, placing
 from gpucal.plan import DQ
 from gpucal.product import Calibrated
@@ -73,7 +75,7 @@ def export(results: Results, to: Path, format: str) -> list[Path]:
         If the format is unknown.
     OutputError
         If nothing is complete, the folder holds light curves only, stacked observations differ in shape or axes, the
-        store exists, or something cannot be read or written.
+        store exists, the target is in the data set, or something cannot be read or written.
     MissingExtra
         If zarr is not installed.
     """
@@ -82,6 +84,9 @@ def export(results: Results, to: Path, format: str) -> list[Path]:
     for key, detector in product(complete(results), DETECTORS):
         if "signal" not in results._record(key, detector)["files"]:
             raise OutputError(f"{results.path}: holds light curves and no cubes; calibrate with --product cubes")
+    for home in {record.get("dataset") for record in results._records.values()}:
+        if home and is_inside(Path(to), [Path(home, part) for part in ("", *SPLITS)]):
+            raise OutputError(f"{to}: is in the data set {home}; choose another folder")
     return _WRITERS[format](results, Path(to))
 
 

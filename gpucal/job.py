@@ -21,6 +21,7 @@ from gpucal.config import Calibration
 from gpucal.dataset import Observation
 from gpucal.detectors import DETECTORS, Detector
 from gpucal.errors import InputError, OutputError, OutputLost
+from gpucal.origin import home_of
 from gpucal.overlap import Item, Line, Outcome, out_of_memory
 from gpucal.product import arrays_of
 from gpucal.records import is_finished
@@ -265,7 +266,14 @@ class _Work:
                 arrays = arrays_of(result, product=self.job.product, with_variance=self.job.variance)
                 self.sizes[detector.name] = sum(array.nbytes for array in arrays.values())
                 spent = sum(outcome.seconds.values())
-                self.store.commit(result, arrays, settings=self.hash, inputs=outcome.inputs, seconds=spent)
+                self.store.commit(
+                    result,
+                    arrays,
+                    dataset=home_of(obs.dataset),
+                    settings=self.hash,
+                    inputs=outcome.inputs,
+                    seconds=spent,
+                )
                 self.summary.done += 1
                 self.summary.spent({**outcome.seconds, "write": time.perf_counter() - start})
                 self.took.append(time.monotonic() - self.ended)

@@ -28,7 +28,7 @@ from gpucal.footer import MAGIC, Footer, end_of
 from gpucal.pages import check_chunks, check_pages, read_footer
 from gpucal.tables import pixel_columns
 
-__all__ = ["Signal", "open_signal"]
+__all__ = ["Signal", "fingerprint_of", "open_signal"]
 
 
 @dataclass(frozen=True)
@@ -191,6 +191,31 @@ def open_signal(path: Path, detector: Detector, *, strict: bool = False) -> Sign
     if strict:
         check_chunks(footer, np.arange(len(names)), size - len(end), path)
     return Signal(path, size, footer.n_rows, chosen, plain, _fingerprint(end, size), metadata, footer, strict)
+
+
+def fingerprint_of(path: Path) -> str:
+    """Return the fingerprint that `open_signal` would give a file, without a look at what is in it.
+
+    Parameters
+    ----------
+    path : Path
+        A Parquet file.
+
+    Returns
+    -------
+    str
+        As `Signal.fingerprint`.
+
+    Raises
+    ------
+    InputError
+        If it is missing, not a regular file, or not Parquet.
+    """
+    try:
+        with BufferedReader(open_regular(path)) as stream:
+            return _fingerprint(end_of(stream, path), stream.seek(0, 2))
+    except OSError as error:
+        raise _unreadable(error, path) from error
 
 
 def _fingerprint(end: bytes, size: int) -> str:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = [
+    "NOTE",
     "index_of",
     "is_finished",
     "is_whole",
@@ -24,6 +25,9 @@ __all__ = [
     "require_records",
     "visit_folders",
 ]
+
+NOTE = "resumed-from.json"
+"""File of a results folder that says what of other folders counts in it, see `gpucal.noted`."""
 
 # Columns of manifest.parquet, of the records' fields of these names.
 _MANIFEST: Mapping[str, str] = MappingProxyType(
@@ -173,9 +177,9 @@ def require_records(path: Path) -> Path:
     Raises
     ------
     OutputError
-        If it holds no record.
+        If it holds no record, and counts none of another folder.
     """
-    if next(records(path), None) is None:
+    if next(records(path), None) is None and not (path / NOTE).is_file():
         raise OutputError(f"{path}: holds no results to resume from; give a folder that `gpucal calibrate` wrote")
     return path
 

@@ -17,8 +17,9 @@ from gpucal.detectors import DETECTORS
 from gpucal.errors import OutputError, Unstackable
 from gpucal.hints import did_you_mean, joined, near_planets
 from gpucal.lightcurve import Choices, LightCurve
+from gpucal.noted import gather, missing
 from gpucal.product import Calibrated
-from gpucal.records import is_finished, record_path, records, require_records
+from gpucal.records import record_path
 from gpucal.stacking import stacked
 
 if TYPE_CHECKING:
@@ -90,14 +91,17 @@ class Results:
     """A results folder, as `open_results` opens it: ``results["AIRS-CH0"]`` is a `ResultArray`.
 
     An observation is complete, and in ``ids``, if both detectors are finished and nothing failed since then. An item
-    that failed is in ``failed`` with its line, even if an older result of it is still in the folder.
+    that failed is in ``failed`` with its line, even if an older result of it is still in the folder. Items of other
+    folders that count in this one, as it was resumed from those, are read from there. Where they are no longer there,
+    they are in ``elsewhere`` with the folder that they were in.
 
     Parameters
     ----------
     path : Path
         The folder.
     *more : Path
-        Further folders; an item that is in several is read from the first of them, and failed if it failed there.
+        Further folders; an item that is in several is read from the first of them, and failed if it failed there. They
+        go before folders that are only noted.
     settings : str, optional
         Only items made with settings of this hash.
 
@@ -109,23 +113,18 @@ class Results:
 
     def __init__(self, path: Path, *more: Path, settings: str | None = None) -> None:
         self.path = path
-        found: dict[tuple[int, int, str], dict[str, Any]] = {}
-        done: dict[tuple[int, int, str], dict[str, Any]] = {}
-        self._homes: dict[tuple[int, int, str], Path] = {}
-        for folder in (path, *map(require_records, more)):
-            for record in records(folder):
-                item = (record["planet"], record["visit"], record["detector"])
-                first = found.setdefault(item, record)
-                # What failed in a later session has other inputs than an earlier result, or was to have.
-                counts = is_finished(record) and (first is record or is_finished(first))
-                if counts and item not in done and settings in (None, record.get("settings")):
-                    done[item], self._homes[item] = record, folder
-        if not found:
+        found = gather(path, more, settings)
+        self.elsewhere = found.elsewhere
+        if not found.first and self.elsewhere:
+            raise OutputError(missing(path, self.elsewhere))
+        if not found.first:
             raise OutputError(f"{path}: holds no results; make some with `gpucal calibrate DATASET {path}`")
-        keys = sorted({item[:2] for item in found})
+        done = {item: record for item, (_, record) in found.done.items()}
+        keys = sorted({item[:2] for item in found.first})
         self.ids = [key for key in keys if all((*key, name) in done for name in DETECTORS)]
-        self.failed = {item: str(r.get("error", "failed")) for item, r in found.items() if item not in done}
+        self.failed = {item: str(r.get("error", "failed")) for item, r in found.first.items() if item not in done}
         self._records = done
+        self._homes = {item: home for item, (home, _) in found.done.items()}
         if (different := len({str(r.get("settings")) for r in done.values()})) > 1:
             log.warning(
                 "%s: holds %d items of %d different settings; for one, run `gpucal calibrate DATASET %s --overwrite`",
@@ -439,16 +438,20 @@ def open_results(path: str | Path, *more: str | Path) -> Results:
     path : str or Path
         The folder that `gpucal.run` or ``gpucal calibrate`` wrote.
     *more : str or Path
-        Folders of earlier sessions, as given to ``resume_from``; an item in several is that of the first.
+        Folders of earlier sessions; an item in several is that of the first. Those that were given to ``resume_from``
+        are noted in the folder, and need not be given here unless they have been moved.
 
     Returns
     -------
     Results
-        What is complete in them, and what failed.
+        What is complete in them, and what failed. A warning is logged where observations that count are elsewhere.
 
     Raises
     ------
     OutputError
         If they hold no results, or one of the further ones holds none.
     """
-    return Results(Path(path), *map(Path, more))
+    results = Results(Path(path), *map(Path, more))
+    if results.elsewhere:
+        log.warning("%s", missing(results.path, results.elsewhere))
+    return results

@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
+from dataclasses import replace
 from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
@@ -21,12 +22,14 @@ from numpy.typing import DTypeLike
 from gpucal.backends import choose
 from gpucal.budget import Budget
 from gpucal.config import Calibration
-from gpucal.dataset import SPLITS, Dataset, Observation
+from gpucal.dataset import Dataset, Observation
 from gpucal.detectors import DETECTORS
 from gpucal.errors import ConfigError, InputError, OutputError, RunFailed, RunWarning, Unstackable
 from gpucal.fleet import Fleet, gpus_for
 from gpucal.job import Job
 from gpucal.light_curve_files import LIGHT_CURVES, light_curves_are_current, write_light_curves
+from gpucal.noted import missing, noted_folders, write_note
+from gpucal.origin import require_outside, require_same_dataset
 from gpucal.pipeline import checked_dtype, checked_threads
 from gpucal.placing import unwritable
 from gpucal.reader import open_signal
@@ -61,6 +64,7 @@ def run(
     workers: int | None = None,
     memory: int | None = None,
     overwrite: bool = False,
+    add: bool = False,
     resume_from: Iterable[str | Path] = (),
     time_limit: float | None = None,
     strict: bool = False,
@@ -97,9 +101,13 @@ def run(
         needs more; a number given is. What CUDA holds on the host comes on top.
     overwrite : bool
         Make everything again, also where the folder holds results of other settings.
+    add : bool
+        Let the folder hold this data set's results beside those of another one. An observation has one place, by planet
+        and visit: where both data sets have one there, this one's result replaces the other's, and a warning says so.
     resume_from : iterable of str or Path, optional
         Other results folders, such as of an earlier session; what they hold of these settings and inputs counts as
-        done. They are not written to. `gpucal.open_results` reads several folders as one.
+        done. They are not written to. The folder notes what counts of them: `gpucal.open_results` reads that there,
+        and later runs into the folder count it too.
     time_limit : float, optional
         Seconds after which everything must have ended; no item is begun that would end later.
     strict : bool
@@ -127,8 +135,8 @@ def run(
     Raises
     ------
     ConfigError
-        If the folder holds results of other settings, a bin is longer than every observation, or an argument is not
-        possible.
+        If the folder holds results of other settings or of another data set, a bin is longer than every observation, or
+        an argument is not possible.
     DatasetError
         If a planet asked for is not in the dataset.
     BackendUnavailable
@@ -161,14 +169,17 @@ def run(
         strict=strict,
         resume_from=tuple(require_records(Path(folder)) for folder in resume_from),
     )
-    home, out_path = dataset.path.resolve(), job.out.resolve()
-    if out_path == home or any(out_path.is_relative_to(home / split) for split in SPLITS):
-        raise ConfigError(f"{job.out}: is where the competition's planets are; give another folder for the results")
+    require_outside(dataset, job.out)
+    noted = noted_folders([job.out, *job.resume_from], job.settings_hash)
+    require_same_dataset(dataset, [job.out, *noted], "give another folder", add=add)
     for folder in job.resume_from:
         made_with = {record.get("settings") for record in records(folder) if record["status"] == "done"}
-        if made_with and job.settings_hash not in made_with:
+        if job.settings_hash in made_with:
+            require_same_dataset(dataset, [folder], "leave it out of --resume-from", add=add)
+        elif made_with:
             changes = _changes(Store(folder).settings() or "", job)
             log.warning("%s: nothing in it counts as done: it has other settings (%s)", folder, changes)
+    job = replace(job, resume_from=(*job.resume_from, *noted))
     if observations:
         _check_bins(observations, job.config)
     until = None if time_limit is None else began + _seconds(time_limit)
@@ -182,6 +193,7 @@ def run(
     # The processes of a fleet write the log themselves.
     told = _told(summary, job.out, raise_on_failure, sys._getframe(1))
     with told, closing(_begun(job, asked)) as store, nullcontext() if gpus else logged_to(job.out / LOG, summary):
+        _note_others(store, job)
         try:
             with _progress(progress, len(observations)) as update:
                 if client:
@@ -322,6 +334,8 @@ def _entries(toml: str) -> Iterator[tuple[str, str]]:
 def _finish(store: Store, job: Job, summary: Summary) -> None:
     """Write what is made of all items together; nothing of what was there before may outlive its items."""
     try:
+        with store.alone():
+            write_note(store.path, job.resume_from, job.settings_hash)
         store.write_manifest()
         with store.alone():
             _place_light_curves(store, job)
@@ -331,6 +345,14 @@ def _finish(store: Store, job: Job, summary: Summary) -> None:
     except OutputError as error:
         log.error("%s", error)
         summary.failed[_ALL] = str(error)
+
+
+def _note_others(store: Store, job: Job) -> None:
+    """Note at once what counts of other folders, as this run may be killed; warn of what is not there any longer."""
+    with store.alone():
+        elsewhere = write_note(store.path, job.resume_from, job.settings_hash)
+    if elsewhere:
+        log.warning("%s; what is asked for of them is made again", missing(store.path, elsewhere))
 
 
 def _place_light_curves(store: Store, job: Job) -> None:
@@ -376,6 +398,7 @@ def _drive(
         "--product": job.product,
         "--variance": job.variance,
         "--overwrite": job.overwrite,
+        "--add": True,  # whether the folder is this data set's was asked here
         "--strict": job.strict,
         "--resume-from": [*map(str, job.resume_from)],
         "--time-limit": until and f"{max(until - time.monotonic(), 0.001):.3f}s",

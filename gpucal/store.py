@@ -250,7 +250,14 @@ class Store:
             _write_record(path, record)
 
     def commit(
-        self, cal: Calibrated, arrays: Mapping[str, NDArray[Any]], *, settings: str, inputs: str, seconds: float
+        self,
+        cal: Calibrated,
+        arrays: Mapping[str, NDArray[Any]],
+        *,
+        dataset: str,
+        settings: str,
+        inputs: str,
+        seconds: float,
     ) -> None:
         """Write an item: arrays first, its record last, each renamed into place.
 
@@ -260,6 +267,8 @@ class Store:
             The item.
         arrays : mapping of str to ndarray
             What is stored of it, by kind.
+        dataset : str
+            The competition folder; of the record alone, as the provenance goes where no path of this machine should.
         settings, inputs : str
             Hash of the settings and fingerprint of the inputs it was made from.
         seconds : float
@@ -294,6 +303,7 @@ class Store:
                 "detector": name,
                 "status": "done",
                 "files": files,
+                "dataset": dataset,
                 "settings": settings,
                 "inputs": inputs,
                 "seconds": round(seconds, 4),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,19 +12,23 @@ import numpy as np
 
 from gpucal.errors import OutputError
 from gpucal.light_curve_files import LIGHT_CURVES
+from gpucal.noted import Found, gather, missing
 from gpucal.placing import TEMPORARY
-from gpucal.records import index_of, read_record, records, visit_folders
+from gpucal.records import index_of, read_record, record_path, visit_folders
 from gpucal.results import DAMAGED, Results
 from gpucal.store import CONFIG, MANIFEST
 
 __all__ = ["verify"]
+
+log = logging.getLogger(__name__)
 
 
 def verify(path: str | Path) -> Iterator[str]:
     """Compare every file of a results folder with what is recorded of it.
 
     Arrays with size, shape, dtype and SHA-256 of their commit record; the manifest with the records; the stacks of
-    light curves with the items'.
+    light curves with the items'. Items of other folders that count in this one, as it was resumed from those, are
+    compared too; where they are no longer there, a warning is logged.
 
     Parameters
     ----------
@@ -52,14 +57,29 @@ def verify(path: str | Path) -> Iterator[str]:
         if record is None:
             yield f"{file}: is no commit record"
             continue
-        for stored in record.get("files", {}).values():
-            known.add(file.with_name(stored["file"]))
-            if problem := _problem(file.with_name(stored["file"]), stored):
-                yield f"{file.with_name(stored['file'])}: {problem}"
+        known |= {file.with_name(stored["file"]) for stored in record.get("files", {}).values()}
+        yield from _about_item(file, record)
     litter = {file for folder in (path, *folders) for file in folder.glob(f".*{TEMPORARY}")}
     for file in sorted((arrays | litter) - known):
         yield f"{file}: belongs to no record"
-    yield from _about_all(path)
+    noted = Found()
+    try:
+        noted = gather(path)
+    except OutputError as error:  # of a note, as the records have been read
+        yield str(error)
+    for item, (home, record) in noted.done.items():
+        if home != path:
+            yield from _about_item(record_path(home, *item), record)
+    if noted.elsewhere:
+        log.warning("%s", missing(path, noted.elsewhere))
+    yield from _about_all(path, any_found=bool(noted.first))
+
+
+def _about_item(file: Path, record: dict[str, Any]) -> Iterator[str]:
+    """Compare an item's files with its record."""
+    for stored in record.get("files", {}).values():
+        if problem := _problem(file.with_name(stored["file"]), stored):
+            yield f"{file.with_name(stored['file'])}: {problem}"
 
 
 def _problem(file: Path, stored: dict[str, Any]) -> str | None:
@@ -81,7 +101,7 @@ def _problem(file: Path, stored: dict[str, Any]) -> str | None:
     return None if digest == stored.get("sha256") else "holds other values than its record says (SHA-256)"
 
 
-def _about_all(path: Path) -> Iterator[str]:
+def _about_all(path: Path, *, any_found: bool) -> Iterator[str]:
     """Compare what is made of all items with the items."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -96,16 +116,15 @@ def _about_all(path: Path) -> Iterator[str]:
         yield f"{manifest}: cannot be read ({str(error).partition(chr(10))[0]})"
     if any((path / name).exists() for name in LIGHT_CURVES):
         try:
-            yield from _about_light_curves(path)
+            yield from _about_light_curves(path, Results(path) if any_found else None)
         except (*DAMAGED, OSError, LookupError, pa.ArrowException) as error:
             yield f"{path / LIGHT_CURVES[-1]}: light curves cannot be read ({str(error).partition(chr(10))[0]})"
 
 
-def _about_light_curves(path: Path) -> Iterator[str]:
+def _about_light_curves(path: Path, results: Results | None) -> Iterator[str]:
     """Compare the stacks of light curves with the items', an observation at a time."""
     import pyarrow.parquet as pq
 
-    results = Results(path) if next(records(path), None) else None  # all of them may be of other folders
     flux, errors, order, table = (path / name for name in LIGHT_CURVES)
     stacks = {file: np.load(file, mmap_mode="r") for file in (flux, errors)}
     listed = np.load(order).tolist()

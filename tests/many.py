@@ -211,7 +211,7 @@ def wrong(out: Path, *, begun: bool = False) -> list[str]:
 
 
 def content(out: Path) -> dict[str, Any]:
-    """What a results folder holds: every file, and of records what does not depend on the time of the run."""
+    """What a results folder holds: every file, and of records what does not depend on the time and place of the run."""
     import pyarrow.parquet as pq
 
     held: dict[str, Any] = {}
@@ -231,7 +231,7 @@ def content(out: Path) -> dict[str, Any]:
 
 def _timeless(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _timeless(part) for name, part in value.items() if name not in ("seconds", "created")}
+        return {name: _timeless(part) for name, part in value.items() if name not in ("seconds", "created", "dataset")}
     return [_timeless(part) for part in value] if isinstance(value, list) else value
 
 

@@ -141,7 +141,7 @@ def test_items_of_another_folder_count_as_done(source: Path, finished: Path, tmp
     summary = again(source, out, resume_from=[tmp_path / "earlier"])
     assert (summary.done, summary.skipped, summary.failed) == (2, 2, {})
     assert {path: path.read_bytes() for path in earlier.rglob("*.*")} == before
-    assert gpucal.open_results(out).ids == [(23, 0)]
+    assert gpucal.open_results(out).ids == [(17, 0), (23, 0)]
     both = gpucal.open_results(out, earlier)
     assert both.ids == [(17, 0), (23, 0)]
     np.testing.assert_array_equal(both["FGS1"].load(), gpucal.open_results(finished)["FGS1"].load())
@@ -172,11 +172,10 @@ def test_what_reads_a_folder_reads_those_it_was_gone_on_from(
     too = ["--resume-from", str(one)]
     for argv in (["plot", str(two), "23"], ["export", str(two), str(tmp_path / "npy")], ["report", str(two)]):
         alone, both = main(argv), main([*argv, *too])
-        assert (alone, both) == (2 if "plot" in argv else 0, 0)
+        assert (alone, both) == (0, 0)
         assert main([*argv, "--resume-from", str(tmp_path / "on")]) == 2  # mistyped: nothing is left out unseen
     assert np.load(tmp_path / "npy" / "FGS1.signal.npy").shape[0] == 2
-    assert "1 observations complete" in (said := capfd.readouterr().out)
-    assert "2 observations complete" in said
+    assert capfd.readouterr().out.count("2 observations complete") == 2
 
 
 def test_an_item_with_an_error_noted_in_another_folder_is_not_done(
@@ -237,7 +236,9 @@ def test_another_folder_of_other_settings_is_told(
 
 def test_what_is_done_elsewhere_leaves_nothing_here(source: Path, finished: Path, tmp_path: Path) -> None:
     assert again(source, tmp_path / "out", resume_from=[finished]).skipped == 4
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"config.toml", "gpucal.log", "manifest.parquet"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("config.toml", "gpucal.log", "manifest.parquet", "resumed-from.json")
+    }
     assert main(["verify", str(tmp_path / "out")]) == 0
 
 
