@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from rivals import numpy_cube
 
 from gpucal.backends import PREFERENCE, Backend, load
-from gpucal.config import Calibration
-from gpucal.detectors import DETECTORS, Detector
 from gpucal.errors import BackendUnavailable
-from gpucal.frames import Adc, Axis, CalibrationFrames
-from gpucal.limits import usable_cores
-from gpucal.overlap import pixel_blocks
-from gpucal.plan import Plan, make_plan
+from gpucal.inputs.calibration_files import Adc, Axis, CalibrationFrames
+from gpucal.pipeline.machine import usable_cores
+from gpucal.pipeline.stream import pixel_blocks
+from gpucal.science.plan import Plan, make_plan
+from gpucal.settings.calibration import Calibration
+from gpucal.settings.detectors import DETECTORS, Detector
 
 GAIN, OFFSET = 0.4369, -1000.0
 

@@ -23,11 +23,11 @@ from measure import table, write_json
 
 import gpucal
 from gpucal import Calibrated, Calibration
-from gpucal.detectors import DETECTORS as GEOMETRY
-from gpucal.lightcurve import Aperture, light_curve
-from gpucal.scene import FGS1_WAVELENGTH_UM
-from gpucal.synth import Truth, synthesize
-from gpucal.transit import DepthFit, fit_depth
+from gpucal.science.light_curves import Aperture, light_curve
+from gpucal.science.transit import DepthFit, fit_depth
+from gpucal.settings.detectors import DETECTORS as GEOMETRY
+from gpucal.synthetic.competition import Truth, synthesize
+from gpucal.synthetic.scene import FGS1_WAVELENGTH_UM
 
 ALL = Calibration.preset("ariel2025")
 SKIPPED = {step: ALL.replace(**{step: False}) for step in ("linearity", "dark", "flat")}
@@ -111,7 +111,7 @@ def weighted(light: float, weights: str, seeds: Iterable[int], n_bins: int = 187
     detector = GEOMETRY["AIRS-CH0"]
     height, width = detector.shape[0], detector.width
     at = np.arange(height) - 16.1
-    profile = np.exp(-0.5 * (at / 1.1) ** 2) + 0.012 * np.exp(-0.5 * (at / 10) ** 2)  # of gpucal.scene
+    profile = np.exp(-0.5 * (at / 1.1) ** 2) + 0.012 * np.exp(-0.5 * (at / 10) ** 2)  # of gpucal.synthetic.scene
     reads = 2 * detector.bin_pairs * 13.1**2
     shape = np.clip((30 - np.abs(np.arange(n_bins) - n_bins // 2)) / 10, 0.0, 1.0)
     deep = 0.5  # half of the light, so that it can be measured at all

@@ -19,10 +19,11 @@ from typing import Any
 from measure import table, write_json
 
 from gpucal import kernels
-from gpucal.config import Calibration
-from gpucal.detectors import DETECTORS
+from gpucal.settings.calibration import Calibration
+from gpucal.settings.detectors import DETECTORS
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 from emulator import nvrtc
 from emulator.cpp import Kernel
 from emulator.occupancy import occupancy

@@ -28,11 +28,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from measure import full_size_planets, table, write_json
 
-from gpucal.budget import BLOCK
-from gpucal.decoders import DECODERS, Loaded
-from gpucal.detectors import DETECTORS
-from gpucal.limits import usable_cores
-from gpucal.reader import Signal, open_signal
+from gpucal.inputs.counts import DECODERS, Loaded
+from gpucal.inputs.signal_file import Signal, open_signal
+from gpucal.pipeline.machine import usable_cores
+from gpucal.pipeline.memory import BLOCK
+from gpucal.settings.detectors import DETECTORS
 
 MEBI = 2**20
 

@@ -21,8 +21,8 @@ import numpy as np
 from measure import full_size_planets, gpucal, measure, table, write_json
 
 import gpucal as package
-from gpucal.detectors import DETECTORS
-from gpucal.limits import usable_cores
+from gpucal.pipeline.machine import usable_cores
+from gpucal.settings.detectors import DETECTORS
 
 FULL = DETECTORS["AIRS-CH0"].frames
 

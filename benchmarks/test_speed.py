@@ -9,11 +9,11 @@ from arithmetic import Case, available
 from pytest_benchmark.fixture import BenchmarkFixture
 
 import gpucal
-from gpucal.decoders import DECODERS
-from gpucal.detectors import DETECTORS
-from gpucal.overlap import pixel_blocks
-from gpucal.reader import open_signal
-from gpucal.synth import synthesize
+from gpucal.inputs.counts import DECODERS
+from gpucal.inputs.signal_file import open_signal
+from gpucal.pipeline.stream import pixel_blocks
+from gpucal.settings.detectors import DETECTORS
+from gpucal.synthetic.competition import synthesize
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 import gpucal
 from gpucal import Calibrated, Calibration
-from gpucal.synth import Truth, synthesize
+from gpucal.synthetic.competition import Truth, synthesize
 
 PAIRS = {"AIRS-CH0": (1, 2, 5, 10, 30), "FGS1": (1, 12, 60, 360)}
 

@@ -9,15 +9,15 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gpucal.config import Calibration
-    from gpucal.dataset import Dataset, Observation, open_dataset
     from gpucal.errors import GpucalError
-    from gpucal.pipeline import calibrate, stream
-    from gpucal.plan import DQ
-    from gpucal.product import Calibrated
-    from gpucal.report import Summary
-    from gpucal.results import Results, open_results
-    from gpucal.runs import run
+    from gpucal.inputs.dataset import Dataset, Observation, open_dataset
+    from gpucal.pipeline.calibrate import calibrate, stream
+    from gpucal.pipeline.calibrated import Calibrated
+    from gpucal.results.reader import Results, open_results
+    from gpucal.runs.run import run
+    from gpucal.runs.summary import Summary
+    from gpucal.science.plan import DQ
+    from gpucal.settings.calibration import Calibration
 
 __version__ = "0.1.0"
 
@@ -38,19 +38,19 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "DQ": "plan",
-    "Calibrated": "product",
-    "Calibration": "config",
-    "Dataset": "dataset",
+    "DQ": "science.plan",
+    "Calibrated": "pipeline.calibrated",
+    "Calibration": "settings.calibration",
+    "Dataset": "inputs.dataset",
     "GpucalError": "errors",
-    "Observation": "dataset",
-    "Results": "results",
-    "Summary": "report",
-    "calibrate": "pipeline",
-    "open_dataset": "dataset",
-    "open_results": "results",
-    "run": "runs",
-    "stream": "pipeline",
+    "Observation": "inputs.dataset",
+    "Results": "results.reader",
+    "Summary": "runs.summary",
+    "calibrate": "pipeline.calibrate",
+    "open_dataset": "inputs.dataset",
+    "open_results": "results.reader",
+    "run": "runs.run",
+    "stream": "pipeline.calibrate",
 }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gpucal.report import Summary
+    from gpucal.runs.summary import Summary
 
 __all__ = [
     "BackendUnavailable",

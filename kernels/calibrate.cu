@@ -15,7 +15,7 @@
 //          most of it from the cache, 15 MB written (benchmarks/kernels.py counts them).
 // Work     A pair takes 14 double-precision operations: 2 conversions, 2 * (4 fused multiply-adds and a product), a
 //          difference and a sum. The difference is of two rounded values, so that equal reads differ by exactly 0.
-// Needs    128 threads a block, 8.5 KB of shared memory, 55 to 64 registers by architecture (tests/test_nvrtc.py).
+// Needs    128 threads a block, 8.5 KB of shared memory, 55 to 64 registers by architecture (tests/kernels/test_nvrtc.py).
 
 #define WARPS 4     // in a thread block
 #define LOADS 4     // of 16 bytes a lane, for a stage

@@ -17,7 +17,7 @@ from launch import require_compiler
 
 import gpucal
 from gpucal import Calibration, Summary
-from gpucal.records import records
+from gpucal.results.records import records
 
 
 def pytest_configure() -> None:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from gpucal.plan import Plan
-    from gpucal.steps import Array
+    from gpucal.science.plan import Plan
+    from gpucal.science.steps import Array
 
 __all__ = ["PREFERENCE", "Backend", "BinBlock", "InMemory", "Memory", "choose", "load"]
 

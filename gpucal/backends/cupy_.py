@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpucal.backends import BinBlock
+from gpucal.backends.agreement import difference
 from gpucal.errors import BackendUnavailable, BrokenDevice, DeviceError, DeviceMemoryError
 from gpucal.kernels import ROW, THREADS, calibrate_grid, source
-from gpucal.parity import difference
-from gpucal.plan import Plan
-from gpucal.steps import Array
+from gpucal.science.plan import Plan
+from gpucal.science.steps import Array
 
 __all__ = ["OnDevice", "bind", "probe", "split"]
 
@@ -224,7 +224,7 @@ class _Gpu:
 
     @cached_property
     def on_device(self) -> float:
-        """How far results that stay are from NumPy, see `gpucal.parity.difference`: CuPy's own kernels move them."""
+        """How far results that stay are from NumPy, see `agreement.difference`: CuPy's own kernels move them."""
 
         def there_and_back(
             plan: Plan, pixels: slice, counts: NDArray[np.uint16], out: NDArray[np.float64]

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpucal.errors import BackendUnavailable
-from gpucal.frames import DEGREE
-from gpucal.plan import Plan
+from gpucal.inputs.calibration_files import DEGREE
+from gpucal.science.plan import Plan
 
 __all__ = ["bin_block", "probe"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from gpucal.plan import Plan
+from gpucal.science.plan import Plan
 
 __all__ = ["bin_block", "probe"]
 

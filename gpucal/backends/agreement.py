@@ -1,0 +1,100 @@
+"""Whether a backend computes what NumPy does: a small cube with something of everything, and the comparison."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpucal.backends import BinBlock
+from gpucal.backends.numpy_ import bin_block as numpy_bin_block
+from gpucal.science.plan import Plan
+from gpucal.settings.detectors import DETECTORS
+
+__all__ = ["difference", "example"]
+
+# 1e-12 of a value or of an electron, and 1e-13 of the sum of |P(n)| over a bin of 2 * 360 reads below 2e5 electrons:
+# what rounding in another order may come to. Anything wrong is many orders beyond.
+_TOLERANCE = MappingProxyType({"relative": 1e-12, "absolute": 1e-12 + 1e-13 * 720 * 2e5})
+
+_PIXELS, _FRAMES = 70, 2 * (2 * 360 + 1)
+
+
+def difference(bin_block: BinBlock) -> float:
+    """Compare a backend with NumPy on 70 pixels, at 1, 7, 30 and 360 pairs a bin; some milliseconds.
+
+    Parameters
+    ----------
+    bin_block : callable
+        See `gpucal.backends`.
+
+    Returns
+    -------
+    float
+        The worst difference over what rounding explains: up to 1 is parity; infinite where a saturated pixel is missed,
+        or one of two values is not finite.
+    """
+    counts = _counts()
+    worst = 0.0
+    for pairs_per_bin in (1, 7, 30, 360):
+        plan = _plan(pairs_per_bin, _PIXELS, _FRAMES // 2 // pairs_per_bin)
+        given, expected = np.full((2, _PIXELS, plan.n_bins), np.nan)
+        pixels = slice(0, _PIXELS)
+        if not np.array_equal(bin_block(plan, pixels, counts, given), numpy_bin_block(plan, pixels, counts, expected)):
+            return float("inf")
+        allowed = _TOLERANCE["relative"] * np.abs(expected) + _TOLERANCE["absolute"]
+        worst = max(worst, float(np.max(np.nan_to_num(np.abs(given - expected) / allowed, nan=np.inf))))
+    return worst
+
+
+def example(n_bins: int = 187, pairs_per_bin: int = 30) -> tuple[Plan, NDArray[np.uint16]]:
+    """Make up a block to time a backend on.
+
+    Parameters
+    ----------
+    n_bins, pairs_per_bin : int
+        Its size in time; by default those of AIRS-CH0.
+
+    Returns
+    -------
+    plan : Plan
+        Of 282 pixels.
+    counts : ndarray of uint16, shape (pixel, frame)
+        Raw counts.
+    """
+    counts = np.random.default_rng(0).integers(300, 60_000, (282, 2 * pairs_per_bin * n_bins), np.uint16)
+    return _plan(pairs_per_bin, 282, n_bins), counts
+
+
+def _counts() -> NDArray[np.uint16]:
+    """Draw raw counts (pixel, frame): faint, bright, constant, and with a saturated read in every eleventh pixel."""
+    counts = np.random.default_rng(0).integers(300, 60_000, (_PIXELS, _FRAMES), np.uint16)
+    counts[::5] //= 50
+    counts[3] = 1234
+    counts[::11, 100] = 65_535
+    return counts
+
+
+def _plan(pairs_per_bin: int, n_pixels: int, n_bins: int) -> Plan:
+    """Make up a plan: polynomials as the competition's, a floor, half the pixels without dark and flat."""
+    rng = np.random.default_rng(pairs_per_bin)
+    centres = np.array([0.1, 1.0, 1e-7, 1.2e-11, -6e-17, 1.3e-22])
+    coefficients = centres[:, None] * rng.normal(1.0, 0.05, (6, n_pixels))
+    plain = np.arange(n_pixels) % 2 == 0
+    return Plan(
+        detector=replace(DETECTORS["FGS1"], shape=(1, n_pixels), crop=(0, n_pixels)),
+        n_bins=n_bins,
+        pairs_per_bin=pairs_per_bin,
+        coefficients=coefficients,
+        floor=450.25,
+        dark=np.where(plain, 0.0, 0.01),
+        tau_s=rng.uniform(1.0, 5.0, n_bins),
+        divisor=np.where(plain, 1.0, rng.normal(1.0, 0.02, n_pixels)),
+        electron=1.0,
+        read_noise=np.full(n_pixels, 10.0),
+        saturation=65_535,
+        dq=np.zeros(n_pixels, np.uint8),
+        time_h=np.arange(n_bins) / 1000.0,
+    )

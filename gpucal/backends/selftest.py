@@ -1,0 +1,93 @@
+"""Whether every backend that can run here computes what NumPy does, on what, and how fast."""
+
+from __future__ import annotations
+
+import importlib
+import statistics
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from gpucal.backends import PREFERENCE, Backend, load
+from gpucal.backends.agreement import difference, example
+from gpucal.errors import BackendUnavailable, BrokenDevice, DeviceError
+
+__all__ = ["PROVED", "Report", "selftest"]
+
+PROVED = (
+    "The CUDA kernel is verified by executing NVIDIA's compiler output on a CPU; it is not yet measured on hardware. "
+    "What this prints on a GPU, with --json, is a report worth sending."
+)
+"""What is known of the kernel beside what a self-test finds."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the self-test found of one backend.
+
+    Parameters
+    ----------
+    backend : str
+        Its name.
+    runs_on : str
+        Library or device, with versions; empty where it cannot be used at all.
+    unavailable : str
+        Why it does not run, and the mend.
+    parity : float, optional
+        Worst difference from NumPy over what rounding explains: up to 1 is parity. None where it did not run.
+    milliseconds : dict of str to float
+        Median times for 6 MiB of counts, 282 pixels of AIRS-CH0: ``block``, and on a GPU its parts.
+    wrong : bool
+        Whether it computes something else than NumPy.
+    """
+
+    backend: str
+    runs_on: str = ""
+    unavailable: str = ""
+    parity: float | None = None
+    milliseconds: dict[str, float] = field(default_factory=dict)
+    wrong: bool = False
+
+
+def selftest(rounds: int = 5) -> list[Report]:
+    """Test every backend.
+
+    Parameters
+    ----------
+    rounds : int
+        Repetitions of each timing.
+
+    Returns
+    -------
+    list of Report
+        One a backend, fastest first.
+    """
+    return [_report(name, rounds) for name in PREFERENCE]
+
+
+def _report(name: str, rounds: int) -> Report:
+    try:
+        backend = load(name)
+    except BackendUnavailable as error:
+        return Report(name, unavailable=str(error), wrong=isinstance(error, BrokenDevice))
+    try:
+        worst = difference(backend.bin_block)
+        return Report(name, backend.runs_on, "", worst, _timed(name, backend, rounds), not worst <= 1.0)
+    except DeviceError as error:
+        return Report(name, backend.runs_on, str(error), wrong=True)
+
+
+def _timed(name: str, backend: Backend, rounds: int) -> dict[str, float]:
+    """Median milliseconds of a block, and of its parts where the backend tells them apart."""
+    plan, counts = example()
+    out = np.empty((plan.n_pixels, plan.n_bins))
+    parts: dict[str, list[float]] = {}
+    split = getattr(importlib.import_module(f"gpucal.backends.{name}_"), "split", None)
+    for _ in range(rounds + 1):
+        start = time.perf_counter()
+        backend.bin_block(plan, slice(0, plan.n_pixels), counts, out)
+        times = {"block": time.perf_counter() - start} | (split(plan, counts) if split else {})
+        for part, seconds in times.items():
+            parts.setdefault(part, []).append(1e3 * seconds)
+    return {part: statistics.median(values[1:]) for part, values in parts.items()}  # the first warms up

@@ -1,0 +1,418 @@
+"""The command line.
+
+Exit 0: all done; 1: some observations failed, the rest are done, or something is not as recorded; 2: the request was
+wrong; 3: the time limit came before the end; 128 and a signal's number: that ended it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import logging
+import math
+import os
+import signal
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+
+from gpucal import __version__
+from gpucal.cli.grouping import Kinds
+from gpucal.cli.parser import WRONG, parsed
+from gpucal.errors import GpucalError, OutputError, RunWarning
+from gpucal.hints import blocking_file, did_you_mean, near_path
+from gpucal.settings.options import output_from, settings_from
+
+if TYPE_CHECKING:
+    from gpucal.results.reader import Results
+
+__all__ = ["console", "main"]
+
+DONE, FAILED, LATE = 0, 1, 3
+SIGNALLED = 128  # and the signal's number, as shells have it
+
+
+def console() -> NoReturn:
+    """Run the command line and end the process, without the garbage collector's looks at what libraries import.
+
+    Numba and Polars bring some 500,000 objects. Collecting them while they are imported, and three times at the end of
+    the process, took 0.1 s and 0.4 s of the 2.4 s that one planet took.
+    """
+    gc.set_threshold(200_000)
+    code = main()
+    gc.freeze()
+    sys.exit(code)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments; by default the process's own.
+
+    Returns
+    -------
+    int
+        Exit code.
+    """
+    arguments = parsed(sys.argv[1:] if argv is None else argv)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("gpucal: %(message)s"))
+    log = logging.getLogger("gpucal")
+    log.addHandler(handler)
+    arguments.signals, arguments.terminal = _Signals(), handler
+    try:
+        with warnings.catch_warnings(), arguments.signals:
+            warnings.simplefilter("ignore", RunWarning)  # the log and the summary say it here
+            _check_folders(arguments)
+            code = _VERBS[arguments.verb](arguments)
+    except GpucalError as error:
+        _say(traceback.format_exc().rstrip() if arguments.debug else f"gpucal: {error}", sys.stderr)
+        return WRONG
+    except BrokenPipeError:  # of `| head`: nobody is listening any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still in its buffer
+        return SIGNALLED + signal.SIGPIPE
+    except KeyboardInterrupt:
+        number = arguments.signals.came or signal.SIGINT
+        _say(f"gpucal: ended by {signal.Signals(number).name}", sys.stderr)
+        return SIGNALLED + number
+    finally:
+        log.removeHandler(handler)
+    return code
+
+
+class _Signals:
+    """SIGINT and SIGTERM, which interrupt what is going on; or, if it asks between its steps, the second ends it.
+
+    An exception that comes in the middle of anything may leave a file behind, or be taken for an error of what it hits:
+    NumPy calls a file damaged whose header it was reading.
+    """
+
+    def __init__(self) -> None:
+        self.came = 0
+        self._asked = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():  # only that one may have handlers
+            for number in (signal.SIGINT, signal.SIGTERM):
+                # A signal that is ignored, as by nohup or a shell's &, stays ignored.
+                if (before := signal.getsignal(number)) is not signal.SIG_IGN:
+                    self._before[number] = before
+                    signal.signal(number, self._take)
+
+    def __exit__(self, *error: object) -> None:
+        for number, before in self._before.items():
+            signal.signal(number, before)
+
+    def _take(self, number: int, frame: object) -> None:
+        first, self.came = not self.came, number
+        if (
+            self._asked and not first
+        ):  # as a kill would: whatever hangs is not waited for, and nothing finished is harmed
+            os.write(sys.stderr.fileno(), f"gpucal: ended by {signal.Signals(number).name}\n".encode())
+            os._exit(SIGNALLED + number)
+        if not self._asked:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Have the first one wait for the end of the block: Python ignores, and says so, what comes between imports."""
+        self._asked = True
+        yield
+        self._asked = False
+        if self.came:
+            raise KeyboardInterrupt
+
+    def __call__(self) -> bool:
+        """Tell whether one has come; from the first time this is asked on, the first one does no more than this."""
+        self._asked = True
+        return self.came != 0
+
+
+def _check_folders(arguments: argparse.Namespace) -> None:
+    """Refuse a file where a folder is wanted, and a folder to be read that is not there or is another one."""
+    given = vars(arguments)
+    named = [("OUT", given.get("out")), ("TO", given.get("to"))]
+    named += [("--resume-from", folder) for folder in given.get("resume_from", [])]
+    for name, folder in named:
+        if folder and (file := blocking_file(folder)):
+            raise OutputError(f"{file}: is a file; {name} must be a folder")
+    for folder in given.get("resume_from", []):
+        if not folder.exists():
+            hint = did_you_mean(near_path(folder), "give a folder that `gpucal calibrate` wrote")
+            raise OutputError(f"{folder}: does not exist, so it holds no results to resume from{hint}")
+    if arguments.verb in _READERS:
+        _check_results(arguments.out)
+
+
+def _check_results(out: Path) -> None:
+    from gpucal.inputs.dataset import SPLITS
+    from gpucal.results.records import visit_folders
+    from gpucal.results.writer import CONFIG
+
+    if not out.exists():
+        hint = did_you_mean(near_path(out), f"make some with `gpucal calibrate DATASET {out}`")
+        raise OutputError(f"{out}: does not exist, so it holds no results{hint}")
+    if (out / CONFIG).exists() or next(visit_folders(out), None):
+        return
+    if any((out / split).is_dir() for split in SPLITS):
+        raise OutputError(f"{out}: is a competition folder; give a results folder, which `gpucal calibrate` wrote")
+    around = (*out.parents[:2], *sorted(out.iterdir()))
+    if found := [str(folder) for folder in around if (folder / CONFIG).is_file()]:
+        raise OutputError(f"{out}: holds no results{did_you_mean(found[:3])}")
+
+
+def _calibrate(arguments: argparse.Namespace) -> int:
+    with arguments.signals.held():
+        from gpucal.inputs.dataset import open_dataset
+        from gpucal.runs.run import run
+
+    dataset = open_dataset(arguments.dataset, arguments.split)
+    settings = settings_from(arguments)
+    with _client(arguments) as client, _grouped(arguments):
+        summary = run(
+            dataset,
+            arguments.out,
+            settings,
+            planets=arguments.planet,
+            shard=arguments.shard,
+            backend=arguments.backend,
+            **output_from(arguments),
+            workers=arguments.workers,
+            memory=arguments.memory,
+            overwrite=arguments.overwrite,
+            add=arguments.add,
+            resume_from=arguments.resume_from,
+            time_limit=arguments.time_limit,
+            strict=arguments.strict,
+            client=client,
+            stop=arguments.signals,
+            progress=sys.stderr.isatty(),
+        )
+    if summary.stopped == "interrupted":
+        if arguments.json:
+            _say(json.dumps(summary.to_dict()))
+        raise KeyboardInterrupt
+    _say(json.dumps(summary.to_dict()) if arguments.json else f"{summary}; results in {arguments.out}")
+    if summary.left and summary.stopped == "time limit":
+        return LATE  # so that who goes on as long as there is something left does so, whatever has failed
+    return FAILED if summary.failed else LATE if summary.left else DONE
+
+
+@contextmanager
+def _grouped(arguments: argparse.Namespace) -> Iterator[None]:
+    """Show the first line of every kind as it comes, and in the end how many there were; the log has all."""
+    from gpucal.results.writer import LOG
+
+    kinds = Kinds()
+    arguments.terminal.addFilter(kinds.admits)
+    try:
+        yield
+    finally:
+        arguments.terminal.removeFilter(kinds.admits)
+        for line in kinds.rest(f"all of them in {arguments.out / LOG}"):
+            _say(f"gpucal: {line}", sys.stderr)
+
+
+def _client(arguments: argparse.Namespace) -> AbstractContextManager[Any]:
+    if arguments.dask is None:
+        return nullcontext()
+    from gpucal.runs.dask_cluster import connected
+
+    how = {"workers": arguments.workers, "memory": arguments.memory, "backend": arguments.backend}
+    return connected(arguments.dask or None, **how)
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from gpucal.results.verify import verify
+
+    found, kinds = 0, Kinds()
+    for line in verify(arguments.out):
+        found += 1
+        if arguments.all or kinds.is_first(line):
+            _say(line)
+    _say_rest(arguments, kinds, shown=True)
+    mend = "; remove what is there of it and run `gpucal calibrate` again" if found else ""
+    _say(f"{arguments.out}: {found or 'no'} mismatch{'es' if found != 1 else ''}{mend}")
+    return FAILED if found else DONE
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    results = _results(arguments)
+    failed, elsewhere = (
+        {f"planet {planet} visit {visit} {name}": line for (planet, visit, name), line in found.items()}
+        for found in (results.failed, results.elsewhere)
+    )
+    if arguments.json:
+        _say(json.dumps({"complete": results.ids, "failed": failed, "elsewhere": elsewhere}))
+        return DONE
+    more = f", {len(elsewhere)} items elsewhere" if elsewhere else ""
+    _say(f"{arguments.out}: {len(results)} observations complete, {len(failed)} items failed{more}")
+    kinds = Kinds()
+    for line in failed.values():
+        if arguments.all:
+            _say(line)
+        else:
+            kinds.is_first(line)
+    _say_rest(arguments, kinds, shown=False)
+    return DONE
+
+
+def _say_rest(arguments: argparse.Namespace, kinds: Kinds, *, shown: bool) -> None:
+    for line in kinds.rest(f"`gpucal {arguments.verb} {arguments.out} --all` shows all of them", shown=shown):
+        _say(line)
+
+
+def _results(arguments: argparse.Namespace) -> Results:
+    from gpucal.results.reader import open_results
+
+    return open_results(arguments.out, *arguments.resume_from)
+
+
+def _synth(arguments: argparse.Namespace) -> int:
+    from gpucal.synthetic.competition import synthesize
+
+    planets = synthesize(
+        arguments.out,
+        layout=arguments.layout,
+        planets=arguments.planets,
+        frames=arguments.frames,
+        seed=arguments.seed,
+        calibration=arguments.calibration,
+    )
+    _say(f"planets {' '.join(map(str, planets))} in {arguments.out}, their truth in {arguments.out / 'truth'}")
+    return DONE
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from gpucal.synthetic.demo import demo
+
+    for line in demo(arguments.out, arguments.frames):
+        _say(line)
+    return DONE
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    from gpucal.backends import PREFERENCE, choose, load
+    from gpucal.errors import BackendUnavailable
+
+    dataset = None
+    if arguments.dataset:
+        from gpucal.inputs.dataset import open_dataset
+
+        dataset = open_dataset(arguments.dataset)
+    _say(f"gpucal {__version__}, Python {sys.version.split()[0]}")
+    for name in PREFERENCE:
+        try:
+            _say(f"{name}: available, {load(name).runs_on}")
+        except BackendUnavailable as error:
+            _say(f"{name}: not available: {error}")
+    _say(f"auto: {choose().name}")
+    if dataset:
+        _say(
+            f"{dataset.path}: {dataset.layout.name} layout, {len(dataset.planets)} planets, {len(dataset)} observations"
+        )
+        for obs in dataset:
+            _say(f"  {obs.split} {obs.planet} visit {obs.visit}")
+    return DONE
+
+
+def _selftest(arguments: argparse.Namespace) -> int:
+    from gpucal.backends.selftest import PROVED, selftest
+
+    reports = selftest()
+    if arguments.json:
+        python = sys.version.split()[0]
+        facts = [vars(report) | ({"parity": "inf"} if report.parity == math.inf else {}) for report in reports]
+        _say(json.dumps({"gpucal": __version__, "python": python, "backends": facts}))
+    else:
+        for report in reports:
+            if report.parity is None:
+                _say(f"{report.backend}: {'WRONG' if report.wrong else 'not available'}: {report.unavailable}")
+                continue
+            times = ", ".join(f"{part} {milliseconds:.2f} ms" for part, milliseconds in report.milliseconds.items())
+            verdict = "WRONG NUMBERS" if report.wrong else "agrees with NumPy"
+            worst = f"{report.parity:.2g} of what rounding explains"
+            _say(f"{report.backend}: {verdict} ({worst}); {report.runs_on}; {times}")
+        _say(PROVED)
+    return FAILED if any(report.wrong for report in reports) else DONE
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from gpucal.inputs.dataset import open_dataset
+    from gpucal.synthetic.bench import COMPETITIONS, bench, bench_synthetic
+
+    dataset = open_dataset(arguments.dataset) if arguments.dataset else None
+    how = {"backend": arguments.backend, "workers": arguments.workers}
+    figures = bench(dataset, **how) if dataset else bench_synthetic(**how)
+    if arguments.json:
+        _say(json.dumps(vars(figures)))
+        return DONE
+    _say(
+        f"{figures.seconds:.2f} s an observation ({figures.backend}, {figures.observations} timed), "
+        f"{3600 / figures.seconds:,.0f} an hour, {figures.megabytes / figures.seconds:,.0f} MB/s of Parquet"
+    )
+    split = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in figures.stages.items())
+    _say(f"seconds summed over threads, which overlap: {split}")
+    folders = {str(dataset.path): len(dataset)} if dataset else COMPETITIONS
+    for name, count in folders.items():
+        _say(f"{name}: {count} observations in about {figures.predicted_s(count) / 60:.0f} minutes")
+    return DONE
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from gpucal.results.export import export
+
+    results = _results(arguments)
+    written = export(results, arguments.to, arguments.format)
+    _say(f"{len(results)} observations in {', '.join(map(str, written[:4]))}{', ...' if len(written) > 4 else ''}")
+    return DONE
+
+
+def _plot(arguments: argparse.Namespace) -> int:
+    from gpucal.results.plot import plot_light_curves
+    from gpucal.results.reader import ORDER
+
+    results, key = _results(arguments), (arguments.planet, arguments.visit)
+    curves = {name: (results.axes(key, name)["time"], results.light_curve(key, name)) for name in ORDER}
+    picture = arguments.out / f"{arguments.planet}-{arguments.visit}.png"
+    plot_light_curves(picture, f"planet {arguments.planet} visit {arguments.visit}", curves)
+    _say(f"light curve in {picture}")
+    return DONE
+
+
+_VERBS: Mapping[str, Callable[[argparse.Namespace], int]] = {
+    "calibrate": _calibrate,
+    "verify": _verify,
+    "report": _report,
+    "synth": _synth,
+    "demo": _demo,
+    "info": _info,
+    "selftest": _selftest,
+    "bench": _bench,
+    "export": _export,
+    "plot": _plot,
+}
+
+
+# Verbs that read the results folder OUT.
+_READERS = ("verify", "report", "export", "plot")
+
+
+def _say(line: str, stream: TextIO | None = None) -> None:
+    stream = stream or sys.stdout
+    stream.write(line + "\n")
+    stream.flush()  # as long as a signal or a reader that is gone is still ours to handle
+
+
+if __name__ == "__main__":
+    console()

@@ -1,0 +1,294 @@
+"""The command line's verbs and their flags."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from gpucal import __version__
+from gpucal.hints import did_you_mean, joined, near
+from gpucal.settings.options import add_settings
+from gpucal.settings.rules import FORMATS, PRODUCTS
+from gpucal.settings.values import duration, one_of, part, planet, planets, size, whole
+
+__all__ = ["WRONG", "parsed"]
+
+WRONG = 2
+"""Exit code of a request that is itself wrong."""
+
+_BACKENDS = ("auto", "cupy", "numba", "numpy")
+
+_TOO = "the new place of folders that OUT was resumed from; those that were not moved are read anyway"
+
+# What argparse says, and how it is said here.
+_REWORDED = (
+    (r"argument (\S+): expected .*", r"\1 needs a value"),
+    (r"argument (.+?): ignored explicit argument '(.*)'", r"\1 takes no value"),
+    (r"argument (.+?): (.*)", r"\1: \2"),
+)
+
+# How alike a flag of this verb and one of another must be to be taken for each other.
+_SURE = 0.8
+
+# A word that argparse takes for a flag, or that was to be one: with a dash as texts have it.
+_FLAG = re.compile(r"[-–—]+[A-Za-z][^\s=]*")
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, as all errors here are, without the usage in front; no flag is cut short."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__(allow_abbrev=False, **options)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        line = " ".join(message.split())
+        if lacking := re.fullmatch("the following arguments are required: (.*)", line):
+            names = lacking[1].split(", ")
+            line = (
+                f"{joined(names, 'and')} {'are' if len(names) > 1 else 'is'} missing; write `{' '.join(self.synopsis)}`"
+            )
+        for form, better in _REWORDED:
+            line = re.sub(f"^{form}$", better, line)
+        more = "" if line.endswith("?") else f"; see `{self.prog} --help`"
+        self.exit(WRONG, f"gpucal: {line}{more}\n")
+
+    @property
+    def flags(self) -> Mapping[str, argparse.Action]:
+        """What may be written with a dash in front."""
+        return self._option_string_actions
+
+    @property
+    def synopsis(self) -> list[str]:
+        """How it is called, without flags."""
+        names = [(action.metavar, action.nargs) for action in self._actions if not action.option_strings]
+        return [self.prog, *(f"[{name}]" if nargs == "?" else str(name) for name, nargs in names)]
+
+
+class _Planets(argparse.Action):
+    """Adds the planets of one word, or several, to those named before."""
+
+    def __call__(self, parser: object, namespace: argparse.Namespace, values: object, option: object = None) -> None:
+        assert isinstance(values, list)  # a list a word
+        before = getattr(namespace, self.dest) or []
+        setattr(namespace, self.dest, [*before, *(planet for some in values for planet in some)])
+
+
+def parsed(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line; what comes of it has a ``verb`` by name.
+
+    Parameters
+    ----------
+    argv : sequence of str
+        The arguments.
+
+    Returns
+    -------
+    Namespace
+        Help, the version and errors end the process instead, errors with exit code 2.
+    """
+    made, verbs = _parsers()
+    words = [*argv]
+    if words[:1] == ["help"]:
+        words = [*words[1:2], "--help"]
+    at = next((n for n, word in enumerate(words) if not word.startswith("-")), len(words))
+    if not words:
+        made.print_help()
+        made.exit()
+    _check_flags(made, words[:at], made, verbs)
+    if at == len(words):
+        made.parse_args(words)
+        made.error("VERB is missing")
+    if words[at] not in verbs:
+        folder = f"; to calibrate it, write `gpucal calibrate {words[at]} OUT`" if Path(words[at]).is_dir() else ""
+        hint = did_you_mean(near(words[at], [*verbs, "help", *made.flags]))
+        made.error(f"`gpucal` has no verb {words[at]!r}{hint or folder}")
+    verb = verbs[words[at]]
+    rest = _with_negatives(words[at + 1 :], verb)
+    _check_flags(verb, rest, made, verbs)
+    arguments, unknown = made.parse_known_args([*words[: at + 1], *rest])
+    if unknown:
+        verb.error(f"too many arguments: {' '.join(unknown)}; write `{' '.join(verb.synopsis)}`")
+    return arguments
+
+
+def _check_flags(parser: _Parser, words: Sequence[str], top: _Parser, verbs: Mapping[str, _Parser]) -> None:
+    """Refuse unknown flags, before what argparse would say of the rest: that may well be due to them."""
+    for word in words:
+        if word == "--":
+            return
+        name = word.partition("=")[0]
+        if not _FLAG.fullmatch(name) or name in parser.flags:
+            continue
+        others = [f"`{one.prog}`" for one in (top, *verbs.values()) if name in one.flags]
+        # One of another verb, unless one of this is as good as that.
+        found = [flag for flag in near(name, parser.flags, _SURE) if flag[:3] == name[:3] or not others]
+        found = found or ([] if others else near(name, parser.flags))
+        has = f"{joined(others, 'and')} {'has' if len(others) == 1 else 'have'} it" if others else ""
+        parser.error(f"`{parser.prog}` has no flag {name}{did_you_mean(found, has)}")
+
+
+def _with_negatives(words: Sequence[str], parser: _Parser) -> list[str]:
+    """Put negative values and their flags in one word: argparse takes -2GB for a flag."""
+    merged: list[str] = []
+    for word in words:
+        if re.match(r"-[\d.]", word) and merged and merged[-1] in parser.flags:
+            merged[-1] += f"={word}"
+        else:
+            merged.append(word)
+    return merged
+
+
+def _parsers() -> tuple[_Parser, Mapping[str, _Parser]]:
+    """Make the parser of the command line, and list those of its verbs."""
+    about = "Calibrate Ariel Data Challenge observations."
+    made = _Parser(prog="gpucal", description=about, epilog="`gpucal help VERB` explains one of them.")
+    made.add_argument("-V", "--version", action="version", version=f"gpucal {__version__}")
+    verbs = made.add_subparsers(metavar="VERB", required=True)
+
+    verb = _verb(verbs, "calibrate", "calibrate a competition folder")
+    verb.add_argument("dataset", metavar="DATASET", type=Path, help="competition folder, of 2024 or 2025")
+    verb.add_argument("out", metavar="OUT", type=Path, help="results folder; what is finished in it is kept")
+    verb.add_argument(
+        "--split", type=one_of(["train", "test"]), choices=["train", "test"], help="only this part of the data set"
+    )
+    verb.add_argument(
+        "--planet",
+        nargs="+",
+        action=_Planets,
+        type=planets,
+        metavar="ID",
+        help="only these planets; after DATASET and OUT, and as often as you like",
+    )
+    verb.add_argument(
+        "--backend",
+        type=one_of(_BACKENDS),
+        choices=_BACKENDS,
+        help="what computes; by default GPUCAL_BACKEND, else the fastest that can run here",
+    )
+    verb.add_argument(
+        "--dtype",
+        type=one_of(["float64", "float32"]),
+        choices=["float64", "float32"],
+        help="of the stored signal; float32 by default",
+    )
+    add_settings(verb)
+    verb.add_argument(
+        "--product",
+        type=one_of(PRODUCTS),
+        choices=PRODUCTS,
+        help="store cubes, by default, or light curves with errors and nothing else",
+    )
+    verb.add_argument(
+        "--variance", action=argparse.BooleanOptionalAction, help="store the variance of cubes too; not by default"
+    )
+    verb.add_argument(
+        "--workers",
+        type=whole,
+        metavar="N",
+        help="threads that decode and bin; by default the usable cores (--dask: of each worker)",
+    )
+    verb.add_argument(
+        "--memory",
+        type=size,
+        metavar="SIZE",
+        help="peak memory to stay below, such as 900MB or 2GB (--dask: of each worker)",
+    )
+    verb.add_argument(
+        "--overwrite", action="store_true", help="make finished items again, also where they have other settings"
+    )
+    verb.add_argument("--add", action="store_true", help="add to OUT what is of another data set than its results")
+    _add_resume_from(verb, "other results folders, whose items count as done; read only")
+    verb.add_argument(
+        "--time-limit", type=duration, metavar="TIME", help="begin nothing that would end later, such as 8.5h or 90m"
+    )
+    verb.add_argument("--shard", type=part, metavar="I/N", help="only the I-th of N parts of the planets, from 1/N")
+    verb.add_argument(
+        "--strict", action="store_true", help="check footers, value counts and page checksums of input files too"
+    )
+    verb.add_argument(
+        "--dask",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="work on a Dask cluster: a scheduler's address, such as tcp://host:8786, or by default a local one",
+    )
+    verb.add_argument("--json", action="store_true", help="print the summary as JSON")
+
+    verb = _verb(verbs, "verify", "read a results folder again; exit 1 if anything is not as recorded")
+    verb.add_argument("out", metavar="OUT", type=Path, help="results folder")
+    _add_all(verb)
+
+    verb = _verb(verbs, "report", "what a results folder holds, and what failed")
+    verb.add_argument("out", metavar="OUT", type=Path, help="results folder")
+    _add_all(verb)
+    _add_resume_from(verb, _TOO)
+    verb.add_argument("--json", action="store_true", help="print it as JSON")
+
+    verb = _verb(verbs, "synth", "write synthetic raw data with the truth beside it")
+    verb.add_argument("out", metavar="OUT", type=Path, help="competition folder to write")
+    verb.add_argument(
+        "--layout",
+        type=one_of(["2024", "2025"]),
+        choices=["2024", "2025"],
+        default="2024",
+        help="whose layout; 2024 by default",
+    )
+    verb.add_argument("--planets", type=whole, default=1, metavar="N", help="how many; 1 by default")
+    verb.add_argument(
+        "--frames", type=whole, metavar="N", help="AIRS-CH0 frames, 11250 by default; FGS1 has 12 times as many"
+    )
+    verb.add_argument("--seed", type=whole, default=0, help="of every draw; 0 by default")
+    verb.add_argument("--calibration", type=Path, metavar="DIR", help="real calibration frames to use")
+
+    verb = _verb(verbs, "demo", "synth, calibrate, compare with the truth, draw")
+    verb.add_argument(
+        "out", metavar="OUT", type=Path, nargs="?", default=Path("gpucal-demo"), help="folder; by default gpucal-demo"
+    )
+    verb.add_argument("--frames", type=whole, metavar="N", help="AIRS-CH0 frames, 11250 by default")
+
+    verb = _verb(verbs, "info", "versions, backends, and what a folder holds")
+    verb.add_argument("dataset", metavar="DATASET", type=Path, nargs="?", help="competition folder to list")
+
+    verb = _verb(verbs, "selftest", "whether every backend computes what NumPy does; exit 1 if one does not")
+    verb.add_argument("--json", action="store_true", help="print the reports as JSON")
+
+    verb = _verb(verbs, "bench", "how long a folder will take on this machine")
+    verb.add_argument(
+        "dataset", metavar="DATASET", type=Path, nargs="?", help="competition folder; by default synthetic data"
+    )
+    verb.add_argument("--backend", type=one_of(_BACKENDS), choices=_BACKENDS, help="what computes; as for calibrate")
+    verb.add_argument("--workers", type=whole, metavar="N", help="threads that decode and bin; as for calibrate")
+    verb.add_argument("--json", action="store_true", help="print the figures as JSON")
+
+    verb = _verb(verbs, "export", "write a results folder's cubes as stacks, Zarr or FITS")
+    verb.add_argument("out", metavar="OUT", type=Path, help="results folder")
+    verb.add_argument("to", metavar="TO", type=Path, help="folder to write; for zarr one that does not exist")
+    verb.add_argument(
+        "--format", type=one_of(FORMATS), choices=FORMATS, default="npy", help="npy by default: one array a detector"
+    )
+    _add_resume_from(verb, _TOO)
+
+    verb = _verb(verbs, "plot", "draw a calibrated planet's light curves")
+    verb.add_argument("out", metavar="OUT", type=Path, help="results folder; the picture goes there too")
+    verb.add_argument("planet", metavar="PLANET", type=planet, help="its id")
+    verb.add_argument("--visit", type=whole, default=0, metavar="N", help="which observation of it; 0 by default")
+    _add_resume_from(verb, _TOO)
+    return made, verbs.choices
+
+
+def _verb(verbs: argparse._SubParsersAction[_Parser], name: str, effect: str) -> _Parser:
+    verb = verbs.add_parser(name, help=effect, description=f"{effect[0].upper()}{effect[1:]}.")
+    verb.set_defaults(verb=name)
+    verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return verb
+
+
+def _add_all(verb: _Parser) -> None:
+    verb.add_argument("--all", action="store_true", help="every line, also of a kind that has many")
+
+
+def _add_resume_from(verb: _Parser, effect: str) -> None:
+    verb.add_argument("--resume-from", nargs="+", action="extend", default=[], type=Path, metavar="DIR", help=effect)

@@ -1,0 +1,1 @@
+"""A competition folder, read and judged: data set, calibration files, signal files."""

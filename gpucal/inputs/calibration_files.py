@@ -1,0 +1,447 @@
+"""Calibration frames, ADC values and axes: read, validated, cropped, and named by their content."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from io import StringIO
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from gpucal.errors import InputError
+from gpucal.inputs.files import AGAIN, read_whole, shortened
+from gpucal.inputs.kinds import HEAD, mistaken
+from gpucal.inputs.parquet.arrow import values_of
+from gpucal.inputs.parquet.tables import pixel_columns, read_columns
+from gpucal.settings.detectors import Detector
+
+__all__ = [
+    "DEGREE",
+    "Adc",
+    "AdcTable",
+    "Axis",
+    "CalibrationFrames",
+    "digest_of",
+    "find_adc",
+    "read_adc_table",
+    "read_axis",
+    "read_frames",
+    "read_raw_frames",
+]
+
+DEGREE = 5
+"""Degree of the linearity polynomials: six frames, ascending powers."""
+
+_MOST_BYTES = 2**26
+"""Of a calibration file, which has 0.5 MB at most, and of the axes, 4.3 MB uncompressed."""
+
+# Of an ADC table: 100 bytes a planet and six columns in 2024. A dictionary a row takes 60 times the bytes of a line.
+_MOST_TABLE, _MOST_LINES, _MOST_COLUMNS = 2**22, 20_000, 100
+
+
+@dataclass(frozen=True)
+class CalibrationFrames:
+    """Calibration frames of one detector, cropped as the signal is but for one; read-only arrays (spatial, wavelength).
+
+    Parameters
+    ----------
+    dark : ndarray of float64, shape (spatial, wavelength)
+        Dark current, electrons a second; finite.
+    dead : ndarray of bool, shape (spatial, wavelength)
+        Pixels that do not respond.
+    flat : ndarray of float64, shape (spatial, wavelength)
+        Relative response; zero, negative and non-finite values are let through and flagged by `gpucal.science.plan`.
+    linear_corr : ndarray of float64, shape (6, spatial, wavelength)
+        Linearity coefficients, ascending powers; non-finite ones are let through and flagged.
+    read : ndarray of float64, shape (spatial, wavelength)
+        Read noise of one read, electrons; finite and not negative.
+    whole_dark : ndarray of float64, shape (spatial, stored wavelength)
+        The dark without the crop.
+    digest : str
+        SHA-256 of the five files' bytes.
+    """
+
+    dark: NDArray[np.float64]
+    dead: NDArray[np.bool_]
+    flat: NDArray[np.float64]
+    linear_corr: NDArray[np.float64]
+    read: NDArray[np.float64]
+    whole_dark: NDArray[np.float64]
+    digest: str
+
+
+@dataclass(frozen=True)
+class Adc:
+    """Analogue-to-digital conversion: electrons = counts / gain + offset.
+
+    Parameters
+    ----------
+    gain : float
+        Counts an electron, above 0.
+    offset : float
+        Electrons.
+    """
+
+    gain: float
+    offset: float
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What ``axis_info.parquet`` says of one detector.
+
+    Parameters
+    ----------
+    time_h : ndarray of float64, shape (frame,)
+        Time of each frame, hours.
+    wavelength_um : ndarray of float64, shape (wavelength,), or None
+        Wavelength of each cropped column, µm, descending; None for a photometer.
+    integration_s : ndarray of float64, shape (frame,), or None
+        Integration time of each frame, s, where the file has it.
+    """
+
+    time_h: NDArray[np.float64]
+    wavelength_um: NDArray[np.float64] | None
+    integration_s: NDArray[np.float64] | None
+
+    @property
+    def pair_s(self) -> float:
+        """Median time from one CDS pair to the next, s; 0 where there is but one."""
+        starts_h = self.time_h[::2]
+        return float(np.median(np.diff(starts_h))) * 3600.0 if starts_h.size > 1 else 0.0
+
+
+def _finite(values: NDArray[np.float64]) -> bool:
+    return bool(np.isfinite(values).all())
+
+
+def _finite_not_negative(values: NDArray[np.float64]) -> bool:
+    return bool((np.isfinite(values) & (values >= 0)).all())
+
+
+@dataclass(frozen=True)
+class _Frame:
+    planes: int
+    boolean: bool
+    valid: Callable[[NDArray[np.float64]], bool] | None
+    must_be: str
+
+
+_FRAMES: Mapping[str, _Frame] = MappingProxyType(
+    {
+        "dark": _Frame(1, False, _finite, "finite"),
+        "dead": _Frame(1, True, None, ""),
+        "flat": _Frame(1, False, None, ""),
+        "linear_corr": _Frame(DEGREE + 1, False, None, ""),
+        "read": _Frame(1, False, _finite_not_negative, "finite and not negative"),
+    }
+)
+
+
+def read_raw_frames(folder: Path) -> dict[str, bytes]:
+    """Read the five calibration files of one observation without parsing them.
+
+    Parameters
+    ----------
+    folder : Path
+        The calibration folder.
+
+    Returns
+    -------
+    dict of str to bytes
+        File content by frame name.
+
+    Raises
+    ------
+    InputError
+        If a file is missing or cannot be read.
+    """
+    return {name: read_whole(folder / f"{name}.parquet", _MOST_BYTES, "calibration file") for name in _FRAMES}
+
+
+def digest_of(raw: Mapping[str, bytes]) -> str:
+    """Name calibration files by their content.
+
+    Parameters
+    ----------
+    raw : mapping of str to bytes
+        File content by frame name.
+
+    Returns
+    -------
+    str
+        SHA-256, hexadecimal.
+    """
+    content = hashlib.sha256()
+    for name, data in raw.items():
+        content.update(f"{name} {len(data)} ".encode())
+        content.update(data)
+    return content.hexdigest()
+
+
+def read_frames(raw: Mapping[str, bytes], folder: Path, detector: Detector) -> CalibrationFrames:
+    """Parse, validate and crop calibration frames.
+
+    Parameters
+    ----------
+    raw : mapping of str to bytes
+        What `read_raw_frames` returned.
+    folder : Path
+        Where they came from, for messages.
+    detector : Detector
+        The detector.
+
+    Returns
+    -------
+    CalibrationFrames
+        The frames.
+
+    Raises
+    ------
+    InputError
+        If a file is not Parquet, or its shape, type or values are not possible.
+    """
+    cut = slice(*detector.crop)
+    whole = {name: _parse(raw[name], folder / f"{name}.parquet", frame, detector) for name, frame in _FRAMES.items()}
+    frames = {name: np.ascontiguousarray(values[:, :, cut]) for name, values in whole.items()}
+    for name, values in frames.items():
+        frame = _FRAMES[name]
+        if frame.valid is not None and not frame.valid(values):
+            raise InputError(f"has values that are not {frame.must_be}", AGAIN, folder / f"{name}.parquet")
+    dead = frames["dead"][0].astype(bool)
+    for values in (dead, *frames.values(), *whole.values()):
+        values.flags.writeable = False
+    return CalibrationFrames(
+        dark=frames["dark"][0],
+        dead=dead,
+        flat=frames["flat"][0],
+        linear_corr=frames["linear_corr"],
+        read=frames["read"][0],
+        whole_dark=whole["dark"][0],
+        digest=digest_of(raw),
+    )
+
+
+def _parse(data: bytes, path: Path, frame: _Frame, detector: Detector) -> NDArray[np.float64]:
+    rows, width = detector.shape
+    shape = (frame.planes * rows, width)
+
+    def check(schema: pa.Schema, n_rows: int) -> NDArray[np.intp]:
+        positions, types = pixel_columns(schema), schema.types
+        if (n_rows, positions.size) != shape:
+            raise InputError(f"has shape {(n_rows, positions.size)}, expected {shape}", AGAIN, path)
+        for kind in {types[position] for position in positions}:
+            numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+            if not (pa.types.is_boolean(kind) if frame.boolean else numeric):
+                wanted = "bool" if frame.boolean else "a number"
+                raise InputError(f"holds {shortened(kind)}, expected {wanted}", AGAIN, path)
+        return positions
+
+    table = read_columns(data, path, check)
+    if any(column.null_count for column in table.columns):
+        raise InputError("holds nulls", AGAIN, path)
+    values = np.empty(shape, np.float64)
+    for index, column in enumerate(table.columns):
+        values[:, index] = values_of(column)
+    return values.reshape(frame.planes, rows, width)
+
+
+@dataclass(frozen=True)
+class AdcTable:
+    """An ADC table as it is.
+
+    Parameters
+    ----------
+    columns : list of str
+        Its header.
+    lines : mapping of Decimal or None to list
+        Of each planet id, as a number, its lines: where in the file, and column name to text. None is the id of all
+        lines of a table without ids, and of lines without one.
+    """
+
+    columns: list[str]
+    lines: Mapping[Decimal | None, list[tuple[int, Mapping[Any, Any]]]]
+
+
+def read_adc_table(path: Path) -> AdcTable:
+    """Read an ADC table as it is.
+
+    Parameters
+    ----------
+    path : Path
+        The CSV file.
+
+    Returns
+    -------
+    AdcTable
+        What it says, in text.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read.
+    """
+    content = read_whole(path, _MOST_TABLE, "ADC table")
+    if error := mistaken(content[:HEAD], path, "CSV"):
+        raise error
+    found: dict[Decimal | None, list[tuple[int, Mapping[Any, Any]]]] = {}
+    try:
+        rows = csv.DictReader(StringIO(content.decode("utf-8-sig"), newline=""))
+        columns = [name.strip() for name in rows.fieldnames or ()]
+        if len(columns) > _MOST_COLUMNS:
+            raise InputError(f"ADC table has more than {_MOST_COLUMNS} columns", AGAIN, path)
+        rows.fieldnames = columns
+        for count, row in enumerate(rows):
+            if count == _MOST_LINES:
+                raise InputError(f"ADC table has more than {_MOST_LINES:,} lines", AGAIN, path)
+            if not any(text.strip() for text in (*filter(None, map(row.get, columns)), *row.get(None, ()))):
+                continue  # a line of commas or spaces
+            found.setdefault(_planet(row.get("planet_id")), []).append((rows.line_num, row))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"ADC table cannot be read ({shortened(error)})", AGAIN, path) from error
+    return AdcTable(columns, found)
+
+
+def _planet(text: str | None) -> Decimal | None:
+    """Read a planet id, such as 1103775 or, as libraries write integers beside a gap, 1103775.0."""
+    text = (text or "").strip()
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        return None
+    # Python takes 1_7 and other scripts' digits for numbers; a table that holds these means something else.
+    return number if number.is_finite() and text.isascii() and "_" not in text else None
+
+
+def find_adc(table: AdcTable, path: Path, planet: int, detector: Detector) -> Adc:
+    """Find a planet's gain and offset in an ADC table; a table without planets holds one row for all.
+
+    Parameters
+    ----------
+    table : AdcTable
+        What `read_adc_table` returned.
+    path : Path
+        Where it came from, for messages.
+    planet : int
+        Planet id.
+    detector : Detector
+        The detector.
+
+    Returns
+    -------
+    Adc
+        Gain and offset.
+
+    Raises
+    ------
+    InputError
+        If the planet or a column is missing, the planet has lines that differ, or a value is not usable.
+    """
+    by_planet = "planet_id" in table.columns
+    columns = {name: f"{detector.name}_adc_{name}" for name in ("gain", "offset")}
+    for column in ("planet_id", *columns.values()):
+        if (count := table.columns.count(column)) > 1:
+            raise InputError(f"ADC table has {count} columns {column}", AGAIN, path)
+    lines = table.lines.get(Decimal(int(planet)) if by_planet else None)
+    if not lines:
+        raise InputError("planet is not in the ADC table", f"add it to {path.name}", path)
+    for column in columns.values():
+        if column not in table.columns:
+            raise InputError(f"ADC table has no column {column}", AGAIN, path)
+    (first, adc), *others = ((at, _adc_of(row, at, columns, path)) for at, row in lines)
+    for at, other in others:
+        if other != adc:
+            whose = "this planet" if by_planet else "all planets (there is no column planet_id)"
+            pairs = [(column, getattr(adc, name), getattr(other, name)) for name, column in columns.items()]
+            differ = ", ".join(f"{column} is {one} and {two}" for column, one, two in pairs if one != two)
+            problem = f"lines {first} and {at} give {whose} different values: {differ}"
+            raise InputError(problem, f"remove the wrong line from {path.name}", path)
+    return adc
+
+
+def _adc_of(row: Mapping[Any, Any], at: int, columns: Mapping[str, str], path: Path) -> Adc:
+    """Read one line's gain and offset."""
+    mend = f"correct its line in {path.name}"
+    if any(text.strip() for text in row.get(None, ())):  # which value belongs to which column is not known then
+        raise InputError(f"line {at} has more values than the header has columns", mend, path)
+    values = {}
+    for name, column in columns.items():
+        text = row[column]
+        if text is None:
+            raise InputError(f"line {at} ends before {column}", mend, path)
+        try:
+            values[name] = float(text)
+        except ValueError as error:
+            raise InputError(f"{column} is {shortened(repr(text))}, not a number", mend, path) from error
+    adc = Adc(**values)
+    if not (math.isfinite(adc.gain) and adc.gain > 0 and math.isfinite(1 / adc.gain)):
+        raise InputError(f"ADC gain is {adc.gain}, must be above 0 and finite, and so must its inverse", mend, path)
+    if not math.isfinite(adc.offset):
+        raise InputError(f"ADC offset is {adc.offset}, must be finite", mend, path)
+    return adc
+
+
+def read_axis(path: Path, detector: Detector) -> Axis:
+    """Read one detector's axes; the shorter columns of the file are padded with NaN at the end.
+
+    Parameters
+    ----------
+    path : Path
+        ``axis_info.parquet``.
+    detector : Detector
+        The detector.
+
+    Returns
+    -------
+    Axis
+        The axes.
+
+    Raises
+    ------
+    InputError
+        If the file or a column is missing or unusable.
+    """
+    wanted = [detector.time_column, detector.wavelength_column, detector.integration_column]
+    present = [name for name in wanted if name is not None]
+
+    def check(schema: pa.Schema, n_rows: int) -> NDArray[np.intp]:
+        names = schema.names
+        for name in present:
+            if (count := names.count(name)) != 1:
+                raise InputError(f"has {count or 'no'} column{'s' * (count > 1)} {name!r}", AGAIN, path)
+            kind = schema.field(name).type
+            if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+                raise InputError(f"column {name!r} holds {shortened(kind)}, expected numbers", AGAIN, path)
+        return np.array([names.index(name) for name in present], np.intp)
+
+    table = read_columns(read_whole(path, _MOST_BYTES, "axis table"), path, check)
+    axes = {name: _axis_column(table, name, path) for name in present}
+    wavelength = axes.get(detector.wavelength_column or "")
+    if wavelength is not None:
+        if wavelength.size != detector.shape[1]:
+            problem = f"{detector.wavelength_column} has {wavelength.size} values, expected {detector.shape[1]}"
+            raise InputError(problem, AGAIN, path)
+        wavelength = wavelength[slice(*detector.crop)]
+    return Axis(axes[detector.time_column], wavelength, axes.get(detector.integration_column or ""))
+
+
+def _axis_column(table: pa.Table, name: str, path: Path) -> NDArray[np.float64]:
+    column = table.column(name)
+    if column.null_count and pa.types.is_integer(column.type):
+        column = column.cast(pa.float64(), safe=False)
+    values = np.array(values_of(column), dtype=np.float64)
+    length = int(np.flatnonzero(np.isfinite(values))[-1]) + 1 if np.isfinite(values).any() else 0
+    if length == 0 or not np.isfinite(values[:length]).all():
+        raise InputError(f"column {name!r} has gaps or no values at all", AGAIN, path)
+    values = values[:length]
+    values.flags.writeable = False
+    return values

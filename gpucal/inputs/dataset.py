@@ -1,0 +1,428 @@
+"""Finds the observations of a competition folder, 2024 or 2025 layout, and opens what calibrates them.
+
+Nothing is read to find observations but folder listings. Calibration frames are validated when opened and kept by
+content: in the 2024 train set all planets share byte-identical ones.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import islice
+from numbers import Integral
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeAlias, cast
+
+from gpucal.errors import DatasetError
+from gpucal.hints import did_you_mean, joined, near_path, near_planets
+from gpucal.inputs.calibration_files import (
+    Adc,
+    AdcTable,
+    Axis,
+    CalibrationFrames,
+    digest_of,
+    find_adc,
+    read_adc_table,
+    read_axis,
+    read_frames,
+    read_raw_frames,
+)
+from gpucal.inputs.files import packed_beside
+from gpucal.settings.detectors import DETECTORS, Detector
+
+__all__ = ["SPLITS", "Dataset", "Observation", "open_dataset"]
+
+SPLITS = ("train", "test")
+"""Folders of planets in a competition folder."""
+
+Key: TypeAlias = "tuple[int, int]"
+"""Planet and visit."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one year's competition names things.
+
+    Parameters
+    ----------
+    name : str
+        The year.
+    preset : str
+        Settings of that year's official notebook.
+    suffix : str
+        What a visit adds to file and folder names; ``{visit}`` is its number.
+    adc : str
+        The ADC table's file name; ``{split}`` is train or test.
+    """
+
+    name: str
+    preset: str
+    suffix: str
+    adc: str
+
+
+LAYOUTS: Mapping[str, Layout] = MappingProxyType(
+    {
+        layout.name: layout
+        for layout in (
+            Layout("2024", "ariel2024", "", "{split}_adc_info.csv"),
+            Layout("2025", "ariel2025", "_{visit}", "adc_info.csv"),
+        )
+    }
+)
+
+_FRAMES_KEPT = 8
+
+# How many folders are looked at, at most, for the one that was meant.
+_LOOKED_AT = 500
+
+_ITEM = re.compile(rf"(?:{'|'.join(DETECTORS)})_(?:signal|calibration)(?:_(\d+))?(?:\.parquet)?(?:\.zip|\.gz)?")
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One visit of one planet: where its files are. Making one reads nothing.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        The folder it belongs to.
+    planet : int
+        Planet id.
+    visit : int
+        Visit number, from 0.
+    split : str
+        ``'train'`` or ``'test'``.
+    """
+
+    dataset: Dataset = field(repr=False)
+    planet: int
+    visit: int
+    split: str
+
+    @property
+    def key(self) -> Key:
+        """Planet and visit."""
+        return self.planet, self.visit
+
+    @property
+    def _folder(self) -> Path:
+        return self.dataset.path / self.split / str(self.planet)
+
+    def _suffix(self) -> str:
+        return self.dataset.layout.suffix.format(visit=self.visit)
+
+    def where(self, detector: Detector) -> str:
+        """Say which planet, visit and detector this is, for messages.
+
+        Parameters
+        ----------
+        detector : Detector
+            The detector.
+
+        Returns
+        -------
+        str
+            Such as ``planet 612015401 visit 0 AIRS-CH0``.
+        """
+        return f"planet {self.planet} visit {self.visit} {detector.name}"
+
+    def signal_path(self, detector: Detector) -> Path:
+        """Return where the raw reads are.
+
+        Parameters
+        ----------
+        detector : Detector
+            The detector.
+
+        Returns
+        -------
+        Path
+            A Parquet file, which may be missing.
+        """
+        return self._folder / f"{detector.name}_signal{self._suffix()}.parquet"
+
+    def calibration_path(self, detector: Detector) -> Path:
+        """Return where the calibration frames are.
+
+        Parameters
+        ----------
+        detector : Detector
+            The detector.
+
+        Returns
+        -------
+        Path
+            A folder, which may be missing.
+        """
+        return self._folder / f"{detector.name}_calibration{self._suffix()}"
+
+    def frames(self, detector: Detector) -> CalibrationFrames:
+        """Open and validate the calibration frames, or return the same ones opened before.
+
+        Parameters
+        ----------
+        detector : Detector
+            The detector.
+
+        Returns
+        -------
+        CalibrationFrames
+            Shared between observations whose files are byte-identical.
+
+        Raises
+        ------
+        InputError
+            If a file is missing, unreadable, or of the wrong shape or type.
+        """
+        return self.dataset._calibration_frames(self.calibration_path(detector), detector)
+
+    def adc(self, detector: Detector) -> Adc:
+        """Look up gain and offset.
+
+        Parameters
+        ----------
+        detector : Detector
+            The detector.
+
+        Returns
+        -------
+        Adc
+            Gain (counts an electron) and offset (electrons).
+
+        Raises
+        ------
+        InputError
+            If the planet is not in the ADC table, or its gain or offset is not usable.
+        """
+        return self.dataset._adc_of(self.planet, self.split, detector)
+
+    def axis(self, detector: Detector) -> Axis:
+        """Return time, wavelength and integration time axes, as ``axis_info.parquet`` has them.
+
+        Parameters
+        ----------
+        detector : Detector
+            The detector.
+
+        Returns
+        -------
+        Axis
+            The axes.
+
+        Raises
+        ------
+        InputError
+            If a column is missing or unusable.
+        """
+        return self.dataset._axis_of(detector)
+
+
+class Dataset:
+    """A competition folder, iterable: ``ds[planet]`` is a planet's first visit, ``ds[planet, visit]`` any.
+
+    Parameters
+    ----------
+    path : Path
+        The folder that holds ``train/`` or ``test/``, the ADC table and ``axis_info.parquet``.
+    split : {'train', 'test'}, optional
+        Only this split; by default every one there is.
+
+    Raises
+    ------
+    DatasetError
+        If it is no such folder.
+    """
+
+    def __init__(self, path: Path, split: str | None = None) -> None:
+        self.path = path
+        splits = [name for name in ([split] if split else SPLITS) if (path / name).is_dir()]
+        if not splits:
+            raise DatasetError(f"{path}: {_why_no_competition(path, split)}")
+        listing = {name: _scan(path / name) for name in splits}
+        numbered = any(visit is not None for found in listing.values() for visits in found.values() for visit in visits)
+        self.layout = LAYOUTS["2025" if numbered or (path / LAYOUTS["2025"].adc).is_file() else "2024"]
+        self._observations: dict[Key, Observation] = {}
+        twice = set.intersection(*map(set, listing.values())) if len(listing) > 1 else set()
+        if twice:
+            raise DatasetError(f"{path}: planet {min(twice)} is in train and in test; choose one with split")
+        for name, found in listing.items():
+            for planet, visits in sorted(found.items()):
+                for visit in sorted({visit or 0 for visit in visits} or {0}):
+                    self._observations[planet, visit] = Observation(self, planet, visit, name)
+        if not self._observations:
+            raise DatasetError(f"{path}: no planet folders in {', '.join(splits)}; give the competition folder itself")
+        for beside in ("axis_info.parquet", *(self.layout.adc.format(split=name) for name in splits)):
+            if not (path / beside).is_file():
+                if packed := packed_beside(path / beside):
+                    raise DatasetError(f"{path}: no {beside}, but {packed[0].name} is there; {packed[1]}")
+                raise DatasetError(f"{path}: no {beside}; copy it from the competition data")
+        # Values derived from files, kept by content or name; filling them twice from two threads is harmless. Of frames
+        # only the last, as each planet may have its own: a megabyte or two an item.
+        self._frames: dict[tuple[Detector, str], CalibrationFrames] = {}
+        self._axes: dict[Detector, Axis] = {}
+        self._adc: dict[str, AdcTable] = {}
+
+    def __getitem__(self, key: int | Key) -> Observation:
+        planet, visit = key if isinstance(key, tuple) else (key, min(self.visits(key), default=0))
+        if (planet, visit) not in self._observations:
+            what = f"planet {planet}" + (f" visit {visit}" if isinstance(key, tuple) else "")
+            kind = "" if isinstance(planet, Integral) else f", whose ids are integers and no {type(planet).__name__}"
+            meant = did_you_mean(near_planets(planet, self.planets), f"see `gpucal info {self.path}`")
+            if visits := self.visits(planet):
+                meant = f"; it has visit {joined(map(str, visits), 'and')}"
+            raise DatasetError(f"{self.path}: no {what} among its {len(self)} observations{kind}{meant}")
+        return self._observations[planet, visit]
+
+    def __contains__(self, key: object) -> bool:
+        if isinstance(key, Observation):
+            return key in self._observations.values()
+        try:
+            return key in self._observations if isinstance(key, tuple) else bool(self.visits(cast("int", key)))
+        except (TypeError, ValueError):  # it cannot be hashed, or compared with an id
+            return False
+
+    def __len__(self) -> int:
+        return len(self._observations)
+
+    def __iter__(self) -> Iterator[Observation]:
+        return iter(self._observations.values())
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What was read stays here: another process reads it when it needs it.
+        return {**vars(self), "_frames": {}, "_axes": {}, "_adc": {}}
+
+    def __repr__(self) -> str:
+        return f"<gpucal Dataset {self.path}: {self.layout.name} layout, {len(self)} observations>"
+
+    @property
+    def planets(self) -> list[int]:
+        """Planet ids, in order."""
+        return list(dict.fromkeys(planet for planet, _ in self._observations))
+
+    def visits(self, planet: int) -> list[int]:
+        """Return the visit numbers of a planet.
+
+        Parameters
+        ----------
+        planet : int
+            Planet id.
+
+        Returns
+        -------
+        list of int
+            Empty if there is no such planet.
+        """
+        return [visit for found, visit in self._observations if found == planet]
+
+    def _calibration_frames(self, folder: Path, detector: Detector) -> CalibrationFrames:
+        raw = read_raw_frames(folder)
+        key = (detector, digest_of(raw))
+        frames = self._frames.get(key)
+        if frames is None:
+            frames = self._frames[key] = read_frames(raw, folder, detector)
+            for old in [*self._frames][:-_FRAMES_KEPT]:
+                self._frames.pop(old, None)
+        return frames
+
+    def _adc_of(self, planet: int, split: str, detector: Detector) -> Adc:
+        path = self.path / self.layout.adc.format(split=split)
+        if split not in self._adc:
+            self._adc[split] = read_adc_table(path)
+        return find_adc(self._adc[split], path, planet, detector)
+
+    def _axis_of(self, detector: Detector) -> Axis:
+        if detector not in self._axes:
+            self._axes[detector] = read_axis(self.path / "axis_info.parquet", detector)
+        return self._axes[detector]
+
+
+def open_dataset(path: str | Path, split: str | None = None) -> Dataset:
+    """Open a competition folder; the layout (2024 or 2025) is detected, and no signal is read.
+
+    Parameters
+    ----------
+    path : str or Path
+        The folder that holds ``train/`` or ``test/``, the ADC table and ``axis_info.parquet``.
+    split : {'train', 'test'}, optional
+        Only this split; by default every one there is.
+
+    Returns
+    -------
+    Dataset
+        Its observations.
+
+    Raises
+    ------
+    DatasetError
+        If it is no such folder, or a planet is in both splits and none was chosen.
+    """
+    try:
+        return Dataset(Path(path), split)
+    except OSError as error:
+        reason = error.strerror or error
+        raise DatasetError(f"{path}: cannot be read ({reason}); give a competition folder that can") from error
+
+
+def _scan(folder: Path) -> dict[int, set[int | None]]:
+    """Return the visits of each planet folder; None is a file name without a visit number."""
+    found: dict[int, set[int | None]] = {}
+    for entry in folder.iterdir():
+        if entry.name.isdecimal() and entry.is_dir():
+            matches = (_ITEM.fullmatch(item.name) for item in entry.iterdir())
+            found[int(entry.name)] = {int(match[1]) if match[1] else None for match in matches if match}
+    return found
+
+
+def _why_no_competition(path: Path, split: str | None) -> str:
+    """Say why a folder without the split that is wanted cannot be opened, and which was probably meant."""
+    form = "give the competition folder, which holds train/ or test/"
+    if not path.exists():
+        return f"does not exist{did_you_mean(_meant(path), form)}"
+    if not path.is_dir():
+        mend = "unpack it and give the folder that comes of it" if path.suffix == ".zip" else form
+        return f"is a file{did_you_mean(_meant(path), mend)}"
+    if there := [name for name in SPLITS if (path / name).is_dir()]:
+        return f"has only {there[0]}/ and no {split}/ folder; choose {there[0]}, or do not choose a split"
+    meant = _meant(path)
+    if not meant and (path / "config.toml").is_file():
+        return "is a results folder; give the competition folder, which comes before OUT"
+    wanted = f"{split}/" if split else "train/ or test/"
+    return f"has no {wanted} folder{did_you_mean(meant, 'give the competition folder itself')}"
+
+
+def _meant(path: Path) -> list[str]:
+    """Look for competition folders above, beside or below a path."""
+    with suppress(OSError):  # what cannot be looked at is not suggested
+        if not path.exists():
+            near = [*map(Path, near_path(path))]
+            return [
+                found for folder in near for found in ([str(folder)] if _is_competition(folder) else _below(folder))
+            ]
+        above = [str(folder) for folder in (*path.parents, *path.resolve().parents) if _is_competition(folder)]
+        return above[:1] or _below(path)
+    return []
+
+
+def _below(path: Path) -> list[str]:
+    """Look one and two levels down, as far as a listing is quick, for as many as a line can take."""
+    level = [path]
+    for _ in range(2):
+        entries = (entry for folder in level for entry in sorted(folder.iterdir()))
+        level = [*islice((entry for entry in entries if entry.is_dir()), _LOOKED_AT)]
+        if found := [str(folder) for folder in level if _is_competition(folder)]:
+            return found[:3]
+    return []
+
+
+def _is_competition(path: Path) -> bool:
+    """Tell whether a folder looks like one: with a planet, as many a project has a folder of tests."""
+    return any(
+        entry.name.isdecimal() and entry.is_dir()
+        for split in SPLITS
+        if (path / split).is_dir()
+        for entry in (path / split).iterdir()
+    )

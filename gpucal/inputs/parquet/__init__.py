@@ -1,0 +1,1 @@
+"""Parquet files: their footers and pages, judged before anything is decoded."""

@@ -1,0 +1,106 @@
+"""Small Parquet tables, such as calibration frames: checked before they are decoded, then decoded whole by pyarrow.
+
+And which columns of a table are pixels, and in which order, for these and for signal files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from gpucal.errors import InputError
+from gpucal.inputs.files import AGAIN, shortened
+from gpucal.inputs.parquet.arrow import read_positions
+from gpucal.inputs.parquet.footer import end_of
+from gpucal.inputs.parquet.pages import check_pages, read_footer
+
+__all__ = ["pixel_columns", "read_columns"]
+
+
+def pixel_columns(schema: pa.Schema) -> NDArray[np.intp]:
+    """Find the columns that hold pixels: all but index columns that pandas wrote.
+
+    Names ``column_0`` to ``column_(n-1)``, or ``0`` to ``n-1``, say which pixel is which: some libraries save columns
+    sorted by name. Where names are anything else, positions say it.
+
+    Parameters
+    ----------
+    schema : pyarrow.Schema
+        Of the file.
+
+    Returns
+    -------
+    ndarray of intp, shape (pixel,)
+        Positions in the file, in the order of the pixels.
+    """
+    names, index = schema.names, _pandas_index(schema)
+    positions = np.arange(len(names))
+    if index:
+        positions = np.array([i for i, name in enumerate(names) if name not in index], dtype=np.intp)
+        names = [names[i] for i in positions]
+    prefix = "column_" if names and names[0].startswith("column_") else ""
+    numbered = [f"{prefix}{k}" for k in range(len(names))]
+    if names != numbered and set(names) == set(numbered):
+        place = dict(zip(names, positions, strict=True))
+        positions = np.array([place[name] for name in numbered], dtype=np.intp)
+    return positions
+
+
+def _pandas_index(schema: pa.Schema) -> frozenset[str]:
+    """Return the names of columns that hold a pandas index, according to the schema's pandas metadata."""
+    text = (schema.metadata or {}).get(b"pandas")
+    if text is None:
+        return frozenset()
+    try:
+        return frozenset(name for name in json.loads(text)["index_columns"] if isinstance(name, str))
+    except (ValueError, TypeError, KeyError, RecursionError):  # not what pandas writes, so nothing is known of an index
+        return frozenset()
+
+
+def read_columns(data: bytes, path: Path, choose: Callable[[pa.Schema, int], NDArray[np.intp]]) -> pa.Table:
+    """Decode some columns.
+
+    Parameters
+    ----------
+    data : bytes
+        The file.
+    path : Path
+        Where it came from, for messages.
+    choose : callable
+        From the schema and the number of rows to the positions of the columns wanted, in any order; raises InputError
+        if they are not as they should be. Nothing is decoded before.
+
+    Returns
+    -------
+    pyarrow.Table
+        These columns, in this order.
+
+    Raises
+    ------
+    InputError
+        If it is not Parquet, or cannot be decoded in memory in proportion to its rows.
+    """
+    try:
+        end = end_of(BytesIO(data), path)
+        with pq.ParquetFile(pa.BufferReader(data)) as file:
+            schema, n_columns = file.schema_arrow, file.metadata.num_columns
+            footer = read_footer(end, len(data), n_columns, path)
+            columns = choose(schema, footer.n_rows)
+            if n_columns != len(schema):
+                raise InputError("has a column of several", AGAIN, path)
+            check_pages(data, footer, columns, path)
+            table = read_positions(file, columns)
+    except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"is no readable Parquet file ({shortened(error)})", AGAIN, path) from error
+    if table.num_rows != footer.n_rows:
+        raise InputError("decodes to another size than its footer says", AGAIN, path)
+    return table

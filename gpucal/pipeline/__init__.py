@@ -1,0 +1,1 @@
+"""One observation, or a stream of them, from files to calibrated products."""

@@ -1,0 +1,248 @@
+"""The calibrated product: one detector of one observation, and what can be made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpucal.errors import ConfigError, OutputError
+from gpucal.science.bad_pixels import unusable
+from gpucal.science.light_curves import Aperture, Choices, LightCurve, light_curve, light_curve_with_errors
+from gpucal.science.noise import noise_excess, variance
+from gpucal.science.plan import Plan
+from gpucal.settings.detectors import Detector
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    import xarray
+    from astropy.nddata import NDData
+
+__all__ = ["Calibrated", "arrays_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class Calibrated:
+    """One detector of one observation, calibrated and binned.
+
+    An array library takes the signal by DLPack: ``torch.from_dlpack(cal)``, ``np.from_dlpack(cal)``.
+
+    Parameters
+    ----------
+    planet, visit : int
+        Which observation.
+    detector : Detector
+        The detector, with the crop that was used.
+    signal : ndarray of float64 or float32, shape (time, wavelength, spatial)
+        Electrons; of NumPy, or of CuPy where it was left on a device.
+    dq : ndarray of uint8, shape (wavelength, spatial)
+        Data-quality flags, see `gpucal.DQ`; 0 is good.
+    time : ndarray of float64, shape (time,)
+        Mean time of each bin, hours.
+    wavelength : ndarray of float64, shape (wavelength,), or None
+        µm, descending; None for FGS1.
+    provenance : mapping
+        Steps, settings and their hash, input fingerprints, versions, backend, device, date; see
+        `gpucal.pipeline.provenance`.
+    plan : Plan, optional
+        The arrays of the formula it was made with; None where it was read from a results folder.
+    stored_variance : callable, optional
+        Reads the variance, where the results folder holds it.
+    """
+
+    planet: int
+    visit: int
+    detector: Detector
+    signal: NDArray[Any]
+    dq: NDArray[np.uint8]
+    time: NDArray[np.float64]
+    wavelength: NDArray[np.float64] | None
+    provenance: Mapping[str, Any]
+    plan: Plan | None = field(default=None, repr=False)
+    stored_variance: Callable[[], NDArray[Any]] | None = field(default=None, repr=False)
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """True where a pixel has a flag and was not interpolated, shape (wavelength, spatial)."""
+        return unusable(self.dq)
+
+    @property
+    def where(self) -> str:
+        """Planet, visit and detector, for messages."""
+        return f"planet {self.planet} visit {self.visit} {self.detector.name}"
+
+    @property
+    def axes(self) -> dict[str, NDArray[np.float64]]:
+        """``time``, hours, and, but for a photometer, ``wavelength``, µm."""
+        return {"time": self.time} | ({} if self.wavelength is None else {"wavelength": self.wavelength})
+
+    @cached_property
+    def variance(self) -> NDArray[np.float64]:
+        """Variance of the signal, electrons², same shape; see `gpucal.science.noise.variance`.
+
+        Raises
+        ------
+        OutputError
+            If it was read from a results folder that holds no variances.
+        """
+        if self.stored_variance is not None:
+            return self.stored_variance()
+        if self.plan is None:
+            raise OutputError(f"{self.where}: its folder holds no variance; calibrate with --variance")
+        return variance(self.signal, self.plan, self.dq)
+
+    def light_curve(self, **choices: Unpack[Choices]) -> NDArray[np.float64]:
+        """Sum over usable pixels, see `gpucal.science.light_curves`.
+
+        Parameters
+        ----------
+        **choices
+            ``weights``, ``rows``, ``background_rows`` of `gpucal.science.light_curves.Aperture`; what is not given is
+            as in the settings.
+
+        Returns
+        -------
+        ndarray of float64, shape (time, wavelength) or (time, 1)
+            Electrons, where the signal is; NaN where no pixel is good, or none of a background that is asked for.
+
+        Raises
+        ------
+        ConfigError
+            If a choice is not possible.
+        OutputError
+            If weights need a variance that was not stored.
+        """
+        aperture = self._aperture(choices)
+        variances = self.variance if aperture.weights == "variance" else None
+        return light_curve(self.signal, self.dq, aperture, variances)
+
+    def light_curve_with_errors(self, **choices: Unpack[Choices]) -> LightCurve:
+        """Sum over usable pixels, with errors.
+
+        Parameters
+        ----------
+        **choices
+            As for `light_curve`.
+
+        Returns
+        -------
+        LightCurve
+            ``flux`` and ``error``, each (time, wavelength) or (time, 1), electrons, where the signal is.
+
+        Raises
+        ------
+        ConfigError, OutputError
+            As for `light_curve`; errors need the variance too.
+        """
+        return light_curve_with_errors(self.signal, self.dq, self._aperture(choices), self.variance)
+
+    def _aperture(self, choices: Choices) -> Aperture:
+        if unknown := choices.keys() - Choices.__annotations__.keys():
+            possible = ", ".join(Choices.__annotations__)
+            raise ConfigError(f"light curves: unknown choice {', '.join(sorted(unknown))}; there are {possible}")
+        return replace(Aperture.of(self.detector, self.provenance["settings"]), **choices)
+
+    def noise_excess(self, per: str = "pixel") -> NDArray[np.float64]:
+        """Compare the scatter of consecutive bins with the formula: 1 is the detector's own noise, more is jitter.
+
+        Parameters
+        ----------
+        per : {'pixel', 'wavelength'}
+            Of each pixel, or of each light curve.
+
+        Returns
+        -------
+        ndarray of float64, shape (wavelength, spatial) or (wavelength,)
+            Standard deviation over standard deviation, see `gpucal.science.noise.noise_excess`; (1,) for FGS1's light
+            curve.
+
+        Raises
+        ------
+        ConfigError
+            If it is asked for per something else.
+        """
+        if per not in ("pixel", "wavelength"):
+            raise ConfigError(f"per = {per!r}: must be one of pixel, wavelength")
+        if per == "pixel":
+            excess: NDArray[np.float64] = noise_excess(self.signal, self.variance)
+            return excess
+        curve = self.light_curve_with_errors()
+        of_curves: NDArray[np.float64] = noise_excess(curve.flux, curve.error**2)
+        return of_curves
+
+    def to_host(self) -> Calibrated:
+        """Copy a result that was left on a device to NumPy arrays.
+
+        Returns
+        -------
+        Calibrated
+            This one, if it is there already.
+        """
+        signal = self.signal
+        if isinstance(signal, np.ndarray):
+            return self
+        return replace(self, signal=signal.get())
+
+    def to_nddata(self) -> NDData:
+        """Make an `astropy.nddata.NDData`: electrons, mask, standard deviations, and everything else in ``meta``.
+
+        Returns
+        -------
+        NDData
+            Axes (time, wavelength, spatial); see `gpucal.pipeline.convert.to_nddata`.
+        """
+        from gpucal.pipeline.convert import to_nddata
+
+        return to_nddata(self)
+
+    def to_xarray(self) -> xarray.Dataset:
+        """Make an `xarray.Dataset`: named axes, time and wavelength as coordinates, units.
+
+        Returns
+        -------
+        xarray.Dataset
+            ``signal``, ``variance``, ``dq``; see `gpucal.pipeline.convert.to_xarray`.
+        """
+        from gpucal.pipeline.convert import to_xarray
+
+        return to_xarray(self)
+
+    def __dlpack__(self, **how: object) -> object:
+        signal: Any = self.signal
+        capsule: object = signal.__dlpack__(**how)
+        return capsule
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        kind, number = self.signal.__dlpack_device__()
+        return int(kind), int(number)
+
+
+def arrays_of(cal: Calibrated, product: str, with_variance: bool) -> dict[str, NDArray[Any]]:
+    """Return what a results folder holds of an item, by kind.
+
+    Parameters
+    ----------
+    cal : Calibrated
+        The item.
+    product : {'cubes', 'light-curves'}
+        Which product.
+    with_variance : bool
+        Whether cubes go with their variance; light curves have errors anyway.
+
+    Returns
+    -------
+    dict of str to ndarray
+        ``signal`` and perhaps ``variance``, or ``flux`` and ``error``; and their ``dq``, ``time`` and ``wavelength``.
+    """
+    kind = cal.signal.dtype
+    with np.errstate(over="ignore"):  # outliers beyond float32's range
+        if product == "light-curves":
+            curve = cal.light_curve_with_errors()
+            return {"flux": curve.flux.astype(kind), "error": curve.error.astype(kind), "dq": cal.dq, **cal.axes}
+        variances = {"variance": cal.variance.astype(kind)} if with_variance else {}
+    return {"signal": cal.signal, "dq": cal.dq, **variances, **cal.axes}

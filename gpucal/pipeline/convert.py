@@ -1,0 +1,219 @@
+"""A calibrated product in the containers of astropy and xarray, with its provenance."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import gpucal
+from gpucal.errors import ConfigError, MissingExtra
+from gpucal.pipeline.calibrated import Calibrated
+from gpucal.science.plan import DQ
+from gpucal.settings.detectors import Detector
+
+if TYPE_CHECKING:
+    import xarray
+    from astropy.io import fits
+    from astropy.nddata import NDDataRef
+
+__all__ = ["UNITS", "axes_of", "flag_attributes", "to_hdus", "to_nddata", "to_xarray"]
+
+# "hour" and not "hours": the plural makes xarray take a coordinate for time differences.
+UNITS = {"signal": "electron", "variance": "electron2", "time": "hour", "wavelength": "um"}
+"""The unit of each array, as attributes say it."""
+
+# FITS keywords have eight characters; the other steps are in full.
+_SHORT = {"linearity": "LINEAR", "interpolate": "INTERP"}
+
+
+def axes_of(detector: Detector) -> tuple[str, str, str]:
+    """Name the axes of a cube.
+
+    Parameters
+    ----------
+    detector : Detector
+        Whose.
+
+    Returns
+    -------
+    tuple of str
+        ``time``, ``wavelength`` and ``spatial``; of a photometer, which has no wavelengths, ``time``, ``x`` and ``y``.
+    """
+    return ("time", "x", "y") if detector.photometer else ("time", "wavelength", "spatial")
+
+
+def to_nddata(cal: Calibrated) -> NDDataRef:
+    """Make an `astropy.nddata.NDDataRef`, the `NDData` with arithmetic and slices.
+
+    Parameters
+    ----------
+    cal : Calibrated
+        The product, on the host.
+
+    Returns
+    -------
+    NDDataRef
+        ``data`` is the signal itself, shape (time, wavelength, spatial), unit electron. ``mask`` is read-only, of the
+        same shape. ``uncertainty`` holds standard deviations, or is None where no variance was stored. ``meta`` holds
+        ``planet``, ``visit``, ``detector`` (its name), ``time_h``, ``wavelength_um`` (None for FGS1), ``dq`` and
+        ``provenance``.
+
+    Raises
+    ------
+    ConfigError
+        If the signal was left on a device.
+    """
+    from astropy.nddata import NDDataRef, StdDevUncertainty
+
+    signal = _on_host(cal)
+    uncertainty = StdDevUncertainty(_deviation(cal)) if _has_variance(cal) else None
+    meta = {
+        "planet": cal.planet,
+        "visit": cal.visit,
+        "detector": cal.detector.name,
+        "time_h": cal.time,
+        "wavelength_um": cal.wavelength,
+        "dq": cal.dq,
+        "provenance": dict(cal.provenance),
+    }
+    mask = np.broadcast_to(cal.mask, signal.shape)
+    return NDDataRef(signal, uncertainty=uncertainty, mask=mask, unit="electron", meta=meta)
+
+
+def to_xarray(cal: Calibrated) -> xarray.Dataset:
+    """Make an `xarray.Dataset`.
+
+    Parameters
+    ----------
+    cal : Calibrated
+        The product, on the host.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``signal`` and, if there is one, ``variance`` over (time, wavelength, spatial), ``dq`` over (wavelength,
+        spatial); FGS1's axes are (time, x, y). Coordinates ``time``, hours, and ``wavelength``, µm. Attributes
+        ``planet``, ``visit``, ``detector``, and ``provenance`` as JSON, as netCDF holds text and numbers only.
+
+    Raises
+    ------
+    ConfigError
+        If the signal was left on a device.
+    MissingExtra
+        If xarray is not installed.
+    """
+    try:
+        import xarray
+    except ImportError as error:
+        raise MissingExtra('xarray is not installed; pip install "gpucal[xarray]"') from error
+    arrays: dict[str, NDArray[Any]] = {"signal": _on_host(cal)}
+    if _has_variance(cal):
+        arrays["variance"] = cal.variance
+    axes = axes_of(cal.detector)
+    return xarray.Dataset(
+        {name: (axes, array, {"units": UNITS[name]}) for name, array in arrays.items()}
+        | {"dq": (axes[1:], cal.dq, flag_attributes())},
+        coords={name: (name, values, {"units": UNITS[name]}) for name, values in cal.axes.items()},
+        attrs={
+            "planet": cal.planet,
+            "visit": cal.visit,
+            "detector": cal.detector.name,
+            "provenance": json.dumps(dict(cal.provenance)),
+        },
+    )
+
+
+def to_hdus(cal: Calibrated) -> fits.HDUList:
+    """Lay it out as a FITS file.
+
+    Parameters
+    ----------
+    cal : Calibrated
+        The product, on the host.
+
+    Returns
+    -------
+    HDUList
+        In the primary header CREATOR, DATE (of the file), PLANET, VISIT, DETECTOR, CAL_VER, CAL_DATE, BACKEND, SETHASH,
+        and of each step S_ADC, S_MASK, ... whether it is COMPLETE or SKIPPED. Images SCI, ERR (standard deviations, if
+        there is a variance) and DQ, axes reversed as FITS has them, electrons; tables TIME (h), WAVELENGTH (µm; not of
+        FGS1), and PROVENANCE, which is one cell of JSON.
+
+    Raises
+    ------
+    ConfigError
+        If the signal was left on a device.
+    """
+    from astropy.io import fits
+
+    def table(name: str, form: str, values: object, unit: str | None = None) -> fits.BinTableHDU:
+        return fits.BinTableHDU.from_columns([fits.Column(name, form, unit, array=values)], name=name)
+
+    signal, history = _on_host(cal), cal.provenance
+    primary, science, quality = fits.PrimaryHDU(), fits.ImageHDU(signal, name="SCI"), fits.ImageHDU(cal.dq, name="DQ")
+    cards = {
+        "CREATOR": f"gpucal {gpucal.__version__}",
+        "DATE": _date(datetime.now(timezone.utc).isoformat(timespec="seconds")),
+        "PLANET": cal.planet,
+        "VISIT": cal.visit,
+        "DETECTOR": cal.detector.name,
+        "CAL_VER": f"gpucal {history['version']}",
+        "CAL_DATE": _date(history["created"]),
+        "BACKEND": history["backend"],
+        "SETHASH": history["settings_hash"],
+        **{f"S_{_SHORT.get(step, step.upper())}": done for step, done in history["steps"].items()},
+    }
+    for card, value in cards.items():
+        primary.header[card] = value
+    for bit, flag in enumerate(DQ):
+        quality.header[f"DQBIT{bit}"] = flag.name
+    images = [science]
+    if _has_variance(cal):
+        images.append(fits.ImageHDU(_deviation(cal), name="ERR"))
+    for image in images:
+        image.header["BUNIT"] = "electron"
+    tables = [table("TIME", "D", cal.time, "h")]
+    if cal.wavelength is not None:
+        tables.append(table("WAVELENGTH", "D", cal.wavelength, "um"))
+    text = json.dumps(dict(history))
+    tables.append(table("PROVENANCE", f"{len(text)}A", [text]))
+    return fits.HDUList([primary, *images, quality, *tables])
+
+
+def flag_attributes() -> dict[str, Any]:
+    """Say what the bits of a data-quality array mean, as the CF conventions have it.
+
+    Returns
+    -------
+    dict of str to value
+        ``flag_masks``, ndarray of uint8 as CF wants the type of the array, and ``flag_meanings``, words in that order.
+    """
+    flags = list(DQ)
+    masks = np.array([flag.value for flag in flags], np.uint8)
+    return {"flag_masks": masks, "flag_meanings": " ".join(str(flag.name).lower() for flag in flags)}
+
+
+def _has_variance(cal: Calibrated) -> bool:
+    return cal.plan is not None or cal.stored_variance is not None
+
+
+def _deviation(cal: Calibrated) -> NDArray[Any]:
+    with np.errstate(invalid="ignore"):  # of pixels without a usable flat
+        deviation: NDArray[Any] = np.sqrt(cal.variance)
+    return deviation
+
+
+def _date(moment: str) -> str:
+    """Write a moment of UTC as FITS does, without the zone."""
+    return moment.removesuffix("+00:00")
+
+
+def _on_host(cal: Calibrated) -> NDArray[Any]:
+    """Refuse what is on a device: a copy to the host is the caller's to ask for."""
+    if not isinstance(cal.signal, np.ndarray):
+        raise ConfigError(f"{cal.where}: its signal is on a device; call to_host() first")
+    return cal.signal

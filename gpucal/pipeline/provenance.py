@@ -1,0 +1,107 @@
+"""Where a result comes from: what was done, with which settings, to what, by what, and when."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import gpucal
+from gpucal.science.bad_pixels import unusable
+from gpucal.science.plan import Plan
+from gpucal.settings.calibration import Calibration
+
+__all__ = ["provenance", "steps_done"]
+
+# The steps in the notebook's order, and the setting that leaves one out; the others are told by what was done.
+_STEPS: Mapping[str, str | None] = MappingProxyType(
+    {
+        "adc": None,
+        "mask": "mask",
+        "linearity": "linearity",
+        "dark": "dark",
+        "cds": None,
+        "bin": None,
+        "flat": "flat",
+    }
+)
+
+# Libraries whose version may matter to a number, where they are loaded.
+_LIBRARIES = ("numpy", "pyarrow", "polars", "numba", "cupy")
+
+
+def steps_done(config: Calibration, plan: Plan, dq: NDArray[np.uint8]) -> dict[str, str]:
+    """Say of each step, in order, whether it was done.
+
+    Parameters
+    ----------
+    config : Calibration
+        The settings.
+    plan : Plan
+        What was made of them for this detector: bins of one pair are none.
+    dq : ndarray of uint8, shape (wavelength, spatial)
+        Data-quality flags of the result: where bad pixels are left, there was nothing to interpolate from.
+
+    Returns
+    -------
+    dict of str to str
+        Step to ``'COMPLETE'`` or ``'SKIPPED'``.
+    """
+    names = list(_STEPS)
+    if config.flat_order == "before-cds":
+        names.remove("flat")
+        names.insert(names.index("cds"), "flat")
+    done = {name: (setting := _STEPS[name]) is None or getattr(config, setting) for name in names}
+    done["bin"] = plan.pairs_per_bin > 1
+    done["interpolate"] = config.bad_pixels == "interpolate" and not unusable(dq).any()
+    return {name: "COMPLETE" if yes else "SKIPPED" for name, yes in done.items()}
+
+
+def provenance(
+    config: Calibration,
+    plan: Plan,
+    dq: NDArray[np.uint8],
+    *,
+    inputs: str,
+    fingerprints: Mapping[str, object],
+    backend: str,
+    device: str,
+) -> dict[str, Any]:
+    """Describe a result made now.
+
+    Parameters
+    ----------
+    config, plan, dq
+        As for `steps_done`.
+    inputs : str
+        Fingerprint of everything it was made from.
+    fingerprints : mapping of str to value
+        Of each input by itself.
+    backend, device : str
+        What computed, and what that ran on.
+
+    Returns
+    -------
+    dict
+        Plain values, as JSON has them.
+    """
+    modules = {name: sys.modules.get(name) for name in _LIBRARIES}
+    loaded = {name: str(module.__version__) for name, module in modules.items() if module is not None}
+    return {
+        "version": gpucal.__version__,
+        "versions": {"gpucal": gpucal.__version__, "python": platform.python_version(), **loaded},
+        "backend": backend,
+        "device": device,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "steps": steps_done(config, plan, dq),
+        "settings": config.to_dict(),
+        "settings_hash": config.content_hash,
+        "inputs": inputs,
+        "fingerprints": dict(fingerprints),
+    }

@@ -1,0 +1,1 @@
+"""The results folder: written, read, verified, exported, plotted."""

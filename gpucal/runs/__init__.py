@@ -1,0 +1,1 @@
+"""A whole data set into a results folder, on this machine, on several GPUs or on Dask."""

@@ -1,0 +1,327 @@
+"""What a run makes of every item, and one process that does so: what is missing, in order, while there is time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from gpucal.backends import choose
+from gpucal.errors import InputError, OutputError, OutputLost
+from gpucal.inputs.dataset import Observation
+from gpucal.pipeline.calibrated import arrays_of
+from gpucal.pipeline.stream import Item, Line, Outcome, out_of_memory
+from gpucal.results.origin import home_of
+from gpucal.results.records import is_finished
+from gpucal.results.writer import Store
+from gpucal.runs.summary import Summary
+from gpucal.settings.calibration import Calibration
+from gpucal.settings.detectors import DETECTORS, Detector
+
+__all__ = ["Job"]
+
+log = logging.getLogger(__name__)
+
+# Seconds between looks at items that other runs have in hand.
+_PATIENCE = 0.5
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be made of every item, and how; picklable.
+
+    Parameters
+    ----------
+    out : Path
+        The results folder.
+    config : Calibration
+        The settings.
+    dtype : {'float32', 'float64'}
+        Of the files.
+    product : {'cubes', 'light-curves'}
+        What is stored.
+    variance : bool
+        Whether the cubes' variances are, too.
+    backend : str, optional
+        What computes.
+    threads : int
+        Threads that decode and bin.
+    memory : int, optional
+        Peak resident memory to stay below, bytes.
+    overwrite : bool
+        Whether finished items are made again.
+    strict : bool
+        Whether input files are checked as far as they can be.
+    resume_from : tuple of Path
+        Other results folders, whose items count as done.
+    """
+
+    out: Path
+    config: Calibration
+    dtype: str
+    product: str
+    variance: bool
+    backend: str | None
+    threads: int
+    memory: int | None
+    overwrite: bool = False
+    strict: bool = False
+    resume_from: tuple[Path, ...] = ()
+
+    @property
+    def settings(self) -> str:
+        """Everything that decides what an item holds, as TOML."""
+        output = {"dtype": self.dtype, "product": self.product, "variance": self.variance}
+        table = "\n".join(f"{name} = {json.dumps(value)}" for name, value in output.items())
+        return f"{self.config.to_toml()}\n[output]\n{table}\n"
+
+    @property
+    def settings_hash(self) -> str:
+        """What identifies them in a commit record."""
+        identity = json.dumps([self.config.content_hash, self.dtype, self.product, self.variance])
+        return hashlib.sha256(identity.encode()).hexdigest()
+
+    def work(
+        self,
+        observations: Iterable[Observation],
+        summary: Summary,
+        *,
+        beside: int = 0,
+        until: float | None = None,
+        stop: Callable[[], bool] = lambda: False,
+        tick: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Calibrate what is missing.
+
+        Parameters
+        ----------
+        observations : iterable of Observation
+            Of which both detectors.
+        summary : Summary
+            Counts items as they end, so that it is right after an interrupt, too.
+        beside : int
+            How many items others have still to write there, to say what a full disk lacks.
+        until : float, optional
+            `time.monotonic` at which everything must have ended.
+        stop : callable
+            Whether to begin no further item.
+        tick : callable
+            Called after each item.
+
+        Raises
+        ------
+        BackendUnavailable
+            If the backend asked for cannot run here.
+        OutputError
+            If the folder cannot be written at all.
+        """
+        detectors = [self.config.cropped(detector) for detector in DETECTORS.values()]
+        work = _Work(
+            self, summary, beside, until, deque(Item(o, d, self.config) for o in observations for d in detectors)
+        )
+        summary.left = len(work.waiting)
+        with closing(work.store):
+            work.do(stop, tick)
+
+
+@dataclass
+class _Work:
+    """The items of one process."""
+
+    job: Job
+    summary: Summary
+    beside: int
+    until: float | None
+    waiting: deque[Item]
+    busy: set[tuple[int, int, str]] = field(default_factory=set)
+    unwritable: dict[tuple[int, int, str], OutputError] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.store = Store(self.job.out)
+        self.others = [Store(folder) for folder in self.job.resume_from]
+        self.hash = self.job.settings_hash
+        self.begun = 0
+        self.ended = time.monotonic()
+        self.took: deque[float] = deque(maxlen=8)  # seconds of the last ones made, from the end of whatever was before
+
+    def do(self, stop: Callable[[], bool], tick: Callable[[], object]) -> None:
+        """Calibrate until nothing is waiting; what another run has in hand is looked at again."""
+        job, kind = self.job, np.dtype(self.job.dtype)
+        needs_variance = job.variance or job.product == "light-curves"
+        # A variance is computed in float64 and stored like the signal.
+        value_bytes = kind.itemsize + needs_variance * (8 + kind.itemsize)
+        while self.waiting and not self.summary.stopped:
+            if stop():
+                self.summary.stopped = "interrupted"
+                return
+            self.busy.clear()
+            line = Line(
+                self._begin(),
+                dtype=kind,
+                threads=job.threads,
+                memory=job.memory,
+                value_bytes=value_bytes,
+                wanted=self._is_missing,
+                strict=job.strict,
+            )
+            # Items are written in another thread, as an interrupt reaches the main one only: it splits no item.
+            with line, ThreadPoolExecutor(1, "gpucal-write") as writer:
+                line.wait_for_data()
+                backend = choose(job.backend)
+                self.summary.backend = backend.name
+                for outcome in line.outcomes(backend):
+                    key = _key(outcome.item)
+                    if outcome.result is None and key in self.busy:
+                        self.waiting.append(outcome.item)
+                        self.begun -= 1
+                        self.ended = time.monotonic()
+                        continue
+                    writer.submit(self._take, outcome).result()
+                    del outcome  # its output is memory that the next item may use
+                    tick()
+                    if stop() and self.summary.left:
+                        self.summary.stopped = "interrupted"
+                    if self.summary.stopped == "time limit":
+                        continue  # what is begun ends in time
+                    if self.summary.stopped:
+                        break
+            if self.busy and not self.summary.stopped:
+                time.sleep(_PATIENCE)
+                self.ended = time.monotonic()
+
+    def _begin(self) -> Iterator[Item]:
+        for _ in range(len(self.waiting)):
+            if self._is_late():
+                self.summary.stopped = "time limit"
+                return
+            self.begun += 1
+            yield self.waiting.popleft()
+
+    def _is_late(self) -> bool:
+        """Tell whether an item begun now would end too late: it waits for those that are in flight."""
+        if self.until is None:
+            return False
+        in_flight = self.begun - self.summary.done - self.summary.skipped - len(self.summary.failed)
+        return time.monotonic() + (in_flight + 1) * max(self.took, default=0.0) >= self.until
+
+    def _is_missing(self, item: Item, inputs: str) -> bool:
+        """Tell whether to make an item; if so, it is claimed."""
+        key = (*item.obs.key, item.detector)
+        try:
+            elsewhere = False
+            if not self.job.overwrite:  # looked at before it is claimed, which is to write
+                if self.store.holds(*key, self.hash, inputs, without_error=True):
+                    return False
+                here = self.store.record(*key)
+                elsewhere = (here is None or here["status"] != "done") and self._is_elsewhere(key, inputs)
+                if elsewhere and here is None:
+                    return False
+            if not self.store.claim(*key):
+                self.busy.add(_key(item))
+                return False
+            if self.job.overwrite:
+                return True
+            if elsewhere or self.store.holds(*key, self.hash, inputs):
+                self.store.forget_error(*key)
+                return False
+            return True
+        except OutputError as error:  # this is the reader's thread, which would end the run with it
+            self.unwritable[_key(item)] = error
+            return False
+
+    def _is_elsewhere(self, key: tuple[int, int, Detector], inputs: str) -> bool:
+        """Tell whether another folder counts; as `gpucal.open_results` has it, the first that says anything decides."""
+        for other in self.others:
+            if other.holds(*key, self.hash, inputs, without_error=True):
+                return True
+            record = other.record(*key)
+            if record is not None and not is_finished(record):
+                return False
+        return False
+
+    def _take(self, outcome: Outcome) -> None:
+        """Write what became of an item, and count it."""
+        obs, detector, result = outcome.item.obs, outcome.item.detector, outcome.result
+        key = (*obs.key, detector)
+        try:
+            if error := self.unwritable.pop(_key(outcome.item), None):
+                self._fail(outcome, error)
+            elif result is None:
+                self.summary.skipped += 1
+            elif isinstance(result, InputError):
+                self._fail(outcome, result)
+            else:
+                start = time.perf_counter()
+                arrays = arrays_of(result, product=self.job.product, with_variance=self.job.variance)
+                self.sizes[detector.name] = sum(array.nbytes for array in arrays.values())
+                spent = sum(outcome.seconds.values())
+                self.store.commit(
+                    result,
+                    arrays,
+                    dataset=home_of(obs.dataset),
+                    settings=self.hash,
+                    inputs=outcome.inputs,
+                    seconds=spent,
+                )
+                self.summary.done += 1
+                self.summary.spent({**outcome.seconds, "write": time.perf_counter() - start})
+                self.took.append(time.monotonic() - self.ended)
+        except OutputError as error:
+            self._fail(outcome, error)
+        except MemoryError:
+            self._fail(outcome, out_of_memory().at(outcome.item.obs.where(detector)))
+        finally:
+            self.ended = time.monotonic()
+            self.summary.left -= 1
+            self.store.free(*key)
+
+    def _fail(self, outcome: Outcome, error: InputError | OutputError) -> None:
+        obs, detector = outcome.item.obs, outcome.item.detector
+        key, where = (*obs.key, detector), obs.where(detector)
+        line = str(error) if isinstance(error, InputError) else f"{where}: {error}"
+        log.error("%s", line)
+        self.summary.failed[where] = line
+        if isinstance(error, OutputLost):
+            self.summary.stopped = self._missing_space()
+        # An item that another run has in hand is for that to speak of; where nothing can be written, the log has it.
+        else:
+            with suppress(OutputError):
+                # That the folder makes difficulties is nothing to note of an item that is finished in it.
+                is_finished = isinstance(error, OutputError) and self.store.holds(*key, self.hash, outcome.inputs)
+                if self.store.claim(*key) and not is_finished:
+                    self.store.fail(*key, line)
+
+    def _missing_space(self) -> str:
+        lost = f"{self.job.out}: nothing more can be written; "
+        try:
+            free = shutil.disk_usage(self.job.out).free
+        except OSError as error:
+            return f"{lost}it cannot even be looked at ({error.strerror or error}); make it writable"
+        if not self.sizes:  # none has been calibrated yet
+            return f"{lost}{free // 10**6:,} MB are free; free space, raise the quota or make it writable"
+        left = self.summary.left + self.beside
+        needed = left * sum(self.sizes.values()) // len(self.sizes)
+        short = f"free {_megabytes(needed - free)}" if needed > free else "raise the quota or make it writable"
+        return (
+            f"{lost}the {left} items still to be done need about {_megabytes(needed)} "
+            f"and {free // 10**6:,} MB are free; {short}"
+        )
+
+
+def _megabytes(size: int) -> str:
+    return f"{-(-size // 10**6):,} MB"
+
+
+def _key(item: Item) -> tuple[int, int, str]:
+    return (*item.obs.key, item.detector.name)

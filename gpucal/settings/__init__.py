@@ -1,0 +1,1 @@
+"""What is asked for: detectors, calibration settings, their rules and their flags."""

@@ -1,0 +1,1 @@
+"""Made-up data: competition folders with known truth, a demonstration, a benchmark."""

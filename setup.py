@@ -1,0 +1,5 @@
+"""Where the packages lie: rooms of gpucal/ are found, and gpucal.kernels is the kernels/ beside it."""
+
+from setuptools import find_packages, setup
+
+setup(packages=[*find_packages(include=["gpucal", "gpucal.*"]), "gpucal.kernels"])

@@ -1,0 +1,161 @@
+"""Footers and page headers, parsed here and by pyarrow alike: whatever their layout, and whatever looks like one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import compact
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from compact import BINARY, I32, I64, LIST, STRUCT, Struct, Value
+from mutants import Anatomy, axes, calibration, corpus, table, written, written_by_polars
+
+from gpucal.errors import InputError
+from gpucal.inputs.parquet.footer import Footer, parse_footer
+from gpucal.inputs.parquet.pages import check_pages
+from gpucal.inputs.parquet.thrift import ABSENT, Unreadable, parse_structs
+
+GOOD = corpus() | axes() | calibration()
+# the beginning of a column chunk, as a column's name and as what somebody says beside
+DECOY = b"\x26\x00\x1c\x15\x02\x19\x25\x00\x06\x19\x18\x01a"
+
+
+def parsed(data: bytes) -> tuple[Footer, pq.FileMetaData]:
+    metadata = pq.ParquetFile(pa.BufferReader(data)).metadata
+    begin = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    return parse_footer(data, begin, len(data) - 8, metadata.num_columns), metadata
+
+
+def check(data: bytes) -> None:
+    footer, metadata = parsed(data)
+    assert footer.n_rows == metadata.num_rows
+    assert footer.rows.tolist() == [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    assert footer.data.shape == (metadata.num_row_groups, metadata.num_columns)
+    for (group, column), place in np.ndenumerate(footer.data):
+        chunk = metadata.row_group(group).column(column)
+        dictionary = chunk.dictionary_page_offset
+        assert place == chunk.data_page_offset
+        assert footer.dictionary[group, column] == (ABSENT if dictionary is None else dictionary)
+        assert footer.values[group, column] == chunk.num_values
+        assert footer.compressed[group, column] == chunk.total_compressed_size
+        assert footer.uncompressed[group, column] == chunk.total_uncompressed_size
+
+
+def rewritten(data: bytes, footer: Struct) -> bytes:
+    begin = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    end = compact.write_struct(footer)
+    return data[:begin] + end + len(end).to_bytes(4, "little") + b"PAR1"
+
+
+def chunks_of(footer: Struct) -> Iterator[Struct]:
+    for group in footer[4].value:
+        for column in group.value[1].value:
+            yield column.value
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_as_pyarrow_has_it(name: str) -> None:
+    check(GOOD[name])
+
+
+def test_many_columns_and_row_groups() -> None:
+    wide = pa.table({f"c{k}": np.arange(7, dtype=np.uint16) for k in range(900)})
+    check(written(wide, row_group_size=2))
+    check(written_by_polars(wide, row_group_size=3))
+    check(written(wide.slice(0, 0)))
+    check(written(wide.replace_schema_metadata({"note": DECOY * 50}), row_group_size=3))
+    check(written(wide.rename_columns([DECOY.decode("latin-1") + "x" * k for k in range(900)]), row_group_size=3))
+
+
+@pytest.mark.parametrize("statistics", [True, False])
+def test_layouts_that_no_pattern_knows(statistics: bool) -> None:
+    data = written(table(), row_group_size=4, write_statistics=statistics)
+    footer = Anatomy.of(data).footer
+    for number, chunk in enumerate(chunks_of(footer)):
+        chunk[1] = Value(BINARY, b"elsewhere") if number % 3 == 0 else Value(BINARY, b"")
+        metadata = chunk[3].value
+        # one of a kind each, more than are followed at once
+        metadata[8] = Value(LIST, [Value(STRUCT, {1: Value(BINARY, b"k")})] * number, STRUCT)
+        metadata[10] = Value(I64, 4)
+        if number % 2:
+            chunk.pop(1)
+    for element in footer[2].value[1:]:
+        element.value[9] = Value(I32, 3)
+        element.value[4].value = element.value[4].value * 20
+    footer[5] = Value(LIST, [Value(STRUCT, {1: Value(BINARY, DECOY), 2: Value(BINARY, DECOY)})] * 40, STRUCT)
+    check(rewritten(data, footer))
+
+
+def test_fields_of_another_kind_or_twice() -> None:
+    data = GOOD["pyarrow-zstd-1.0-plain"]
+    for field in (1, 4, 5, 6, 7, 9):
+        footer = Anatomy.of(data).footer
+        next(chunks_of(footer))[3].value[field].kind = I64 if field in (1, 4) else I32
+        with pytest.raises(Unreadable):
+            parsed_without_pyarrow(rewritten(data, footer))
+    begin = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    # field 3, the rows, a second time, by its number written out
+    footer_bytes = data[begin:-9] + b"\x06\x06\x08\0"
+    again = data[:begin] + footer_bytes + len(footer_bytes).to_bytes(4, "little") + b"PAR1"
+    with pytest.raises(Unreadable, match="out of order"):
+        parsed_without_pyarrow(again)
+
+
+def parsed_without_pyarrow(data: bytes) -> Footer:
+    begin = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    return parse_footer(data, begin, len(data) - 8, 8)
+
+
+@pytest.mark.parametrize("columns", [0, 7, 9])
+def test_another_number_of_columns(columns: int) -> None:
+    data = GOOD["polars-zstd"]
+    begin = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    with pytest.raises(Unreadable, match="has a row group of 8 columns"):
+        parse_footer(data, begin, len(data) - 8, columns)
+
+
+def test_structs_of_many_layouts_and_numbers() -> None:
+    rng = np.random.default_rng(6)
+    structs, expected = [], []
+    for k in range(3000):
+        number = int(rng.integers(-(2**40), 2**40)) >> int(rng.integers(40))
+        fields: Struct = {2: Value(I64, number)}
+        if k % 3:
+            fields[1] = Value(BINARY, rng.bytes(int(rng.integers(200))))
+        if k % 7 == 0:
+            fields[4] = Value(STRUCT, {1: Value(I64, 3 * number)})
+        if k % 11 == 0:
+            fields[9] = Value(LIST, [Value(I32, k)] * (k % 40), I32)
+        structs.append(compact.write_struct(fields))
+        expected.append((number, 3 * number if k % 7 == 0 else ABSENT))
+    at = np.cumsum([0, *map(len, structs)])
+    data = b"".join(structs) + bytes(8)
+    found, ends, layouts = parse_structs(data, at[:-1], len(data) - 8, {(2,): I64, (4, 1): I64})
+    assert found.T.tolist() == [list(pair) for pair in expected]
+    np.testing.assert_array_equal(ends, at[1:])
+    assert 16 < len(layouts) < len(structs)
+
+
+@pytest.mark.parametrize("cut", range(1, 30, 4))
+def test_a_struct_cut_short_is_told_from_the_others(cut: int) -> None:
+    one = compact.write_struct(
+        {1: Value(I32, 5), 3: Value(STRUCT, {2: Value(BINARY, b"x" * 20), 5: Value(I64, 2**40)})}
+    )
+    data = one * 5
+    stop = len(data) - cut
+    with pytest.raises(Unreadable) as error:
+        parse_structs(data + bytes(8), np.arange(5) * len(one), stop, {(1,): I32})
+    assert error.value.which == 4
+
+
+def test_the_error_names_the_column(tmp_path: Path) -> None:
+    anatomy = Anatomy.of(GOOD["pyarrow-snappy-1.0-plain"])
+    anatomy.chunks[5].pages[0].header[1].value = 1  # an index page
+    data = anatomy.data()
+    footer, _ = parsed(data)
+    with pytest.raises(InputError, match=r"signal: column 5 has a page of no known type; copy it again"):
+        check_pages(data, footer, np.arange(8), tmp_path / "signal")
+    assert check_pages(data, footer, np.array([0, 4, 6]), tmp_path / "signal")

@@ -1,0 +1,424 @@
+"""Items on their way through: in order, whatever fails, whoever leaves, whatever the memory; nothing left behind."""
+
+from __future__ import annotations
+
+import gc
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import BINS, Made, until
+from hostile import ADCS, FGS1, observe, write
+
+import gpucal
+from gpucal import Calibration
+from gpucal.backends import Backend, load, numpy_
+from gpucal.errors import ConfigError, InputError
+from gpucal.inputs import signal_file
+from gpucal.pipeline import memory as budget
+from gpucal.pipeline import stream
+from gpucal.pipeline.stream import Item, Line, Outcome
+
+CONFIG = Calibration(bins=BINS)
+PLANETS = tuple(range(1, 8))
+OUTPUT = 4 * 32 * 32 * 8
+FLOAT64 = np.dtype(np.float64)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seven planets of FGS1 alone. Not to be written to."""
+    folder = tmp_path_factory.mktemp("many") / "raw"
+    for planet in PLANETS:
+        write([observe(FGS1, 140, ADCS["2024"], planet)], folder, planet)
+    return folder
+
+
+@pytest.fixture
+def own(many: Path, tmp_path: Path) -> Path:
+    """The same, to be damaged."""
+    return Path(shutil.copytree(many, tmp_path / "own"))
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left_behind() -> Iterator[None]:
+    assert ours() == []
+    yield
+    assert ours() == []
+
+
+def ours() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("gpucal")]
+
+
+def signal_of(folder: Path, planet: int) -> Path:
+    return folder / "train" / str(planet) / "FGS1_signal.parquet"
+
+
+def items_of(folder: Path) -> list[Item]:
+    return [Item(obs, FGS1, CONFIG) for obs in gpucal.open_dataset(folder)]
+
+
+def outcomes_of(folder: Path, threads: int = 2, backend: Backend | None = None, **options: Any) -> list[Outcome]:
+    with Line(items_of(folder), dtype=FLOAT64, threads=threads, **options) as line:
+        return list(line.outcomes(backend or load("numpy")))
+
+
+def tight(threads: int, space: int) -> int:
+    """Memory that leaves so many bytes to files and outputs."""
+    memory = budget.PROCESS + threads * budget.decode_bytes(budget.BLOCK) + space
+    assert budget.Budget(memory, threads).total == space
+    return memory
+
+
+def need_of(folder: Path) -> int:
+    """Bytes the largest item reserves, where Polars decodes; pyarrow's footer comes on top."""
+    return max(signal_of(folder, planet).stat().st_size for planet in PLANETS) + OUTPUT
+
+
+def sleepy(seconds: float, spent: list[float] | None = None) -> Backend:
+    """A backend that takes its time, and leaves the interpreter to others."""
+
+    def bin_block(plan: Any, pixels: slice, counts: np.ndarray, out: np.ndarray) -> np.ndarray:
+        start = time.perf_counter()
+        time.sleep(seconds)
+        if spent is not None:
+            spent.append(time.perf_counter() - start)
+        return numpy_.bin_block(plan, pixels, counts, out)
+
+    return Backend("sleepy", "tests", bin_block)
+
+
+class Watched(budget.Budget):
+    """A budget that keeps what was in use after each change, and how many shared it."""
+
+    seen: list[tuple[int, int, int]]
+    last: Watched
+
+    def __init__(self, memory: int | None, threads: int) -> None:
+        super().__init__(memory, threads)
+        self.sharers = 0
+        Watched.last = self
+
+    def acquire(self, *arguments: Any) -> Any:
+        spare = super().acquire(*arguments)
+        self.sharers += 1
+        kept = sum(buffer.getbuffer().nbytes for buffer in self._spare)
+        self.seen.append((self._used + kept, self.total, self.sharers))
+        return spare
+
+    def release(self, returned: int, spare: Any = None) -> None:
+        self.sharers -= returned > 0
+        super().release(returned, spare)
+
+
+@pytest.fixture
+def budgets(monkeypatch: pytest.MonkeyPatch) -> type[Watched]:
+    monkeypatch.setattr(stream, "Budget", Watched)
+    Watched.seen = []
+    return Watched
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_a_failing_item_costs_only_itself(own: Path, many: Path, threads: int) -> None:
+    whole = {outcome.item.obs.planet: outcome.result for outcome in outcomes_of(many)}
+    signal_of(own, 2).unlink()
+    damaged = bytearray(signal_of(own, 3).read_bytes())
+    damaged[1000:60_000] = bytes(59_000)  # the footer is whole, the pages are not
+    signal_of(own, 3).write_bytes(damaged)
+    (own / "train" / "5" / "FGS1_calibration" / "dark.parquet").write_bytes(b"dark")
+    outcomes = outcomes_of(own, threads)
+    assert [outcome.item.obs.planet for outcome in outcomes] == list(PLANETS)
+    for outcome in outcomes:
+        planet = outcome.item.obs.planet
+        if planet in (2, 3, 5):
+            assert isinstance(outcome.result, InputError)
+            assert str(outcome.result).startswith(f"planet {planet} visit 0 FGS1: ")
+        else:
+            expected = whole[planet]
+            assert isinstance(outcome.result, gpucal.Calibrated)
+            assert isinstance(expected, gpucal.Calibrated)
+            np.testing.assert_array_equal(outcome.result.signal, expected.signal)
+            np.testing.assert_array_equal(outcome.result.dq, expected.dq)
+
+
+def test_a_failed_item_s_memory_is_free_at_once(own: Path) -> None:
+    damaged = bytearray(signal_of(own, 1).read_bytes())
+    damaged[1000:60_000] = bytes(59_000)
+    signal_of(own, 1).write_bytes(damaged)
+    gc.collect()
+    gc.disable()
+    try:
+        with Line(items_of(own)[:1], dtype=FLOAT64, threads=2) as line:
+            for outcome in line.outcomes(load("numpy")):
+                assert isinstance(outcome.result, InputError)
+                assert [kept for kept in gc.get_objects() if isinstance(kept, stream._Flight)] == []
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("spare", [0, 1.5, 3.5, 1000])
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_memory_and_workers_do_not_change_a_bit(many: Path, workers: int, spare: float) -> None:
+    dataset = gpucal.open_dataset(many)
+    need = need_of(many) + signal_file.open_signal(signal_of(many, 1), FGS1).metadata_bytes
+    memory = tight(workers, int(spare * need)) if 0 < spare < 100 else None if spare else 2 * 10**9
+    for cal in gpucal.stream(dataset, "FGS1", CONFIG, workers=workers, memory=memory):
+        alone = gpucal.calibrate(dataset[cal.planet], "FGS1", CONFIG, workers=1)
+        np.testing.assert_array_equal(cal.signal, alone.signal)
+        np.testing.assert_array_equal(cal.dq, alone.dq)
+
+
+def test_what_cannot_be_allocated_is_given_back(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else nobody would ever have it again, and the next items would wait for it."""
+    plain, calls = np.empty, []
+
+    def empty(shape: object, *how: object, **more: object) -> object:
+        if isinstance(shape, tuple) and len(shape) == 3:
+            calls.append(shape)
+            if len(calls) <= 2:
+                raise MemoryError
+        return plain(shape, *how, **more)
+
+    monkeypatch.setattr(stream.np, "empty", empty)
+    with Line(items_of(many), dtype=FLOAT64, threads=2) as line:
+        outcomes = list(line.outcomes(load("numpy")))
+        assert line._budget._used == 0
+    failed = [outcome.result for outcome in outcomes if isinstance(outcome.result, InputError)]
+    assert ["ran out of memory" in str(error) for error in failed] == [True, True]
+    assert len(outcomes) == len(PLANETS)
+
+
+def test_what_is_not_wanted_is_not_read(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, plain = [], signal_file._read_into
+    monkeypatch.setattr(
+        signal_file, "_read_into", lambda buffer, path, size: read.append(path) or plain(buffer, path, size)
+    )
+    outcomes = outcomes_of(many, wanted=lambda item, inputs: item.obs.planet % 2 == 0)
+    assert [outcome.result is None for outcome in outcomes] == [planet % 2 == 1 for planet in PLANETS]
+    assert len({outcome.inputs for outcome in outcomes}) == len(PLANETS)
+    assert read == [signal_of(many, planet) for planet in (2, 4, 6)]
+
+
+def test_reads_ahead_and_not_too_far(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, plain = [], stream.open_signal
+    monkeypatch.setattr(
+        stream, "open_signal", lambda path, *how, **more: opened.append(path) or plain(path, *how, **more)
+    )
+    with Line(items_of(many), dtype=FLOAT64, threads=2) as line:
+        for taken, _ in enumerate(line.outcomes(load("numpy")), start=1):
+            expected = min(len(PLANETS), taken + stream._AHEAD)
+            until(lambda expected=expected: len(opened) >= expected, 20)
+            time.sleep(0.02)
+            assert opened == [signal_of(many, planet) for planet in PLANETS[:expected]]
+
+
+@pytest.mark.parametrize("share", [1.0, 2.5, 3.2])
+def test_the_budget_is_kept_and_given_back(own: Path, budgets: type[Watched], share: float) -> None:
+    signal_of(own, 4).write_bytes(b"PAR1")
+    damaged = bytearray(signal_of(own, 6).read_bytes())
+    damaged[1000:60_000] = bytes(59_000)
+    signal_of(own, 6).write_bytes(damaged)
+    memory = tight(2, int(share * need_of(own)))
+    with Line(items_of(own), dtype=FLOAT64, threads=2, memory=memory) as line:
+        until(lambda: len(budgets.seen) == int(share), 20)  # before any is taken
+        outcomes = list(line.outcomes(load("numpy")))
+    assert [isinstance(outcome.result, InputError) for outcome in outcomes] == [p in (4, 6) for p in PLANETS]
+    assert len(budgets.seen) == 6
+    assert all(used <= total for used, total, _ in budgets.seen)
+    assert max(sharers for *_, sharers in budgets.seen) == int(share)
+    assert budgets.last._used == 0
+
+
+def test_buffers_to_use_again_are_within_the_budget() -> None:
+    def acquire(wanted: int) -> BytesIO | None:
+        return shared.acquire(wanted, Path("signal.parquet"), lambda: None)
+
+    shared = budget.Budget(tight(1, 100), 1)
+    assert [acquire(30) for _ in range(3)] == [None] * 3
+    for _ in range(3):
+        shared.release(30, BytesIO(bytes(30)))
+    assert acquire(60) is not None
+    assert len(shared._spare) == 1
+    assert acquire(40) is not None
+    assert shared._spare == []
+
+
+def test_by_default_a_larger_item_goes_alone(
+    many: Path, budgets: type[Watched], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "DEFAULT_MEMORY", tight(2, 1000))
+    assert all(isinstance(outcome.result, gpucal.Calibrated) for outcome in outcomes_of(many))
+    assert [sharers for *_, sharers in budgets.seen] == [1] * len(PLANETS)
+    assert budgets.last._used == 0
+
+
+def test_too_little_memory_says_how_much_would_do(old: Made, tmp_path: Path) -> None:
+    dataset = gpucal.open_dataset(old[0])
+    with pytest.raises(ConfigError, match="threads need") as caught:
+        gpucal.run(dataset, tmp_path / "none", CONFIG, workers=3, memory=1000)
+    assert not (tmp_path / "none").exists()
+    memory = number_in(r"need ([\d,]+)", str(caught.value))
+    with pytest.raises(ConfigError):
+        gpucal.run(dataset, tmp_path / "none", CONFIG, workers=3, memory=memory - 1)
+    failed = gpucal.run(dataset, tmp_path / "out", CONFIG, workers=3, memory=memory).failed
+    assert len(failed) == 4
+    needs = sorted(number_in(r"needs ([\d,]+) bytes", line) for line in failed.values())
+    some = gpucal.run(dataset, tmp_path / "out", CONFIG, workers=3, memory=needs[1])
+    assert (some.done, len(some.failed)) == (2, 2)
+    assert all("AIRS-CH0" in key and "raise --memory or lower --workers" in line for key, line in some.failed.items())
+    every = gpucal.run(dataset, tmp_path / "out", CONFIG, workers=3, memory=needs[-1])
+    assert (every.done, every.skipped, every.failed) == (2, 2, {})
+
+
+@pytest.mark.parametrize("options", [{"variance": True}, {"product": "light-curves"}], ids=str)
+def test_variances_need_memory_of_their_own(old: Made, tmp_path: Path, options: dict[str, Any]) -> None:
+    dataset, least = gpucal.open_dataset(old[0]), tight(2, 0)
+    cubes = {"out": tmp_path / "cubes", "config": CONFIG, "workers": 2, "planets": [17]}
+    failed = gpucal.run(dataset, **cubes, memory=least).failed
+    needs = {name: number_in(r"needs ([\d,]+) bytes of memory", line) for name, line in failed.items()}
+    enough = max(needs.values())
+    summary = gpucal.run(dataset, **cubes, memory=enough)
+    assert (summary.done, summary.failed) == (2, {})
+    more = cubes | options | {"out": tmp_path / "more"}
+    failed = gpucal.run(dataset, **more, memory=least).failed
+    for name, values in (("AIRS-CH0", 4 * 282 * 32), ("FGS1", 4 * 32 * 32)):
+        key = f"planet 17 visit 0 {name}"
+        # a variance is made in float64 and stored in float32
+        assert number_in(r"needs ([\d,]+) bytes of memory", failed[key]) == needs[key] + (8 + 4) * values
+    failed = gpucal.run(dataset, **more, memory=enough).failed
+    (line,) = failed.values()
+    assert "AIRS-CH0" in line
+    assert "raise --memory or lower --workers" in line
+    enough = number_in(r"needs ([\d,]+) bytes of memory", line)
+    assert gpucal.run(dataset, **more, memory=enough).failed == {}
+
+
+def number_in(pattern: str, line: str) -> int:
+    match = re.search(pattern, line)
+    assert match, line
+    assert "\n" not in line
+    return int(match[1].replace(",", ""))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 16])
+@pytest.mark.parametrize("wanted", [1, 10**6, 116 * 10**6, 250 * 10**6, 10**9])
+def test_the_number_an_item_asks_for_is_enough_and_needed(threads: int, wanted: int) -> None:
+    def ask(memory: int) -> None:
+        budget.Budget(memory, threads).acquire(wanted, Path("signal.parquet"), lambda: None)
+
+    with pytest.raises(InputError) as caught:
+        ask(tight(threads, 0))
+    needed = number_in(r"needs ([\d,]+) bytes", str(caught.value))
+    ask(needed)
+    with pytest.raises((InputError, ConfigError)):
+        ask(needed - 100)
+
+
+def test_holding_all_results_hangs_nothing(many: Path) -> None:
+    dataset = gpucal.open_dataset(many)
+    held = list(gpucal.stream(dataset, "FGS1", CONFIG, workers=2, memory=tight(2, need_of(many))))
+    assert [cal.planet for cal in held] == list(PLANETS)
+
+
+@pytest.mark.parametrize("share", [1.2, 1000])
+@pytest.mark.parametrize("leave", [RuntimeError, KeyboardInterrupt, StopIteration])
+def test_leaving_early(many: Path, share: float, leave: type[BaseException]) -> None:
+    memory = tight(2, int(1.2 * need_of(many))) if share < 100 else None
+    start = time.monotonic()
+    with suppress(leave):
+        for cal in gpucal.stream(gpucal.open_dataset(many), "FGS1", CONFIG, workers=2, memory=memory):
+            assert cal.planet == 1
+            if leave is StopIteration:
+                break
+            raise leave
+    assert ours() == []
+    assert time.monotonic() - start < 20
+
+
+def test_an_interrupt_while_waiting(many: Path) -> None:
+    main = threading.main_thread().ident
+    assert main is not None
+    timer = threading.Timer(0.5, lambda: signal.pthread_kill(main, signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        outcomes_of(many, backend=sleepy(0.05))
+    timer.join()
+
+
+def test_a_backend_that_raises_ends_the_run(many: Path) -> None:
+    def bin_block(plan: Any, pixels: slice, counts: np.ndarray, out: np.ndarray) -> np.ndarray:
+        raise ZeroDivisionError("the backend's own")
+
+    with pytest.raises(ZeroDivisionError, match="the backend's own"):
+        outcomes_of(many, backend=Backend("broken", "tests", bin_block))
+
+
+@pytest.mark.parametrize("good", [0, 1, 5])
+def test_observations_that_raise(many: Path, good: int) -> None:
+    def observations() -> Iterator[gpucal.Observation]:
+        yield from list(gpucal.open_dataset(many))[:good]
+        raise LookupError("the caller's own")
+
+    with pytest.raises(LookupError, match="the caller's own"):
+        list(gpucal.stream(observations(), "FGS1", CONFIG))
+
+
+def test_a_backend_that_cannot_be_had(many: Path) -> None:
+    with pytest.raises(ConfigError):
+        list(gpucal.stream(gpucal.open_dataset(many), "FGS1", CONFIG, backend="numpi"))
+
+
+LEFT_OPEN = """
+import sys
+import gpucal
+dataset = gpucal.open_dataset(sys.argv[1])
+config = gpucal.Calibration(bins={"AIRS-CH0": 7, "FGS1": 16})
+stream = gpucal.stream(dataset, "FGS1", config, workers=2, memory=int(sys.argv[2]))
+print(next(stream).planet)
+"""
+
+
+def test_the_interpreter_exits_with_a_stream_left_open(many: Path) -> None:
+    memory = tight(2, int(1.2 * need_of(many)))
+    command = [sys.executable, "-c", LEFT_OPEN, str(many), str(memory)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert run.stdout == "1\n"
+
+
+def test_reading_and_working_go_on_at_the_same_time(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading: list[float] = []
+    working: list[float] = []
+    plain = signal_file._read_into
+
+    def slowly(buffer: Any, path: Path, size: int) -> bool:
+        start = time.perf_counter()
+        time.sleep(size * 0.4 / need_of(many))
+        complete = plain(buffer, path, size)
+        reading.append(time.perf_counter() - start)
+        return complete
+
+    outcomes_of(many)  # everything is imported
+    monkeypatch.setattr(signal_file, "_read_into", slowly)
+    start = time.perf_counter()
+    outcomes = outcomes_of(many, threads=2, backend=sleepy(0.02, working))  # 32 blocks an item, 0.32 s of two threads
+    wall = time.perf_counter() - start
+    read = sum(reading) + sum(outcome.seconds["open"] for outcome in outcomes)  # by one thread
+    worked = sum(working) / 2
+    assert len(reading) == len(PLANETS)
+    assert len(working) == 32 * len(PLANETS)
+    alone = reading[0] + worked / len(PLANETS)  # the first is only read, the last is only worked on
+    allowed = 1.1 * max(read, worked) + alone + 0.2
+    assert allowed < read + worked  # what one after the other would take
+    assert wall < allowed

@@ -1,0 +1,184 @@
+"""The light curves of a results folder in one table and one stack: the items', with provenance, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from test_convert import CONFIG, check_history
+from test_export import FULL, IDS, files, folder, full, one_line
+
+import gpucal
+from gpucal import Dataset
+from gpucal.errors import OutputError, Unstackable
+from gpucal.results import light_curve_table as module
+from gpucal.results.light_curve_table import LIGHT_CURVES, write_light_curves
+
+
+@pytest.fixture(scope="module", params=["float32", "float64"])
+def curves(request: pytest.FixtureRequest, visits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Their light curves. Not to be written to."""
+    return folder(visits, tmp_path_factory.mktemp("curves"), dtype=request.param, product="light-curves")
+
+
+def check_light_curves(out: Path) -> None:
+    results = gpucal.open_results(out)
+    both = results.light_curves_with_errors()
+    kind = next(iter(results._record((5, 0), "FGS1")["files"].values()))["dtype"]
+    flux, error = (np.load(out / f"light-curves.{end}") for end in ("npy", "errors.npy"))
+    assert flux.shape == error.shape == (2, 4, 283)
+    assert flux.dtype == error.dtype == kind
+    np.testing.assert_array_equal(flux, both.flux.astype(kind))
+    np.testing.assert_array_equal(error, both.error.astype(kind))
+    names = ["FGS1", *(f"AIRS-CH0_{column:03d}" for column in range(39, 321))]
+    table = pd.read_parquet(out / "light-curves.parquet")
+    assert list(table) == ["planet", "visit", "bin", "time_h", *names, *(f"{name}_error" for name in names)]
+    assert [str(t) for t in table.dtypes[:5]] == ["int64", "int64", "int32", "float64", kind]
+    rows = [(*key, k) for key in IDS for k in range(4)]
+    assert [*table[["planet", "visit", "bin"]].itertuples(index=False, name=None)] == rows
+    np.testing.assert_array_equal(table.time_h, np.concatenate([results._read(key, "AIRS-CH0", "time") for key in IDS]))
+    np.testing.assert_array_equal(table[names].to_numpy(), flux.reshape(8, 283))
+    np.testing.assert_array_equal(table[[f"{name}_error" for name in names]].to_numpy(), error.reshape(8, 283))
+    np.testing.assert_array_equal(np.load(out / "light-curves.ids.npy"), IDS)
+    schema = pq.read_schema(out / "light-curves.parquet")
+    assert schema.field("FGS1").metadata is None
+    written = [
+        float(schema.field(f"{name}{what}").metadata[b"wavelength_um"]) for what in ("", "_error") for name in names[1:]
+    ]
+    assert written == 2 * results.axes((5, 0), "AIRS-CH0")["wavelength"].tolist()
+    history = json.loads(schema.metadata[b"gpucal"])
+    order = [(*key, name) for key in IDS for name in ("FGS1", "AIRS-CH0")]
+    assert [(item["planet"], item["visit"], item["detector"]) for item in history["items"]] == order
+    for item in history["items"]:
+        check_history({**history["common"], **item})
+
+
+def test_run_writes_light_curves(curves: Path) -> None:
+    assert {*LIGHT_CURVES} <= files(curves)
+    check_light_curves(curves)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_light_curves_of_cubes(visits: Dataset, tmp_path: Path, dtype: str) -> None:
+    out = folder(visits, tmp_path / "out", dtype=dtype, variance=True)
+    write_light_curves(gpucal.open_results(out))
+    check_light_curves(out)
+
+
+@pytest.mark.parametrize(("at_least", "groups"), [(1, [4, 4]), (5, [8]), (4096, [8])])
+def test_row_groups_are_whole_observations(
+    curves: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_least: int, groups: list[int]
+) -> None:
+    monkeypatch.setattr(module, "_GROUP_ROWS", at_least)
+    out = shutil.copytree(curves, tmp_path / "out")
+    write_light_curves(gpucal.open_results(out))
+    about = pq.ParquetFile(out / "light-curves.parquet").metadata
+    assert [about.row_group(k).num_rows for k in range(about.num_row_groups)] == groups
+    assert {about.row_group(0).column(k).compression for k in range(about.num_columns)} == {"ZSTD"}
+    check_light_curves(out)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"bins": {"AIRS-CH0": 9, "FGS1": 20}}, r"observations differ in shape, such as \(4, 283\) and \(3, 283\)"),
+        ({"crop": {"AIRS-CH0": [38, 320]}}, "observations differ in their columns"),
+        ({"bins": {"FGS1": 30}}, r"FGS1 and AIRS-CH0 have \[2, 4\] bins; give them equal ones"),
+    ],
+    ids=["bins", "columns", "detectors"],
+)
+def test_light_curves_that_do_not_stack(
+    planets: Dataset, tmp_path: Path, change: dict[str, object], problem: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = folder(planets, tmp_path / "out", planets=[17], product="light-curves")
+    assert len([name for name in files(out) if name.startswith("light-curves")]) == 4
+    options = {"product": "light-curves", "backend": "numpy", "overwrite": True}
+    summary = gpucal.run(planets, out, CONFIG.replace(**change), planets=[23], **options)
+    assert (summary.done, summary.failed) == (2, {})  # every item is there by itself
+    assert gpucal.open_results(out).ids == [(17, 0), (23, 0)]
+    stacked = [name for name in files(out) if name.startswith("light-curves")]
+    if problem.startswith("FGS1"):
+        assert stacked == []  # those of before tell of other items
+        (line,) = [message for message in caplog.messages if "no light curves of all together" in message]
+        assert re.search(problem, line)
+        assert "\n" not in line
+    else:
+        assert len(stacked) == 4
+        assert np.load(out / "light-curves.npy").shape[0] == 1  # those of these settings
+    with pytest.raises(Unstackable, match=problem) as caught:
+        write_light_curves(gpucal.open_results(out))
+    one_line(caught.value)
+    assert not [name for name in files(out) if name.endswith(".tmp")]
+
+
+def test_what_a_killed_run_left_is_told_from_what_is_there(planets: Dataset, tmp_path: Path) -> None:
+    def run(**options: Any) -> None:
+        gpucal.run(planets, tmp_path, CONFIG, product="light-curves", backend="numpy", **options)
+
+    def check() -> None:
+        expected = gpucal.open_results(tmp_path).light_curves()
+        np.testing.assert_array_equal(np.load(tmp_path / "light-curves.npy"), expected)
+
+    run()
+    check()
+    files_of_all = [tmp_path / name for name in LIGHT_CURVES]
+    before = [file.read_bytes() for file in files_of_all]
+    run(overwrite=True, planets=[23])
+    # Killed after its last item was made again, and before those of all were.
+    for file, content in zip(files_of_all, before, strict=True):
+        file.write_bytes(content)
+    record = tmp_path / "23" / "0" / "FGS1.json"
+    record.write_text(record.read_text().replace('"created": "', '"created": "9'))
+    run()
+    assert files_of_all[-1].read_bytes() != before[-1]
+    check()
+    # One item is lost, and made again: fewer for a while, all in the end.
+    shutil.rmtree(tmp_path / "17")
+    run(planets=[23])
+    assert np.load(files_of_all[0]).shape[0] == 1
+    run()
+    assert np.load(files_of_all[0]).shape[0] == 2
+    check()
+
+
+def test_light_curves_need_variances(visits: Dataset, tmp_path: Path) -> None:
+    out = folder(visits, tmp_path / "out")
+    before = files(out)
+    with pytest.raises(OutputError, match="holds no variance; calibrate with --variance") as caught:
+        write_light_curves(gpucal.open_results(out))
+    one_line(caught.value)
+    assert files(out) == before
+
+
+def test_a_full_disk_at_the_light_curves(curves: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", full)
+    before = {name: (curves / name).read_bytes() for name in files(curves)}
+    with pytest.raises(OutputError, match=FULL) as caught:
+        write_light_curves(gpucal.open_results(curves))
+    one_line(caught.value)
+    assert {name: (curves / name).read_bytes() for name in files(curves)} == before
+
+
+def test_light_curves_are_written_when_something_changed(planets: Dataset, tmp_path: Path) -> None:
+    def again(product: str = "light-curves", **options: Any) -> dict[str, int]:
+        gpucal.run(planets, tmp_path, CONFIG, product=product, **options)
+        return {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("light-curves.*")}
+
+    first = again()
+    assert len(first) == 4
+    assert again() == first
+    assert again(variance=True) == first  # they have errors anyway
+    (tmp_path / "light-curves.npy").unlink()
+    second = again()
+    assert second["light-curves.npy"] != first["light-curves.npy"]
+    third = again(overwrite=True)
+    assert all(third[name] != second[name] for name in first)
+    assert again("cubes", overwrite=True) == {}

@@ -1,0 +1,283 @@
+"""Light curves against loops written from their definition: windows, background, weights, errors, the product."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from conftest import BINS, Made
+
+import gpucal
+from gpucal import DQ, Calibration
+from gpucal.cli.main import main
+from gpucal.errors import ConfigError, OutputError
+from gpucal.science.bad_pixels import carry_variance, find_mends, interpolate
+from gpucal.science.light_curves import Aperture, light_curve, light_curve_with_errors
+from gpucal.settings.detectors import DETECTORS, Detector
+
+AIRS = replace(DETECTORS["AIRS-CH0"], shape=(8, 6), crop=(0, 6))
+FGS1 = replace(DETECTORS["FGS1"], shape=(8, 6), crop=(0, 6))
+BACKGROUND = ((0, 2), (6, 8))
+
+
+def draw(seed: int = 0, n: int = 5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A bright row 3, a gradient, noise; a variance; and flags, a whole column's and NaN at one of them."""
+    rng = np.random.default_rng(seed)
+    profile = 50.0 + 1000.0 * np.exp(-0.5 * ((np.arange(8) - 3.2) / 1.1) ** 2)
+    signal = profile * rng.uniform(0.8, 1.2, (6, 1)) + rng.normal(0.0, 5.0, (n, 6, 8))
+    variance = rng.uniform(20.0, 30.0, (n, 6, 8)) + profile
+    dq = np.zeros((6, 8), np.uint8)
+    dq[0, 3] = DQ.HOT
+    dq[1, 0] = dq[1, 1] = DQ.DEAD
+    dq[4] = DQ.BAD_FLAT
+    signal[:, 1, 0] = np.nan
+    return signal, variance, dq
+
+
+def groups(detector: Detector) -> list[list[tuple[int, int]]]:
+    """The pixels of each light curve."""
+    if detector.photometer:
+        return [[(x, y) for x in range(6) for y in range(8)]]
+    return [[(x, y) for y in range(8)] for x in range(6)]
+
+
+def by_loops(
+    signal: np.ndarray,
+    variance: np.ndarray,
+    dq: np.ndarray,
+    detector: Detector,
+    weights: str,
+    rows: tuple[int, int],
+    background: tuple[tuple[int, int], ...],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Flux and error from the definition, pixel by pixel."""
+    curves, errors = [], []
+    for pixels in groups(detector):
+        good = [pixel for pixel in pixels if dq[pixel] == 0]
+        used = [(x, y) for x, y in good if rows[0] <= y < rows[1]]
+        sky = [(x, y) for x, y in good if any(first <= y < stop for first, stop in background)]
+        level = np.mean([signal[:, x, y] for x, y in sky], axis=0) if sky else np.zeros(len(signal))
+        if weights == "plain":
+            w = dict.fromkeys(used, 1.0)
+        else:
+            profile = {p: max(signal[:, p[0], p[1]].mean() - level.mean(), 0.0) for p in used}
+            noise = {p: variance[:, p[0], p[1]].mean() for p in used}
+            norm = sum(profile[p] ** 2 / noise[p] for p in used)
+            w = {p: profile[p] / noise[p] / norm * sum(profile.values()) for p in used} if norm else {}
+        if not used or (background and not sky):  # no light, or none that is on the others' footing
+            curves.append(np.full(len(signal), np.nan))
+            errors.append(np.full(len(signal), np.nan))
+            continue
+        flux, squared = np.zeros(len(signal)), np.zeros(len(signal))
+        for p in {*used, *sky}:
+            share = w.get(p, 0.0) - (sum(w.values()) / len(sky) if p in sky else 0.0)
+            squared += share**2 * variance[:, p[0], p[1]]
+        for p in used:
+            flux += w.get(p, 0.0) * (signal[:, p[0], p[1]] - level)
+        curves.append(flux)
+        errors.append(np.sqrt(squared))
+    return np.array(curves).T, np.array(errors).T
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("background", [(), BACKGROUND, ((0, 1),), ((2, 5),)])
+@pytest.mark.parametrize("rows", [(0, 8), (1, 6), (3, 4)])
+@pytest.mark.parametrize("weights", ["plain", "variance"])
+@pytest.mark.parametrize("detector", [AIRS, FGS1], ids=lambda detector: detector.name)
+def test_is_the_definition(
+    detector: Detector,
+    weights: str,
+    rows: tuple[int, int],
+    background: tuple[tuple[int, int], ...],
+    dtype: type[np.floating],
+) -> None:
+    signal, variance, dq = draw()
+    signal, variance = signal.astype(dtype), variance.astype(dtype)
+    before = signal.copy(), variance.copy(), dq.copy()
+    aperture = Aperture(detector, weights, rows, background)
+    flux, error = light_curve_with_errors(signal, dq, aperture, variance)
+    assert flux.dtype == error.dtype == np.float64
+    expected = by_loops(signal.astype(float), variance.astype(float), dq, detector, weights, rows, background)
+    # no good pixel in these, or none of the background
+    empty = {4} | ({0} if rows == (3, 4) else set()) | ({1} if background == ((0, 1),) else set())
+    assert detector.photometer or np.flatnonzero(np.isnan(flux).all(axis=0)).tolist() == sorted(empty)
+    np.testing.assert_allclose(flux, expected[0], rtol=1e-9, atol=1e-6)
+    np.testing.assert_allclose(error, expected[1], rtol=1e-9)
+    np.testing.assert_array_equal(light_curve(signal, dq, aperture, variance), flux)
+    for array, original in zip((signal, variance, dq), before, strict=True):
+        np.testing.assert_array_equal(array, original)
+
+
+@pytest.mark.parametrize("weights", ["plain", "variance"])
+def test_without_a_usable_background_pixel_there_is_no_light_curve(weights: str) -> None:
+    """Not subtracting it there would put that wavelength, or that photometer, on another footing than the others."""
+    signal, variance, _ = draw()
+    signal = np.nan_to_num(signal)
+    dq = np.zeros((6, 8), np.uint8)
+    whole = light_curve_with_errors(signal, dq, Aperture(AIRS, weights, (2, 6), BACKGROUND), variance)
+    dq[2, [0, 1, 6, 7]] = DQ.HOT
+    some = light_curve_with_errors(signal, dq, Aperture(AIRS, weights, (2, 6), BACKGROUND), variance)
+    for with_it, without in zip(whole, some, strict=True):
+        assert np.isfinite(with_it).all()
+        np.testing.assert_array_equal(np.isnan(without), np.tile(np.arange(6) == 2, (5, 1)))
+        np.testing.assert_array_equal(np.delete(without, 2, 1), np.delete(with_it, 2, 1))
+    mended = np.where(dq, dq | np.uint8(DQ.INTERPOLATED), 0).astype(np.uint8)
+    one_side = dq.copy()
+    one_side[2, :3] = 0
+    for other in (mended, one_side):
+        assert np.isfinite(light_curve(signal, other, Aperture(AIRS, weights, (2, 6), BACKGROUND), variance)).all()
+    assert np.isfinite(light_curve(signal, dq, Aperture(AIRS, weights, (2, 6)), variance)).all()
+    of_image = Aperture(FGS1, weights, (2, 6), BACKGROUND)
+    assert np.isfinite(light_curve(signal, dq, of_image, variance)).all()
+    dq[:, [0, 1, 6, 7]] = DQ.HOT
+    assert np.isnan(light_curve(signal, dq, of_image, variance)).all()
+
+
+@pytest.mark.parametrize("weights", ["plain", "variance"])
+@pytest.mark.parametrize("detector", [AIRS, FGS1], ids=lambda detector: detector.name)
+def test_errors_are_the_scatter_also_with_interpolated_pixels(detector: Detector, weights: str) -> None:
+    """Of 20,000 bins of known noise; a column that is wholly interpolated included."""
+    _, _, dq = draw()
+    rng = np.random.default_rng(1)
+    level = 50.0 + 1000.0 * np.exp(-0.5 * ((np.arange(8) - 3.2) / 1.1) ** 2)
+    variance = np.broadcast_to(rng.uniform(20.0, 30.0, (6, 8)) + level, (20_000, 6, 8)).copy()
+    signal = level + np.sqrt(variance) * rng.standard_normal(variance.shape)
+    mends = find_mends(dq)
+    interpolate(signal, mends)
+    carry_variance(variance, mends)
+    flux, error = light_curve_with_errors(
+        signal, np.where(dq, dq | np.uint8(DQ.INTERPOLATED), 0).astype(np.uint8), Aperture(detector, weights), variance
+    )
+    assert np.isfinite(flux).all()
+    np.testing.assert_allclose(flux.std(axis=0), error.mean(axis=0), rtol=0.03)  # 1 / sqrt(2 · 20,000) is 0.005
+    expected = level.sum() * (6 if detector.photometer else 1)
+    # A straight line over the peak, or a neighbour's value at an edge, is not what was there: columns 0 and 1.
+    straight = flux.mean(axis=0) if detector.photometer else flux.mean(axis=0)[2:]
+    np.testing.assert_allclose(straight, expected, rtol=0.05 if detector.photometer else 0.01)
+
+
+def test_optimal_weights_lower_the_noise_and_keep_the_depth() -> None:
+    rng = np.random.default_rng(2)
+    profile = 1000.0 * np.exp(-0.5 * ((np.arange(8) - 3.2) / 1.1) ** 2)
+    transit = np.where(np.arange(400) < 200, 1.0, 0.9)
+    mean = transit[:, None, None] * profile * np.ones((6, 1))
+    variance = mean + 400.0
+    signal = mean + np.sqrt(variance) * rng.standard_normal(mean.shape)
+    dq = np.zeros((6, 8), np.uint8)
+    plain = light_curve_with_errors(signal, dq, Aperture(AIRS), variance)
+    best = light_curve_with_errors(signal, dq, Aperture(AIRS, "variance"), variance)
+    assert (best.error < 0.95 * plain.error).all()
+    np.testing.assert_allclose(best.flux[:200].mean(), plain.flux[:200].mean(), rtol=2e-3)
+    for curve in (plain, best):
+        depth = 1.0 - curve.flux[200:].mean(axis=0) / curve.flux[:200].mean(axis=0)
+        np.testing.assert_allclose(depth, 0.1, atol=5 * 0.03 / 200**0.5)
+
+
+@pytest.mark.parametrize(
+    ("choices", "words"),
+    [
+        ({"weights": "best"}, "weights = 'best': must be one of plain, variance"),
+        ({"rows": (4, 2)}, "rows = (4, 2): must be [first, stop] with 0 <= first < stop <= 32"),
+        ({"rows": (0, 33)}, "rows = (0, 33)"),
+        ({"background_rows": ((0, 40),)}, "background_rows = (0, 40)"),
+        (
+            {"background_rows": ((0, 20), (9, 32))},
+            "background_rows = ((0, 20), (9, 32)): just the rows that are summed",
+        ),
+        ({"rows": (3, 5), "background_rows": ((3, 5),)}, "of which nothing is left; choose others"),
+        ({"detector": "FGS1"}, "unknown choice detector; there are weights, rows, background_rows"),
+    ],
+    ids=str,
+)
+def test_impossible_choices(choices: dict[str, object], words: str, old: Made) -> None:
+    cal = gpucal.calibrate(gpucal.open_dataset(old[0])[17], "FGS1", Calibration(bins=BINS))
+    with pytest.raises(ConfigError) as caught:
+        cal.light_curve(**choices)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_settings_are_what_is_not_chosen(old: Made) -> None:
+    obs = gpucal.open_dataset(old[0])[17]
+    chosen = {"weights": "variance", "rows": (8, 24), "background_rows": ((0, 4),)}
+    by_name = {"rows": {"FGS1": (8, 24)}, "background_rows": {"FGS1": [(0, 4)]}}
+    cal = gpucal.calibrate(obs, "FGS1", Calibration(bins=BINS, weights="variance", **by_name))
+    plain = gpucal.calibrate(obs, "FGS1", Calibration(bins=BINS))
+    np.testing.assert_array_equal(cal.light_curve(), plain.light_curve(**chosen))
+    np.testing.assert_array_equal(plain.light_curve(), cal.light_curve(weights="plain", rows=None, background_rows=()))
+    assert not np.array_equal(cal.light_curve(), plain.light_curve())
+
+
+FLAGS = [f"--bin={name}={pairs}" for name, pairs in BINS.items()]
+
+
+def test_the_product_is_light_curves_and_nothing_else(old: Made, tmp_path: Path) -> None:
+    out, cubes = tmp_path / "curves", tmp_path / "cubes"
+    assert main(["calibrate", str(old[0]), str(out), "--product", "light-curves", "--dtype", "float64", *FLAGS]) == 0
+    assert main(["calibrate", str(old[0]), str(cubes), "--variance", "--dtype", "float64", *FLAGS]) == 0
+    expected = gpucal.open_results(cubes).light_curves_with_errors()
+    results = gpucal.open_results(out)
+    assert results.ids == [(17, 0), (23, 0)]
+    for stored, computed in zip(results.light_curves_with_errors(), expected, strict=True):
+        np.testing.assert_array_equal(stored, computed)
+    np.testing.assert_array_equal(results.light_curves(), expected.flux)
+    np.testing.assert_array_equal(np.load(out / "light-curves.npy"), expected.flux)
+    np.testing.assert_array_equal(np.load(out / "light-curves.errors.npy"), expected.error)
+    assert expected.flux.shape == (2, 4, 283)
+    table = pq.read_table(out / "light-curves.parquet")
+    assert table.num_rows == 8
+    np.testing.assert_array_equal(table["FGS1"].to_numpy(), expected.flux[:, :, 0].ravel())
+    np.testing.assert_array_equal(table["AIRS-CH0_039"].to_numpy(), expected.flux[:, :, 1].ravel())
+    np.testing.assert_array_equal(table["AIRS-CH0_320_error"].to_numpy(), expected.error[:, :, 282].ravel())
+    names = {path.name for path in out.rglob("*") if path.is_file()}
+    assert not any("signal" in name for name in names)
+    for name in DETECTORS:  # which pixels are in them
+        np.testing.assert_array_equal(results.dq(name), gpucal.open_results(cubes).dq(name))
+        curve, axes = results.light_curve_with_errors((23, 0), name), results.axes((23, 0), name)
+        whole = gpucal.open_results(cubes).calibrated((23, 0), name)
+        np.testing.assert_array_equal(curve, whole.light_curve_with_errors())
+        np.testing.assert_array_equal(results.light_curve((23, 0), name), curve.flux)
+        assert axes.keys() == whole.axes.keys()
+        assert all(np.array_equal(axes[axis], whole.axes[axis]) for axis in axes)
+    # Each stack is a 32nd of the signals; here, with 4 bins, flags, records and headers weigh more.
+    sizes = [sum(path.stat().st_size for path in folder.rglob("*")) for folder in (out, cubes)]
+    assert sizes[0] < 0.3 * sizes[1]
+    for read in (lambda: results["FGS1"][0], lambda: results.calibrated((17, 0), "FGS1")):
+        with pytest.raises(OutputError, match="holds no signal of planet 17 visit 0, but flux, error, dq, time"):
+            read()
+    with pytest.raises(OutputError, match="holds light curves as they were made; calibrate again to choose rows"):
+        results.light_curves(rows=(8, 24))
+
+
+def test_one_product_takes_the_place_of_the_other(old: Made, tmp_path: Path) -> None:
+    arguments = ["calibrate", str(old[0]), str(tmp_path), "--planet", "17", *FLAGS]
+    assert main(arguments) == 0
+    assert main([*arguments, "--product", "light-curves", "--overwrite"]) == 0
+    kept = {path.name for path in (tmp_path / "17" / "0").iterdir()}
+    assert kept == {
+        *("FGS1.json", "FGS1.flux.npy", "FGS1.error.npy", "FGS1.dq.npy", "FGS1.time.npy"),
+        *("AIRS-CH0.json", "AIRS-CH0.flux.npy", "AIRS-CH0.error.npy", "AIRS-CH0.dq.npy"),
+        *("AIRS-CH0.time.npy", "AIRS-CH0.wavelength.npy"),
+    }
+    summary = gpucal.run(
+        gpucal.open_dataset(old[0]), tmp_path, Calibration(bins=BINS), planets=[17], product="light-curves"
+    )
+    assert (summary.done, summary.skipped) == (0, 2)
+
+
+def test_cubes_without_variances_have_no_errors(old: Made, tmp_path: Path) -> None:
+    assert main(["calibrate", str(old[0]), str(tmp_path), "--planet", "17", *FLAGS]) == 0
+    results = gpucal.open_results(tmp_path)
+    assert np.isfinite(results.light_curves()).any()
+    for read in (results.light_curves_with_errors, lambda: results.light_curves(weights="variance")):
+        with pytest.raises(OutputError, match="planet 17 visit 0 FGS1: its folder holds no variance; calibrate with"):
+            read()
+
+
+def test_an_unknown_product(old: Made, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="product = 'cube': must be one of cubes, light-curves"):
+        gpucal.run(gpucal.open_dataset(old[0]), tmp_path, product="cube")

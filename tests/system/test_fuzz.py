@@ -1,0 +1,117 @@
+"""Thousands of damaged files, each decoded in every way: an error of one line, the right values, or pyarrow's own."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fuzzing import elsewhere, same
+from mutants import ON_BYTES, ON_PARTS, RIGHT, SMALL, Anatomy, axes, calibration, corpus, mutant
+
+from gpucal.errors import InputError
+from gpucal.inputs.counts import DECODERS
+from gpucal.inputs.signal_file import open_signal
+
+TIMES = int(os.environ.get("GPUCAL_FUZZ", "1"))
+"""How often the rounds of the slow tests here are to be had, all of other damage."""
+
+
+def rounds(what: str, seeds: list[range], folder: Path) -> Counter[str]:
+    """Run rounds in two processes at a time; return how often each thing became of a file."""
+
+    def run(seeds: range) -> dict[str, int]:
+        work = folder / f"{what}{seeds.start}"
+        work.mkdir()
+        return dict(elsewhere(what, seeds, work))
+
+    with ThreadPoolExecutor(2) as pool:
+        return sum(map(Counter, pool.map(run, seeds)), Counter[str]())
+
+
+def check_signals(counts: Counter[str], n: int) -> None:
+    for way in ("polars", "pyarrow", "polars strict"):
+        shares = {became: counts.pop(f"{way}: {became}") / n for became in ("error", "right", "as pyarrow")}
+        # all three, or the damage is too much or too little to say anything
+        assert shares["error"] > 0.3, shares
+        assert shares["right"] > 0.2, shares
+        assert shares["as pyarrow"] > 0.02, shares
+    # known, and written down where the decoder is chosen: of some runs Polars wants less than pyarrow
+    assert counts.pop("polars: lenient", 0) < n / 200
+    assert counts == {}
+
+
+def test_signals(tmp_path: Path) -> None:
+    check_signals(rounds("signals", [range(1500), range(1500, 3000)], tmp_path), 3000)
+
+
+@pytest.mark.slow
+def test_many_signals(tmp_path: Path) -> None:
+    each = 1750 * TIMES
+    starts = range(10_000, 10_000 + 4 * each, each)
+    check_signals(rounds("signals", [range(start, start + each) for start in starts], tmp_path), 4 * each)
+
+
+@pytest.mark.parametrize(
+    "seeds", [range(900), pytest.param(range(900, 900 + 900 * TIMES), marks=pytest.mark.slow)], ids=["few", "many"]
+)
+def test_frames_axes_and_tables(tmp_path: Path, seeds: range) -> None:
+    counts = rounds("beside", [seeds], tmp_path)
+    for what, became in (("frames", "as pyarrow"), ("axes", "as pyarrow"), ("adc", "values")):
+        assert counts.pop(f"{what}: {became}") > len(seeds) / 20
+        assert counts.pop(f"{what}: error") > len(seeds) / 20
+    assert counts == {}
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize(("name", "data"), corpus().items(), ids=corpus())
+def test_whole_files(tmp_path: Path, name: str, data: bytes, decoder: str, strict: bool) -> None:
+    path = tmp_path / "signal.parquet"
+    for content in (data, Anatomy.of(data).data()):  # and put together again
+        path.write_bytes(content)
+        loaded = open_signal(path, SMALL, strict=strict).load(decoder)
+        ((_, counts),) = loaded.decode([[slice(0, SMALL.n_pixels)]])
+        assert same(counts, RIGHT)
+        # what Polars is trusted with it does decode; the rest is pyarrow's
+        trusted = not any(word in name for word in ("gzip", "lz4", "-2.0-", "DELTA", "BYTE_STREAM"))
+        assert (loaded.decoder is DECODERS["polars"]) == (decoder == "polars" and trusted and not strict)
+
+
+def test_mutants_differ_and_can_be_made_again() -> None:
+    good = corpus() | calibration() | axes()
+    seen = set()
+    for seed in range(200):
+        name, way, data = mutant(good, seed)
+        assert mutant(good, seed) == (name, way, data)
+        seen.add(way)
+    assert seen == {*ON_BYTES, *ON_PARTS}
+    assert len({mutant(good, seed)[2] for seed in range(200)}) > 190
+
+
+def became(path: Path, strict: bool) -> str:
+    try:
+        ((_, counts),) = open_signal(path, SMALL, strict=strict).load().decode([[slice(0, SMALL.n_pixels)]])
+    except InputError:
+        return "error"
+    return "right" if same(counts, RIGHT) else "other"
+
+
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_strict_sees_every_change_of_a_page_with_a_checksum(tmp_path: Path, compression: str) -> None:
+    path, rng = tmp_path / "signal.parquet", np.random.default_rng(5)
+    unseen = 0
+    for _ in range(60):
+        anatomy = Anatomy.of(corpus()[f"checksums-{compression}"])
+        pages = anatomy.chunks[int(rng.choice(SMALL.columns()))].pages
+        page = pages[int(rng.integers(len(pages)))]
+        body = bytearray(page.body)
+        body[int(rng.integers(len(body)))] ^= 1 << int(rng.integers(8))
+        page.body = bytes(body)
+        path.write_bytes(anatomy.data())
+        assert became(path, strict=True) == "error"
+        unseen += became(path, strict=False) == "other"
+    assert unseen > 5

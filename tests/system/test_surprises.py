@@ -1,0 +1,206 @@
+"""Right numbers, or one line: settings that were not named, runs that leave something undone, impossible settings."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from competition_01 import PLANETS, RESULTS, SETTINGS, write_competition
+from conftest import BINS, Made, broken
+
+import gpucal
+from gpucal import Calibration
+from gpucal.cli.main import main
+from gpucal.errors import ConfigError, RunFailed, RunWarning
+from gpucal.results.records import records
+
+WISHES: dict[str, dict[str, object]] = {
+    "nothing but bins": {},
+    "no flat": {"flat": False},
+    "means": {"reduce": "mean", "hot_sigma": 4},
+    "2024's times": {"integration": "notebook"},
+}
+
+
+def as_flag(name: str, value: object) -> str:
+    if isinstance(value, bool):
+        return f"--{'' if value else 'no-'}{name}"
+    return f"--{name.replace('_', '-')}={value}"
+
+
+@pytest.mark.parametrize("wish", WISHES.values(), ids=WISHES)
+@pytest.mark.parametrize("layout", ["old", "new"])
+def test_equal_wishes_are_equal_results(
+    layout: str, wish: dict[str, object], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """On the command line, in a file and in Python: the same bytes, and the same config.toml."""
+    source, _ = request.getfixturevalue(layout)
+    bins = [f"--bin={name}={pairs}" for name, pairs in BINS.items()]
+    assert (
+        main(["calibrate", str(source), str(tmp_path / "flags"), *bins, *(as_flag(*one) for one in wish.items())]) == 0
+    )
+    asked = Calibration(bins=BINS, **wish)
+    (tmp_path / "wish.toml").write_text(asked.to_toml())
+    assert main(["calibrate", str(source), str(tmp_path / "file"), f"--config={tmp_path / 'wish.toml'}"]) == 0
+    dataset = gpucal.open_dataset(source)
+    gpucal.run(dataset, tmp_path / "python", asked)
+    gpucal.run(dataset, tmp_path / "toml", Calibration.from_toml(tmp_path / "wish.toml"))
+    arrays = {path.relative_to(tmp_path / "flags") for path in (tmp_path / "flags").rglob("*.npy")}
+    assert len(arrays) == 14
+    for other in ("file", "python", "toml"):
+        for path in [*arrays, Path("config.toml")]:
+            assert (tmp_path / other / path).read_bytes() == (tmp_path / "flags" / path).read_bytes(), (other, path)
+
+
+@pytest.mark.parametrize(("layout", "integration"), [("old", "notebook"), ("new", "updated")])
+def test_what_is_not_named_is_the_data_set_s(layout: str, integration: str, request: pytest.FixtureRequest) -> None:
+    dataset = gpucal.open_dataset(request.getfixturevalue(layout)[0])
+    named = Calibration(bins=BINS, integration=integration)
+    for name in ("AIRS-CH0", "FGS1"):
+        obs = next(iter(dataset))
+        cal = gpucal.calibrate(obs, name, Calibration(bins=BINS))
+        assert cal.provenance["settings"] == named.to_dict()
+        assert cal.provenance["settings_hash"] == named.content_hash
+        np.testing.assert_array_equal(cal.signal, gpucal.calibrate(obs, name, named).signal)
+        (streamed,) = gpucal.stream([obs], name, Calibration(bins=BINS))
+        np.testing.assert_array_equal(streamed.signal, cal.signal)
+
+
+def test_a_folder_of_0_1_with_the_notebook_s_times_names_what_resumes_it(tmp_path: Path) -> None:
+    """0.1 took 2024's times for 2025's data where Python named other settings."""
+    dataset = gpucal.open_dataset(write_competition(tmp_path / "raw"))
+    out = shutil.copytree(RESULTS / "notebook", tmp_path / "out")
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    asked = Calibration(odd_frames="drop", **SETTINGS)
+    with pytest.raises(ConfigError) as caught:
+        gpucal.run(dataset, out, asked, product="light-curves", planets=PLANETS)
+    assert str(caught.value) == (
+        f'{out}: holds results of other settings (integration = "notebook" there and "updated" now); '
+        'name integration = "notebook" to resume it, give another folder, or --overwrite to make them again'
+    )
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert len(gpucal.open_results(out)) == 2
+    named = asked.replace(integration="notebook")
+    assert gpucal.run(dataset, out, named, product="light-curves", planets=PLANETS).skipped == 4
+    with pytest.raises(ConfigError) as caught:
+        gpucal.run(dataset, out, named.replace(integration="updated"), product="light-curves")
+    assert "name integration" not in str(caught.value)
+
+
+def said(caught: pytest.WarningsRecorder) -> list[str]:
+    return [str(warning.message) for warning in caught if warning.category is RunWarning]
+
+
+def test_a_run_warns_once_of_what_failed(source: Path, tmp_path: Path) -> None:
+    dataset, config = gpucal.open_dataset(source), Calibration(bins=BINS)
+    signal = source / "train" / "17" / "FGS1_signal.parquet"
+    for _ in range(2):  # each run, not once a process
+        with broken(signal), pytest.warns(RunWarning) as caught:
+            summary = gpucal.run(dataset, tmp_path / "out", config)
+        (line,) = said(caught)
+        assert caught[0].filename == __file__
+        assert line.startswith(f"{tmp_path / 'out'}: {summary.counts}; the first failure is planet 17 visit 0 FGS1: ")
+        assert f"all are in summary.failed and {tmp_path / 'out' / 'gpucal.log'}" in line
+        assert "\n" not in line
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert gpucal.run(dataset, tmp_path / "out", config).failed == {}
+
+
+def test_a_run_raises_on_failure_if_told_to(source: Path, tmp_path: Path) -> None:
+    dataset, config = gpucal.open_dataset(source), Calibration(bins=BINS)
+    with broken(source / "train" / "23" / "AIRS-CH0_signal.parquet"), pytest.raises(RunFailed) as caught:
+        gpucal.run(dataset, tmp_path / "out", config, raise_on_failure=True)
+    assert (caught.value.summary.done, len(caught.value.summary.failed)) == (3, 1)
+    assert "planet 23 visit 0 AIRS-CH0: " in str(caught.value)
+    assert gpucal.run(dataset, tmp_path / "out", config, raise_on_failure=True).done == 1
+
+
+def stopped(**how: object) -> Callable[[gpucal.Dataset, Path], gpucal.Summary]:
+    return lambda dataset, out: gpucal.run(dataset, out, Calibration(bins=BINS), **how)
+
+
+@pytest.mark.parametrize(
+    ("how", "why"), [({"stop": lambda: True}, "interrupted"), ({"time_limit": 1e-9}, "time limit")], ids=str
+)
+def test_a_run_that_is_stopped_says_so(source: Path, tmp_path: Path, how: dict[str, object], why: str) -> None:
+    dataset, out = gpucal.open_dataset(source), tmp_path / "out"
+    with pytest.warns(RunWarning) as caught:
+        gpucal.run(dataset, out, Calibration(bins=BINS), **how)
+    (line,) = said(caught)
+    assert line.startswith(f"{out}: {why}; 0 done, 0 already there, 0 failed, 4 left; ")
+    with pytest.raises(RunFailed, match=why):
+        gpucal.run(dataset, out, Calibration(bins=BINS), raise_on_failure=True, **how)
+
+
+def test_an_interrupt_stays_one_whatever_warnings_are(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gpucal.runs.job import Job
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Job, "work", interrupted)
+    with pytest.warns(RunWarning, match="interrupted"), pytest.raises(KeyboardInterrupt):
+        gpucal.run(gpucal.open_dataset(source), tmp_path / "out")
+    warnings.simplefilter("error")  # pytest puts filters back after a test
+    with pytest.raises(KeyboardInterrupt):
+        gpucal.run(gpucal.open_dataset(source), tmp_path / "out")
+
+
+def test_light_curves_that_cannot_be_stacked_are_told(source: Path, tmp_path: Path) -> None:
+    """Nothing failed, but a file that was asked for is not there."""
+    with pytest.warns(RunWarning, match="no light curves of all together: .*AIRS-CH0 have") as caught:
+        summary = gpucal.run(
+            gpucal.open_dataset(source),
+            tmp_path / "out",
+            Calibration(bins={"FGS1": 3}, binning=False).replace(binning=True, bins={"AIRS-CH0": 7, "FGS1": 3}),
+            product="light-curves",
+            raise_on_failure=True,
+        )
+    assert summary.failed == {}
+    assert len(said(caught)) == 1
+    assert summary.notes[0] in said(caught)[0]
+
+
+def test_the_command_line_warns_by_its_log_alone(source: Path, tmp_path: Path) -> None:
+    with broken(source / "train" / "17" / "FGS1_signal.parquet"), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert main(["calibrate", str(source), str(tmp_path / "out"), "--bin=FGS1=16", "--bin=AIRS-CH0=7"]) == 1
+
+
+IMPOSSIBLE = {
+    "longer than the data": (
+        ["--bin=AIRS-CH0=100000"],
+        "bins: AIRS-CH0 = 100000: no observation has more than 30 pairs",
+    ),
+    "by one": (["--bin=FGS1=71"], "bins: FGS1 = 71: no observation has more than 70 pairs"),
+    "seconds": (["--bin=AIRS-CH0=100000s"], "bins: AIRS-CH0 = '100000 s': no observation has more than 30 pairs"),
+    "shorter than a pair": (["--bin=AIRS-CH0=0.1s"], "bins: AIRS-CH0 = '0.1 s': a pair of reads takes 4.8 s"),
+    "a crop outside": (["--crop=AIRS-CH0=39:400"], "crop: AIRS-CH0 = [39, 400]: must be"),
+}
+
+
+@pytest.mark.parametrize("name", IMPOSSIBLE)
+def test_an_impossible_setting_is_refused_before_anything_is_written(
+    source: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags, line = IMPOSSIBLE[name]
+    assert main(["calibrate", str(source), str(tmp_path / "out"), *flags]) == 2
+    assert line in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main(["calibrate", str(source), str(tmp_path / "out"), "--bin=AIRS-CH0=30", "--bin=FGS1=70"]) == 0
+
+
+def test_a_short_observation_costs_itself_alone(old: Made, tmp_path: Path) -> None:
+    """Bins that fit one observation are possible; damaged and missing files have no say."""
+    source = shutil.copytree(old[0], tmp_path / "raw")
+    (source / "train" / "17" / "AIRS-CH0_signal.parquet").unlink()
+    summary = gpucal.run(gpucal.open_dataset(source), tmp_path / "out", Calibration(bins={"AIRS-CH0": 29, "FGS1": 70}))
+    assert (summary.done, [*summary.failed]) == (3, ["planet 17 visit 0 AIRS-CH0"])
+    assert {record["status"] for record in records(tmp_path / "out")} == {"done", "failed"}
