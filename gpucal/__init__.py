@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from gpucal._version import __version__ as __version__
+
 if TYPE_CHECKING:
     from gpucal.errors import GpucalError
     from gpucal.inputs.dataset import Dataset, Observation, open_dataset
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
     from gpucal.runs.summary import Summary
     from gpucal.science.plan import DQ
     from gpucal.settings.calibration import Calibration
-
-__version__ = "0.1.0"
 
 __all__ = [
     "DQ",

@@ -22,7 +22,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
-from gpucal import __version__
+from gpucal._version import __version__
 from gpucal.cli.grouping import Kinds
 from gpucal.cli.parser import WRONG, parsed
 from gpucal.errors import GpucalError, OutputError, RunWarning

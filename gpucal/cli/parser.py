@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from gpucal import __version__
+from gpucal._version import __version__
 from gpucal.hints import did_you_mean, joined, near
 from gpucal.settings.options import add_settings
 from gpucal.settings.rules import FORMATS, PRODUCTS

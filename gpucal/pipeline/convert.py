@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-import gpucal
+from gpucal._version import __version__
 from gpucal.errors import ConfigError, MissingExtra
 from gpucal.pipeline.calibrated import Calibrated
 from gpucal.science.plan import DQ
@@ -156,7 +156,7 @@ def to_hdus(cal: Calibrated) -> fits.HDUList:
     signal, history = _on_host(cal), cal.provenance
     primary, science, quality = fits.PrimaryHDU(), fits.ImageHDU(signal, name="SCI"), fits.ImageHDU(cal.dq, name="DQ")
     cards = {
-        "CREATOR": f"gpucal {gpucal.__version__}",
+        "CREATOR": f"gpucal {__version__}",
         "DATE": _date(datetime.now(timezone.utc).isoformat(timespec="seconds")),
         "PLANET": cal.planet,
         "VISIT": cal.visit,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import gpucal
+from gpucal._version import __version__
 from gpucal.science.bad_pixels import unusable
 from gpucal.science.plan import Plan
 from gpucal.settings.calibration import Calibration
@@ -94,8 +94,8 @@ def provenance(
     modules = {name: sys.modules.get(name) for name in _LIBRARIES}
     loaded = {name: str(module.__version__) for name, module in modules.items() if module is not None}
     return {
-        "version": gpucal.__version__,
-        "versions": {"gpucal": gpucal.__version__, "python": platform.python_version(), **loaded},
+        "version": __version__,
+        "versions": {"gpucal": __version__, "python": platform.python_version(), **loaded},
         "backend": backend,
         "device": device,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),

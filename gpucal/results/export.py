@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-import gpucal
+from gpucal._version import __version__
 from gpucal.errors import ConfigError, MissingExtra, OutputError
 from gpucal.inputs.dataset import SPLITS
 from gpucal.pipeline.calibrated import Calibrated
@@ -140,9 +140,7 @@ def _write_zarr(results: Results, to: Path) -> list[Path]:
     with placing(to) as stage:
         to.parent.mkdir(parents=True, exist_ok=True)
         temporary = stage(to)
-        root = zarr.open_group(
-            temporary, mode="w-", zarr_format=3, attributes={"creator": f"gpucal {gpucal.__version__}"}
-        )
+        root = zarr.open_group(temporary, mode="w-", zarr_format=3, attributes={"creator": f"gpucal {__version__}"})
         for detector, arrays in stacks.items():
             # xarray takes what "coordinates" names for coordinates, and has no other way to know
             about = {"detector": detector, "coordinates": "planet visit", "provenance": history(results, (detector,))}

@@ -17,7 +17,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from gpucal import __version__
+from gpucal._version import __version__
 from gpucal.errors import ClusterError, GpucalError, OutputError
 from gpucal.inputs.dataset import Dataset, Observation
 from gpucal.results.records import read_record, record_path

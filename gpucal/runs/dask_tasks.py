@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gpucal import __version__
+from gpucal._version import __version__
 from gpucal.errors import ClusterError, DatasetError, GpucalError
 from gpucal.inputs.dataset import Dataset, open_dataset
 from gpucal.pipeline.machine import usable_cores
