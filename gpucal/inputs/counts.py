@@ -29,9 +29,7 @@ from gpucal.inputs.parquet.arrow import in_file_order, read_positions, values_of
 if TYPE_CHECKING:
     import polars as pl
 
-    from gpucal.inputs.signal_file import Signal
-
-__all__ = ["DECODERS", "Loaded", "choose_decoder", "prepare_decoder", "typed_errors"]
+__all__ = ["DECODERS", "Columns", "Loaded", "choose_decoder", "prepare_decoder", "typed_errors"]
 
 log = logging.getLogger(__name__)
 
@@ -40,20 +38,45 @@ Block: TypeAlias = "tuple[slice, NDArray[np.uint16]]"
 
 
 @dataclass(frozen=True)
+class Columns:
+    """The columns to decode of a Parquet file.
+
+    Parameters
+    ----------
+    path : Path
+        The file, for errors.
+    n_frames : int
+        Rows.
+    positions : ndarray of intp, shape (pixel,)
+        Their positions in the file, row by row of the frame.
+    metadata : pyarrow.parquet.FileMetaData or None
+        The footer as pyarrow parses it; None where something else decodes.
+    strict : bool
+        Whether checksums of pages are verified.
+    """
+
+    path: Path
+    n_frames: int
+    positions: NDArray[np.intp]
+    metadata: Any
+    strict: bool
+
+
+@dataclass(frozen=True)
 class Loaded:
     """A signal file in memory.
 
     Parameters
     ----------
-    signal : Signal
-        Which one.
+    signal : Columns
+        What to decode of it.
     buffer : BytesIO
         The file.
     decoder : Decoder
         What decodes it.
     """
 
-    signal: Signal
+    signal: Columns
     buffer: BytesIO
     decoder: Decoder
 
@@ -128,7 +151,7 @@ def _decode_arrow(loaded: Loaded, units: Iterable[list[slice]]) -> Iterator[Bloc
     whole = pa.BufferReader(loaded.buffer.getvalue())
     with pq.ParquetFile(whole, metadata=signal.metadata, page_checksum_verification=signal.strict) as file:
         for pixels in (block for unit in units for block in unit):
-            positions = signal.columns[pixels]
+            positions = signal.positions[pixels]
             table = read_positions(file, positions)
             if (table.num_rows, table.num_columns) != (signal.n_frames, positions.size):
                 raise InputError("decodes to another size than its footer says", AGAIN, signal.path)
@@ -160,7 +183,7 @@ def _decode_polars(loaded: Loaded, units: Iterable[list[slice]]) -> Iterator[Blo
     signal = loaded.signal
     for unit in units:
         first = unit[0].start
-        positions = signal.columns[first : unit[-1].stop]
+        positions = signal.positions[first : unit[-1].stop]
         ascending, back = in_file_order(positions)
         try:
             data = loaded.buffer.getvalue()
@@ -175,7 +198,7 @@ def _decode_polars(loaded: Loaded, units: Iterable[list[slice]]) -> Iterator[Blo
         for pixels in unit:
             part = table[:, pixels.start - first : pixels.stop - first].to_numpy(order="fortran").T
             if part.dtype != np.uint16:
-                for position, values in zip(signal.columns[pixels], part, strict=True):
+                for position, values in zip(signal.positions[pixels], part, strict=True):
                     _fits(signal, position, values)
             yield pixels, part.astype(np.uint16, copy=False)
         del table, part  # before the next unit, not after it
@@ -213,7 +236,7 @@ def choose_decoder(name: str | None = None, *, plain: bool = True) -> str:
         By default the environment variable GPUCAL_READER, and without that ``'auto'``: polars where it is installed.
         A file that is not plain is decoded by pyarrow whatever the name.
     plain : bool
-        See `Signal`.
+        See `gpucal.inputs.signal_file.Signal`.
 
     Returns
     -------
@@ -276,12 +299,12 @@ def prepare_decoder(threads: int) -> str:
     return "pyarrow"
 
 
-def _no_nulls(signal: Signal, position: int, nulls: int) -> None:
+def _no_nulls(signal: Columns, position: int, nulls: int) -> None:
     if nulls:
         raise InputError(f"column {position} holds {nulls} nulls", AGAIN, signal.path)
 
 
-def _fits(signal: Signal, position: int, values: NDArray[Any]) -> NDArray[Any]:
+def _fits(signal: Columns, position: int, values: NDArray[Any]) -> NDArray[Any]:
     if values.dtype != np.uint16 and values.size and not 0 <= values.min() <= values.max() <= 0xFFFF:
         problem = f"column {position} holds counts from {values.min()} to {values.max()}, outside 0 to 65535"
         raise InputError(problem, AGAIN, signal.path)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from gpucal.errors import InputError
-from gpucal.inputs.counts import DECODERS, Loaded, choose_decoder, typed_errors
+from gpucal.inputs.counts import DECODERS, Columns, Loaded, choose_decoder, typed_errors
 from gpucal.inputs.files import AGAIN, missing, open_regular, shortened
 from gpucal.inputs.parquet.footer import MAGIC, Footer, end_of
 from gpucal.inputs.parquet.pages import check_chunks, check_pages, read_footer
@@ -107,7 +107,9 @@ class Signal:
         columns = np.arange(self.footer.data.shape[1]) if self.strict else self.columns
         sound = check_pages(data, self.footer, columns, self.path, strict=self.strict)
         name = choose_decoder(decoder, plain=self.plain and sound and not self.strict)
-        return Loaded(self if name == "pyarrow" else replace(self, metadata=None), buffer, DECODERS[name])
+        metadata = self.metadata if name == "pyarrow" else None
+        chosen = Columns(self.path, self.n_frames, self.columns, metadata, self.strict)
+        return Loaded(chosen, buffer, DECODERS[name])
 
     @property
     def metadata_bytes(self) -> int:
