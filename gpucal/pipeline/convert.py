@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpucal._version import __version__
 from gpucal.errors import ConfigError, MissingExtra
-from gpucal.pipeline.calibrated import Calibrated
 from gpucal.science.plan import DQ
 from gpucal.settings.detectors import Detector
 
@@ -30,6 +30,52 @@ UNITS = {"signal": "electron", "variance": "electron2", "time": "hour", "wavelen
 _SHORT = {"linearity": "LINEAR", "interpolate": "INTERP"}
 
 
+class _Product(Protocol):
+    """What these functions read of a `Calibrated`, whose methods call them."""
+
+    @property
+    def planet(self) -> int: ...
+
+    @property
+    def visit(self) -> int: ...
+
+    @property
+    def detector(self) -> Detector: ...
+
+    @property
+    def signal(self) -> NDArray[Any]: ...
+
+    @property
+    def dq(self) -> NDArray[np.uint8]: ...
+
+    @property
+    def time(self) -> NDArray[np.float64]: ...
+
+    @property
+    def wavelength(self) -> NDArray[np.float64] | None: ...
+
+    @property
+    def provenance(self) -> Mapping[str, Any]: ...
+
+    @property
+    def plan(self) -> object: ...
+
+    @property
+    def stored_variance(self) -> object: ...
+
+    @property
+    def mask(self) -> NDArray[np.bool_]: ...
+
+    @property
+    def variance(self) -> NDArray[np.float64]: ...
+
+    @property
+    def axes(self) -> Mapping[str, NDArray[np.float64]]: ...
+
+    @property
+    def where(self) -> str: ...
+
+
 def axes_of(detector: Detector) -> tuple[str, str, str]:
     """Name the axes of a cube.
 
@@ -46,7 +92,7 @@ def axes_of(detector: Detector) -> tuple[str, str, str]:
     return ("time", "x", "y") if detector.photometer else ("time", "wavelength", "spatial")
 
 
-def to_nddata(cal: Calibrated) -> NDDataRef:
+def to_nddata(cal: _Product) -> NDDataRef:
     """Make an `astropy.nddata.NDDataRef`, the `NDData` with arithmetic and slices.
 
     Parameters
@@ -84,7 +130,7 @@ def to_nddata(cal: Calibrated) -> NDDataRef:
     return NDDataRef(signal, uncertainty=uncertainty, mask=mask, unit="electron", meta=meta)
 
 
-def to_xarray(cal: Calibrated) -> xarray.Dataset:
+def to_xarray(cal: _Product) -> xarray.Dataset:
     """Make an `xarray.Dataset`.
 
     Parameters
@@ -127,7 +173,7 @@ def to_xarray(cal: Calibrated) -> xarray.Dataset:
     )
 
 
-def to_hdus(cal: Calibrated) -> fits.HDUList:
+def to_hdus(cal: _Product) -> fits.HDUList:
     """Lay it out as a FITS file.
 
     Parameters
@@ -197,11 +243,11 @@ def flag_attributes() -> dict[str, Any]:
     return {"flag_masks": masks, "flag_meanings": " ".join(str(flag.name).lower() for flag in flags)}
 
 
-def _has_variance(cal: Calibrated) -> bool:
+def _has_variance(cal: _Product) -> bool:
     return cal.plan is not None or cal.stored_variance is not None
 
 
-def _deviation(cal: Calibrated) -> NDArray[Any]:
+def _deviation(cal: _Product) -> NDArray[Any]:
     with np.errstate(invalid="ignore"):  # of pixels without a usable flat
         deviation: NDArray[Any] = np.sqrt(cal.variance)
     return deviation
@@ -212,7 +258,7 @@ def _date(moment: str) -> str:
     return moment.removesuffix("+00:00")
 
 
-def _on_host(cal: Calibrated) -> NDArray[Any]:
+def _on_host(cal: _Product) -> NDArray[Any]:
     """Refuse what is on a device: a copy to the host is the caller's to ask for."""
     if not isinstance(cal.signal, np.ndarray):
         raise ConfigError(f"{cal.where}: its signal is on a device; call to_host() first")
