@@ -22,9 +22,10 @@ from gpucal.inputs.dataset import SPLITS
 from gpucal.pipeline.calibrated import Calibrated
 from gpucal.pipeline.convert import UNITS, axes_of, flag_attributes, to_hdus
 from gpucal.results.atomic import npy_writer, placing
+from gpucal.results.history import history
 from gpucal.results.origin import is_inside
-from gpucal.results.reader import Results
-from gpucal.results.stacking import complete, differing, history, one_by_one
+from gpucal.results.reader import Results, complete
+from gpucal.results.stacking import differing, one_by_one
 from gpucal.science.plan import DQ
 from gpucal.settings.detectors import DETECTORS
 from gpucal.settings.rules import FORMATS
@@ -206,13 +207,13 @@ def _stacks(results: Results, detector: str) -> dict[str, tuple[_Shape, np.dtype
     files = [results._record(key, detector)["files"] for key in results.ids]
     kinds = [kind for kind in _KINDS if kind in files[0]]
     if any(("variance" in of) != ("variance" in kinds) for of in files):
-        raise OutputError(f"{results.path}: only some observations hold a variance; {one_by_one(results)}")
+        raise OutputError(f"{results.path}: only some observations hold a variance; {one_by_one(results.path)}")
     stacks = {}
     for kind in kinds:
         first = files[0][kind]["shape"]
         for of in files:
             if of[kind]["shape"] != first:
-                raise differing(results, first, of[kind]["shape"])
+                raise differing(results.path, first, of[kind]["shape"])
         stacks[kind] = ((len(files), *first), np.result_type(*(of[kind]["dtype"] for of in files)))
     return stacks
 
@@ -225,5 +226,5 @@ def _same_axes(results: Results, detector: str) -> Iterator[Calibrated]:
         for name, values in axes.items():
             own = getattr(cal, name)
             if own is None or own.shape != values.shape or not np.allclose(own, values):
-                raise OutputError(f"{results.path}: {cal.where} has another {name} axis; {one_by_one(results)}")
+                raise OutputError(f"{results.path}: {cal.where} has another {name} axis; {one_by_one(results.path)}")
         yield cal

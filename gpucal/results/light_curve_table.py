@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from gpucal.errors import Unstackable
 from gpucal.results.atomic import npy_writer, placing
-from gpucal.results.reader import ORDER, Results
-from gpucal.results.stacking import complete, differing, history, one_by_one
+from gpucal.results.history import history
+from gpucal.results.reader import ORDER, Results, complete
+from gpucal.results.stacking import differing, one_by_one
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import DETECTORS
 
@@ -76,7 +77,7 @@ def write_light_curves(results: Results) -> None:
         for key in keys:
             curve = results.light_curves_with_errors_of(key)
             if curve.flux.shape != shape:
-                raise differing(results, shape, curve.flux.shape)
+                raise differing(results.path, shape, curve.flux.shape)
             with np.errstate(over="ignore"):  # a pixel of a flat near 0, in float32
                 values = np.concatenate(curve, axis=1).astype(kind)
             flux(values[:, : len(names)])
@@ -125,7 +126,7 @@ def _curve_names(results: Results) -> list[str]:
 
     names = of(results.ids[0])
     if any(of(key) != names for key in results.ids):
-        raise Unstackable(f"{results.path}: observations differ in their columns; {one_by_one(results)}")
+        raise Unstackable(f"{results.path}: observations differ in their columns; {one_by_one(results.path)}")
     return names
 
 

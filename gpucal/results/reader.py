@@ -25,7 +25,7 @@ from gpucal.settings.detectors import DETECTORS
 if TYPE_CHECKING:
     from typing import Unpack
 
-__all__ = ["ORDER", "ResultArray", "Results", "open_results"]
+__all__ = ["ORDER", "ResultArray", "Results", "complete", "open_results"]
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,8 @@ class ResultArray:
             return np.array(array[rest]) if rest else array
         chosen = range(*first.indices(len(self)))
         read = chosen or range(len(self))[:1]  # of an empty slice the shape is still that of an observation
-        return stacked(self._results, (self[(i, *rest)] for i in read), len(read))[: len(chosen)]
+        complete(self._results)
+        return stacked(self._results.path, (self[(i, *rest)] for i in read), len(read))[: len(chosen)]
 
     def load(self) -> NDArray[Any]:
         """Read everything.
@@ -223,7 +224,7 @@ class Results:
             If nothing is complete, a file is missing or damaged, choices are made for stored light curves, or bins
             differ in number between the detectors or the observations.
         """
-        return stacked(self, (self.light_curves_of(key, **choices) for key in self.ids), len(self))
+        return stacked(self.path, (self.light_curves_of(key, **choices) for key in complete(self)), len(self))
 
     def light_curves_with_errors(self, **choices: Unpack[Choices]) -> LightCurve:
         """Sum every complete observation as `light_curves` does, with errors.
@@ -243,8 +244,8 @@ class Results:
         ConfigError, OutputError
             As of `light_curves`; cubes need their stored variances.
         """
-        curves = (np.stack(self.light_curves_with_errors_of(key, **choices)) for key in self.ids)
-        both = stacked(self, curves, len(self))
+        curves = (np.stack(self.light_curves_with_errors_of(key, **choices)) for key in complete(self))
+        both = stacked(self.path, curves, len(self))
         return LightCurve(both[:, 0], both[:, 1])
 
     def light_curves_of(self, key: tuple[int, int], **choices: Unpack[Choices]) -> NDArray[np.float64]:
@@ -455,3 +456,27 @@ def open_results(path: str | Path, *more: str | Path) -> Results:
     if results.elsewhere:
         log.warning("%s", missing(results.path, results.elsewhere))
     return results
+
+
+def complete(results: Results) -> list[tuple[int, int]]:
+    """Return the complete observations.
+
+    Parameters
+    ----------
+    results : Results
+        The folder.
+
+    Returns
+    -------
+    list of tuple of int
+        Planet and visit.
+
+    Raises
+    ------
+    OutputError
+        If there is none.
+    """
+    if not results.ids:
+        problem = f"no observation is complete, {len(results.failed)} items failed"
+        raise OutputError(f"{results.path}: {problem}; run `gpucal calibrate DATASET {results.path}` again")
+    return results.ids
