@@ -101,7 +101,7 @@ def write_json(path: str | None, rows: list[dict[str, Any]]) -> None:
 
 def gpucal(*arguments: object) -> list[str]:
     """Give the command line of the package under this interpreter."""
-    return [sys.executable, "-m", "gpucal.cli.main", *map(str, arguments)]
+    return [sys.executable, "-m", "gpucal", *map(str, arguments)]
 
 
 def full_size_planets(folder: Path, planets: int) -> list[int]:

@@ -6,6 +6,7 @@ The public names load their modules when first used, so that ``import gpucal`` c
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpucal._version import __version__ as __version__
@@ -36,6 +37,10 @@ __all__ = [
     "run",
     "stream",
 ]
+
+if not Path(__file__).with_name("kernels").is_dir():
+    # A checkout: there gpucal.kernels is the folder beside this one; what is installed has it inside.
+    __path__.append(str(Path(__file__).parents[1]))
 
 _ROOMS = {
     "DQ": "science.plan",

@@ -38,10 +38,7 @@ Made = tuple[Path, dict[tuple[int, int], dict[str, Observation]]]
 
 @pytest.fixture(scope="session", autouse=True)
 def _elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Work in a folder of no interest: where processes begin is where they import from first.
-
-    A checkout's own gpucal/ would be taken for the package that is installed, and has no kernels.
-    """
+    """Work in a folder of no interest: processes would import from a checkout before what is installed."""
     before = Path.cwd()
     os.chdir(tmp_path_factory.mktemp("elsewhere"))
     yield

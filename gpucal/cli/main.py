@@ -412,7 +412,3 @@ def _say(line: str, stream: TextIO | None = None) -> None:
     stream = stream or sys.stdout
     stream.write(line + "\n")
     stream.flush()  # as long as a signal or a reader that is gone is still ours to handle
-
-
-if __name__ == "__main__":
-    console()

@@ -31,7 +31,7 @@ __all__ = ["Fleet", "gpus_for"]
 log = logging.getLogger(__name__)
 
 # What is started for each device, before the arguments of ``gpucal``.
-COMMAND = (sys.executable, "-P", "-m", "gpucal.cli.main")
+COMMAND = (sys.executable, "-P", "-m", "gpucal")
 
 # Becomes a command that the kernel kills (PR_SET_PDEATHSIG) when the process that started it ends, however that ends.
 _BOUND = """

@@ -273,7 +273,7 @@ def test_what_cannot_be_parsed_is_one_line_and_exit_2(case: str, capfd: pytest.C
 
 def test_nobody_reads_what_it_prints(old: Made) -> None:
     """As behind `| head`, which has ended before the last line comes."""
-    command = [sys.executable, "-m", "gpucal.cli.main", "info", str(old[0])]
+    command = [sys.executable, "-m", "gpucal", "info", str(old[0])]
     read, write = os.pipe()
     os.close(read)
     try:
@@ -445,7 +445,7 @@ def test_import_is_light() -> None:
 def test_help_is_quick() -> None:
     code = (
         "import time; start = time.perf_counter()\n"
-        "import subprocess, sys; subprocess.run([sys.executable, '-m', 'gpucal.cli.main', '--help'], check=True, "
+        "import subprocess, sys; subprocess.run([sys.executable, '-m', 'gpucal', '--help'], check=True, "
         "stdout=subprocess.DEVNULL); print(time.perf_counter() - start)"
     )
     assert min(float(python(code)) for _ in range(5)) < 0.4

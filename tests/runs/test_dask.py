@@ -183,7 +183,7 @@ def command(*arguments: object, preload: Path | None = None) -> Iterator[subproc
     if preload:
         environment["DASK_DISTRIBUTED__WORKER__PRELOAD"] = str([str(preload)])
     process = subprocess.Popen(
-        [sys.executable, "-m", "gpucal.cli.main", *map(str, arguments)],
+        [sys.executable, "-m", "gpucal", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

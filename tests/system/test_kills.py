@@ -73,8 +73,7 @@ def test_kills_lose_nothing(runs: Runs, source: Path, tmp_path: Path, product: s
 def test_kills_of_the_command_line(old: Made, tmp_path: Path, kills: int) -> None:
     chance = random.Random(kills)
     out, undisturbed = tmp_path / "out", tmp_path / "undisturbed"
-    # run elsewhere: a checkout's own gpucal/, without its kernels, would come before the package that is installed
-    command = [sys.executable, "-m", "gpucal.cli.main", "calibrate", str(old[0])]
+    command = [sys.executable, "-m", "gpucal", "calibrate", str(old[0])]
     flags = [f"--bin={name}={pairs}" for name, pairs in BINS.items()]
     began = time.monotonic()
     subprocess.run([*command, str(undisturbed), *flags], check=True, capture_output=True, cwd=tmp_path)

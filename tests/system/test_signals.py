@@ -167,7 +167,7 @@ def test_an_interrupt_while_polars_decodes_ends_a_run_in_order(tmp_path: Path, r
     (first,) = synthesize(raw, layout="2025", frames=2400)
     for planet in range(first + 1, first + 8):
         (raw / "train" / str(planet)).symlink_to(str(first))
-    command = [sys.executable, "-m", "gpucal.cli.main", "calibrate", str(raw)]
+    command = [sys.executable, "-m", "gpucal", "calibrate", str(raw)]
     for k in range(rounds):
         out = tmp_path / f"out-{k}"
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
