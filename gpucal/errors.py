@@ -6,10 +6,6 @@ The line names the planet, the detector, the file, what is wrong and what to do 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from gpucal.runs.summary import Summary
 
 __all__ = [
     "BackendUnavailable",
@@ -24,7 +20,6 @@ __all__ = [
     "MissingExtra",
     "OutputError",
     "OutputLost",
-    "RunFailed",
     "RunWarning",
     "Unstackable",
 ]
@@ -83,25 +78,6 @@ class Unstackable(OutputError):
 
 class RunWarning(UserWarning):
     """A run left something undone; the line says how much, and the first cause."""
-
-
-class RunFailed(GpucalError, RuntimeError):
-    """A run that was to raise on failure left something undone.
-
-    Parameters
-    ----------
-    line : str
-        How much, and the first cause.
-    summary : Summary
-        What the run did.
-    """
-
-    def __init__(self, line: str, summary: Summary) -> None:
-        super().__init__(line, summary)
-        self.summary = summary
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 class InputError(GpucalError, ValueError):

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from gpucal.backends import choose
-from gpucal.errors import ConfigError, InputError, OutputError, RunFailed, RunWarning, Unstackable
+from gpucal.errors import ConfigError, InputError, OutputError, RunWarning, Unstackable
 from gpucal.inputs.dataset import Dataset, Observation
 from gpucal.inputs.signal_file import open_signal
 from gpucal.pipeline.calibrate import checked_dtype, checked_threads
@@ -34,7 +34,7 @@ from gpucal.results.records import record_path, records, require_records
 from gpucal.results.writer import LOG, Store
 from gpucal.runs.gpus import Fleet, gpus_for
 from gpucal.runs.job import Job
-from gpucal.runs.summary import Summary, logged_to
+from gpucal.runs.summary import RunFailed, Summary, logged_to
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import DETECTORS
 from gpucal.settings.rules import OPEN, PRODUCTS
@@ -120,7 +120,7 @@ def run(
     progress : bool
         Show a progress bar with planets a minute and the time left.
     raise_on_failure : bool
-        Raise `gpucal.errors.RunFailed` at the end where something failed or is left, instead of a warning.
+        Raise `gpucal.runs.summary.RunFailed` at the end where something failed or is left, instead of a warning.
 
     Returns
     -------

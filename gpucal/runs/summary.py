@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gpucal.errors import GpucalError
 from gpucal.results.atomic import unwritable
 
-__all__ = ["Summary", "logged_to"]
+__all__ = ["RunFailed", "Summary", "logged_to"]
 
 log = logging.getLogger(__name__)
 
@@ -134,6 +135,25 @@ class Summary:
             share = self.stages[self.slowest_stage] / sum(self.stages.values())
             line += f", {self.planets_per_hour:,.0f} planets an hour, slowest stage {self.slowest_stage} ({share:.0%})"
         return line
+
+
+class RunFailed(GpucalError, RuntimeError):
+    """A run that was to raise on failure left something undone.
+
+    Parameters
+    ----------
+    line : str
+        How much, and the first cause.
+    summary : Summary
+        What the run did.
+    """
+
+    def __init__(self, line: str, summary: Summary) -> None:
+        super().__init__(line, summary)
+        self.summary = summary
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class _LogFile(logging.FileHandler):

@@ -15,8 +15,9 @@ from conftest import BINS, Made, broken
 import gpucal
 from gpucal import Calibration
 from gpucal.cli.main import main
-from gpucal.errors import ConfigError, RunFailed, RunWarning
+from gpucal.errors import ConfigError, RunWarning
 from gpucal.results.records import records
+from gpucal.runs.summary import RunFailed
 
 WISHES: dict[str, dict[str, object]] = {
     "nothing but bins": {},
