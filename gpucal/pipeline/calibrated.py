@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,6 @@ from gpucal.science.plan import Plan
 from gpucal.settings.detectors import Detector
 
 if TYPE_CHECKING:
-    from typing import Unpack
-
     import xarray
     from astropy.nddata import NDData
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -203,7 +203,7 @@ def to_hdus(cal: _Product) -> fits.HDUList:
     primary, science, quality = fits.PrimaryHDU(), fits.ImageHDU(signal, name="SCI"), fits.ImageHDU(cal.dq, name="DQ")
     cards = {
         "CREATOR": f"gpucal {__version__}",
-        "DATE": _date(datetime.now(timezone.utc).isoformat(timespec="seconds")),
+        "DATE": _date(datetime.now(UTC).isoformat(timespec="seconds")),
         "PLANET": cal.planet,
         "VISIT": cal.visit,
         "DETECTOR": cal.detector.name,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
 
@@ -98,7 +98,7 @@ def provenance(
         "versions": {"gpucal": __version__, "python": platform.python_version(), **loaded},
         "backend": backend,
         "device": device,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "steps": steps_done(config, plan, dq),
         "settings": config.to_dict(),
         "settings_hash": config.content_hash,

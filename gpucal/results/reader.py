@@ -7,7 +7,7 @@ import tokenize
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +21,6 @@ from gpucal.results.stacking import stacked
 from gpucal.science.light_curves import Choices, LightCurve
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import DETECTORS
-
-if TYPE_CHECKING:
-    from typing import Unpack
 
 __all__ = ["ORDER", "ResultArray", "Results", "complete", "open_results"]
 

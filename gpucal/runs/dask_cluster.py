@@ -78,7 +78,7 @@ def connected(
         with ThreadPoolExecutor(1) as pool:
             pool.submit(asyncio.run, _ask(distributed, address)).result()
         client = distributed.Client(address, timeout=ANSWER, set_as_default=False)
-    except (OSError, ValueError, RuntimeError, ImportError, asyncio.TimeoutError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise ClusterError(
             f"{address}: no Dask scheduler answers; start one with `dask scheduler`, or give no address for a cluster "
             "on this machine"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 import uuid
@@ -309,7 +308,7 @@ class Foreman:
             yield
         except GpucalError:  # some are an OSError as well
             raise
-        except (OSError, asyncio.TimeoutError, CancelledError) as error:
+        except (OSError, CancelledError) as error:
             raise self._gone(" ".join(str(error).split())) from error
 
     def _gone(self, why: str) -> ClusterError:

@@ -62,8 +62,7 @@ def gpus_for(backend: str | None, planets: int, memory: int | None = None) -> li
     wanted = backend or os.environ.get("GPUCAL_BACKEND") or "auto"
     most = min(planets, memory // DEFAULT_MEMORY if memory else planets)
     gpus = visible_gpus()[:most] if wanted in ("auto", "cupy") else []
-    # Settings reach the processes as TOML, which Python reads from 3.11 on.
-    able = len(gpus) > 1 and sys.version_info >= (3, 11) and importlib.util.find_spec("cupy") is not None
+    able = len(gpus) > 1 and importlib.util.find_spec("cupy") is not None
     return gpus if able else []
 
 

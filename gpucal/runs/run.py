@@ -322,7 +322,7 @@ def _differing(before: str, job: Job) -> Iterator[tuple[str, str, str]]:
 
 
 def _entries(toml: str) -> Iterator[tuple[str, str]]:
-    """Split what `Job.settings` has put together; Python 3.10 has no reader of TOML."""
+    """Split what `Job.settings` has put together into names and the text of values."""
     table = ""
     for line in toml.splitlines():
         name, equals, value = line.partition(" = ")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -364,12 +365,8 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     Raises
     ------
     ConfigError
-        If it cannot be read or parsed, or on Python 3.10, whose standard library has no TOML reader.
+        If it cannot be read or parsed.
     """
-    try:
-        import tomllib
-    except ImportError as error:
-        raise ConfigError(f"{path}: Python 3.10 cannot read TOML; use Python 3.11 or later") from error
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def check_history(history: Mapping[str, Any]) -> None:
     assert history["version"] == history["versions"]["gpucal"] == gpucal.__version__
     assert history["versions"]["numpy"] == np.__version__
     assert (history["backend"], bool(history["device"])) == ("numpy", True)
-    age = datetime.now(timezone.utc) - datetime.fromisoformat(history["created"])
+    age = datetime.now(UTC) - datetime.fromisoformat(history["created"])
     assert 0 <= age.total_seconds() < 3600
 
 

@@ -306,7 +306,7 @@ def test_the_wheel_says_what_it_needs(wheel: Path) -> None:
         names = archive.namelist()
         (said,) = [message_from_bytes(archive.read(name)) for name in names if name.endswith(".dist-info/METADATA")]
     assert wheel.name == f"gpucal-{gpucal.__version__}-py3-none-any.whl"
-    assert said["Requires-Python"] == ">=3.10"
+    assert said["Requires-Python"] == ">=3.11"
     requirements = [Requirement(line) for line in said.get_all("Requires-Dist", [])]
     unconditional = [r.name for r in requirements if r.marker is None or r.marker.evaluate({"extra": ""})]
     assert sorted(unconditional) == sorted(CORE)
