@@ -9,12 +9,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from gpucal._version import __version__
 from gpucal.errors import OutputError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = [
+    "FORMAT",
     "NOTE",
     "index_of",
     "is_finished",
@@ -25,6 +27,9 @@ __all__ = [
     "require_records",
     "visit_folders",
 ]
+
+FORMAT = 1
+"""The format of the records that this version writes; it reads older ones, and those of 0.1, which name none."""
 
 NOTE = "resumed-from.json"
 """File of a results folder that says what of other folders counts in it, see `gpucal.results.other_folders`."""
@@ -44,6 +49,9 @@ _MANIFEST: Mapping[str, str] = MappingProxyType(
         "inputs": "string",
     }
 )
+
+# What says which item a record is of, in every format.
+_KEY = ("planet", "visit", "detector")
 
 # Files that an item has at least, of either product.
 _KINDS = ({"signal", "dq", "time"}, {"flux", "error", "time"})
@@ -127,7 +135,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
     Raises
     ------
     OutputError
-        If it cannot be read.
+        If it cannot be read, or a newer gpucal wrote it in another format.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -135,14 +143,14 @@ def read_record(path: Path) -> dict[str, Any] | None:
         return None
     except OSError as error:
         raise OutputError(f"{path}: cannot be read ({error.strerror or error}); make it readable") from error
-    if not _is_record(record):
-        return None
     # A folder copied under another name holds records of what is not in it.
-    return record if [str(record[name]) for name in ("planet", "visit", "detector")] == _place(path) else None
-
-
-def _place(path: Path) -> list[str]:
-    return [*path.parts[-3:-1], path.stem]
+    if not isinstance(record, dict) or [str(record.get(name)) for name in _KEY] != [*path.parts[-3:-1], path.stem]:
+        return None
+    number = record.get("format", 0)
+    if type(number) is int and number > FORMAT:
+        problem = f"is a record of format {number}, and this gpucal reads formats up to {FORMAT}"
+        raise OutputError(f"{path}: {problem}; update gpucal, which is {__version__} here")
+    return record if _is_record(record) else None
 
 
 def is_finished(record: Mapping[str, Any]) -> bool:
@@ -239,12 +247,12 @@ def _encodable(value: object) -> object:
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
-def _is_record(found: object) -> bool:
+def _is_record(found: Mapping[str, Any]) -> bool:
     """Tell whether it has what readers rely on; the folder may hold other JSON files, and damaged ones."""
-    if not isinstance(found, dict):
-        return False
     # type() and not isinstance(), as JSON's true and false are integers to the latter
-    if [type(found.get(name)) for name in ("planet", "visit", "detector", "status")] != [int, int, str, str]:
+    if [type(found.get(name)) for name in (*_KEY, "status")] != [int, int, str, str]:
+        return False
+    if type(found.get("format", 0)) is not int:
         return False
     if found["status"] != "done":
         return True

@@ -20,7 +20,7 @@ import numpy as np
 from gpucal.errors import OutputError
 from gpucal.results.atomic import TEMPORARY, npy_writer, place, sync, temporary_name, unwritable
 from gpucal.results.locks import LOCK, Claims, holding, locks_work
-from gpucal.results.records import index_of, is_finished, is_whole, read_record, record_path, visit_folders
+from gpucal.results.records import FORMAT, index_of, is_finished, is_whole, read_record, record_path, visit_folders
 from gpucal.settings.detectors import DETECTORS, Detector
 
 if TYPE_CHECKING:
@@ -435,4 +435,4 @@ def _write_record(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def _dump(record: Mapping[str, Any], path: Path) -> None:
-    path.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    path.write_text(json.dumps({**record, "format": FORMAT}, indent=1), encoding="utf-8")
