@@ -234,7 +234,7 @@ def _read_note(folder: Path) -> _Note | None:
         raise OutputError(f"{file}: is damaged, or of a later version of gpucal; {again}") from error
 
 
-def _parsed(content: Any) -> _Note:  # noqa: ANN401, it is what JSON holds
+def _parsed(content: dict[str, Any]) -> _Note:
     """Read a note; raises TypeError, KeyError or ValueError if it is none."""
     if content["format"] != _FORMAT:
         raise ValueError(content["format"])
