@@ -42,11 +42,14 @@ def kind_of(line: str) -> str:
     return " ".join(line.split())
 
 
+# As many lines of a kind are shown one by one.
+_FEW = 5
+
+
 @dataclass
 class _Kind:
-    first: str
-    second: str = ""
-    count: int = 1
+    count: int = 0
+    lines: list[str] = field(default_factory=list)  # the first few
 
 
 @dataclass
@@ -71,13 +74,11 @@ class Kinds:
         """
         name = kind_of(line)
         with self._turn:
-            kind = self._kinds.get(name)
-            if kind is None:
-                self._kinds[name] = _Kind(line)
-                return True
+            kind = self._kinds.setdefault(name, _Kind())
             kind.count += 1
-            kind.second = kind.second or line
-            return False
+            if kind.count <= _FEW:
+                kind.lines.append(line)
+            return kind.count == 1
 
     def admits(self, record: LogRecord) -> bool:
         """Count a logged line; a filter for a handler of `logging`.
@@ -107,13 +108,10 @@ class Kinds:
         Yields
         ------
         str
-            A line a kind; the second one itself if there are two.
+            A line a kind; a few lines of a kind one by one.
         """
         for kind in self._kinds.values():
-            if kind.count > 2:
-                yield f"{kind.count:,} lines of this kind, {where}; the first: {kind.first}"
-                continue
-            if not shown:
-                yield kind.first
-            if kind.second:
-                yield kind.second
+            if kind.count > _FEW:
+                yield f"{kind.count:,} lines of this kind, {where}; the first: {kind.lines[0]}"
+            else:
+                yield from kind.lines[1 if shown else 0 :]

@@ -92,7 +92,7 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
     made, verbs = _parsers()
     words = [*argv]
     if words[:1] == ["help"]:
-        words = [*words[1:2], "--help"]
+        words = [*(word for word in words[1:2] if word != "help"), "--help"]
     at = next((n for n, word in enumerate(words) if not word.startswith("-")), len(words))
     if not words:
         made.print_help()
@@ -127,7 +127,8 @@ def _check_flags(parser: _Parser, words: Sequence[str], top: _Parser, verbs: Map
         found = [flag for flag in near(name, parser.flags, _SURE) if flag[:3] == name[:3] or not others]
         found = found or ([] if others else near(name, parser.flags))
         has = f"{joined(others, 'and')} {'has' if len(others) == 1 else 'have'} it" if others else ""
-        parser.error(f"`{parser.prog}` has no flag {name}{did_you_mean(found, has)}")
+        otherwise = "write it after the verb" if others and parser is top else has
+        parser.error(f"`{parser.prog}` has no flag {name}{did_you_mean(found, otherwise)}")
 
 
 def _with_negatives(words: Sequence[str], parser: _Parser) -> list[str]:

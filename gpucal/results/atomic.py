@@ -174,6 +174,6 @@ def unwritable(path: Path, error: OSError) -> OutputError:
         To be raised; `OutputLost` if nothing else can be written either.
     """
     if error.errno in (errno.EEXIST, errno.ENOTDIR) and (found := blocking_file(path)):
-        return OutputError(f"{found}: is a file; OUT must be a folder")
+        return OutputError(f"{found}: cannot be written, as it is a file; OUT must be a folder")
     kind = OutputLost if error.errno in _LOST else OutputError
     return kind(f"{path}: cannot be written ({error.strerror or error}); free space or choose another folder")

@@ -214,7 +214,7 @@ def test_near_path(desk: Path) -> None:
 def test_a_file_for_a_folder_in_python(old: Made, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(OutputError, match=r"file: is a file; OUT must be a folder$"):
+        with pytest.raises(OutputError, match=r"file: cannot be written, as it is a file; OUT must be a folder$"):
             gpucal.run(gpucal.open_dataset(old[0]), out)
 
 
@@ -254,11 +254,12 @@ def test_thousands_of_one_kind_are_a_line() -> None:
     assert [*kinds.rest("all in the log")] == [f"2,600 lines of this kind, all in the log; the first: {lines[0]}"]
 
 
-def test_two_of_one_kind_are_both_shown() -> None:
+@pytest.mark.parametrize("count", [2, 5])
+def test_a_few_of_one_kind_are_all_shown(count: int) -> None:
     kinds = Kinds()
-    lines = [ONE, ONE.replace("17", "23"), "something else"]
-    assert [kinds.is_first(line) for line in lines] == [True, False, True]
-    assert [*kinds.rest("there")] == lines[1:2]
+    lines = [*(ONE.replace("17", str(planet)) for planet in range(count)), "something else"]
+    assert [line for line in lines if kinds.is_first(line)] == [lines[0], lines[-1]]
+    assert [*kinds.rest("there")] == lines[1:-1]
     assert [*kinds.rest("there", shown=False)] == lines
 
 

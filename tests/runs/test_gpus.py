@@ -168,6 +168,23 @@ def test_one_item_fails_and_no_other(
     assert captured.err.count("planet 6 visit 1 FGS1: ") == 1
 
 
+def test_equal_failures_of_all_processes_are_one_line(
+    two_gpus: None, old: Made, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    for planet in range(100, 112):
+        (raw / "train" / str(planet)).mkdir(parents=True)
+    for name in ("axis_info.parquet", "train_adc_info.csv"):
+        shutil.copy(old[0] / name, raw)
+    assert main(["calibrate", str(raw), str(out)]) == 1
+    first, rest = capfd.readouterr().err.splitlines()
+    assert first.startswith("gpucal: planet 100 visit 0 AIRS-CH0: ")
+    said = f"24 lines of this kind, all of them in {out}/gpucal.log; the first: {first.removeprefix('gpucal: ')}"
+    assert rest == f"gpucal: {said}"
+    log = (out / "gpucal.log").read_text()
+    assert all(log.count(f"planet {planet} visit 0 ") == 2 for planet in range(100, 112))
+
+
 def test_a_process_that_ends_is_one_line(
     two_gpus: None, old: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
