@@ -6,43 +6,23 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hostile import ADCS, AIRS, BINS, FGS1, SMALL, Observation, every_config, observe
+from formulas import available, run
+from hostile import ADCS, AIRS, BINS, FGS1, SMALL, every_config, observe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import assert_close
 
-from gpucal.backends import PREFERENCE, load, numpy_
-from gpucal.errors import BackendUnavailable, InputError
+from gpucal.backends import load, numpy_
+from gpucal.errors import InputError
 from gpucal.science.plan import DQ
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import DETECTORS, Detector
-
-
-def available() -> list[str]:
-    """Backends that can run here; a backend that cannot says why in `test_backends`."""
-    names = []
-    for name in PREFERENCE:
-        try:
-            names.append(load(name).name)
-        except BackendUnavailable:
-            continue
-    return names
 
 
 def in_words(config: Calibration) -> str:
     """A test's name: what is on, and how bins and times are made."""
     on = [name for name, value in config.to_dict().items() if value is True]
     return "-".join([*on, config.reduce, config.integration])
-
-
-def run(obs: Observation, config: Calibration, backend: str = "numpy", block: int | None = None) -> np.ndarray:
-    """The package's cube, computed in blocks of that many pixels."""
-    plan, counts = obs.plan(config), obs.counts()
-    out = np.empty((plan.n_pixels, plan.n_bins))
-    for first in range(0, plan.n_pixels, block or plan.n_pixels):
-        pixels = slice(first, min(first + (block or plan.n_pixels), plan.n_pixels))
-        load(backend).bin_block(plan, pixels, counts[pixels], out[pixels])
-    return obs.cube(out)
 
 
 @pytest.mark.parametrize("config", list(every_config()), ids=in_words)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,34 +14,14 @@ import pytest
 from astropy import units
 from astropy.io import fits
 from astropy.nddata import NDData, StdDevUncertainty
-from conftest import BINS, Made
+from conftest import Made
+from stored import CONFIG, NAMES, check_history
 
 import gpucal
-from gpucal import DQ, Calibrated, Calibration
+from gpucal import DQ, Calibrated
 from gpucal.errors import ConfigError, MissingExtra
 from gpucal.pipeline.convert import to_hdus, to_nddata, to_xarray
 from gpucal.results.reader import Results
-
-CONFIG = Calibration(bins=BINS, dark=False, bad_pixels="interpolate")
-STEPS = {
-    **dict.fromkeys(["adc", "mask", "linearity", "cds", "bin", "flat", "interpolate"], "COMPLETE"),
-    "dark": "SKIPPED",
-}
-NAMES = ("AIRS-CH0", "FGS1")
-
-
-def check_history(history: Mapping[str, Any]) -> None:
-    assert history["steps"] == STEPS
-    assert Calibration.from_dict(history["settings"]) == CONFIG
-    assert history["settings_hash"] == CONFIG.content_hash
-    assert len(history["inputs"]) == 64
-    assert history["fingerprints"]
-    assert all(history["fingerprints"].values())
-    assert history["version"] == history["versions"]["gpucal"] == gpucal.__version__
-    assert history["versions"]["numpy"] == np.__version__
-    assert (history["backend"], bool(history["device"])) == ("numpy", True)
-    age = datetime.now(UTC) - datetime.fromisoformat(history["created"])
-    assert 0 <= age.total_seconds() < 3600
 
 
 @pytest.fixture(scope="module", params=NAMES)

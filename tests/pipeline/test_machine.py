@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_end_to_end import measured
+from measured import measured
 
 from gpucal.pipeline import machine as limits
 from gpucal.pipeline.machine import usable_cores

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -17,21 +16,13 @@ import pytest
 import xarray
 import zarr
 from astropy.io import fits
-from test_convert import CONFIG, NAMES, STEPS, check_history
+from stored import CONFIG, FULL, IDS, NAMES, STEPS, check_history, files, folder, full, one_line
 
 import gpucal
 from gpucal import DQ, Dataset
 from gpucal.errors import ConfigError, MissingExtra, OutputError
 from gpucal.results.export import FORMATS, export
 from gpucal.results.reader import Results
-
-IDS = [(5, 0), (5, 1)]
-
-
-def folder(dataset: Dataset, out: Path, config: gpucal.Calibration = CONFIG, **options: object) -> Path:
-    summary = gpucal.run(dataset, out, config, backend="numpy", **options)
-    assert not summary.failed
-    return out
 
 
 @pytest.fixture(scope="module", params=["float32", "float64"])
@@ -49,16 +40,6 @@ def plain(visits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def copy(plain: Path, tmp_path: Path) -> Path:
     return shutil.copytree(plain, tmp_path / "copy")
-
-
-def one_line(error: BaseException) -> str:
-    assert "\n" not in str(error)
-    return str(error)
-
-
-def files(path: Path) -> set[str]:
-    """Every file, temporary ones too."""
-    return {str(p.relative_to(path)) for p in path.rglob("*") if p.is_file()}
 
 
 def stack(results: Results, detector: str, kind: str) -> np.ndarray:
@@ -341,14 +322,6 @@ def test_a_failure_midway_keeps_what_was_there(copy: Path, tmp_path: Path, form:
     with pytest.raises(OutputError):
         export(gpucal.open_results(copy), to, form)
     assert {name: (to / name).read_bytes() for name in files(to)} == before
-
-
-def full(_: int) -> None:
-    """Fail as a full disk does."""
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-FULL = r"cannot be written \(No space left on device\); free space or"
 
 
 @pytest.mark.parametrize("form", FORMATS)

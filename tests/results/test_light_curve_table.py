@@ -13,8 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from test_convert import CONFIG, check_history
-from test_export import FULL, IDS, files, folder, full, one_line
+from stored import CONFIG, FULL, IDS, check_history, files, folder, full, one_line
 
 import gpucal
 from gpucal import Dataset

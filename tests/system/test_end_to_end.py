@@ -6,7 +6,6 @@ Calibration frames are drawn; where GPUCAL_REAL_CALIBRATION names a competition 
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from hostile import Observation
+from measured import measured
 from reference import assert_close
 
 import gpucal
@@ -82,25 +82,6 @@ def test_does_the_same_work_as_the_notebook(tmp_path: Path) -> None:
         assert sane.mean() > 0.98
         np.testing.assert_allclose(cal.signal[:, sane], theirs[:, sane], rtol=1e-9, atol=1e-9)
         np.testing.assert_allclose(cal.signal, theirs, rtol=1e-6, atol=1e-3)
-
-
-# The process prints its own peak of resident memory: getrusage's starts from that of the process that forked it.
-MEASURED = """
-import json, pathlib, re, sys
-from gpucal.cli.main import main
-code = main(sys.argv[1:])
-kilobytes = re.search(r"VmHWM:\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text())[1]
-print(json.dumps({"code": code, "peak": int(kilobytes) * 1024}))
-"""
-
-
-def measured(*arguments: object) -> dict[str, int]:
-    """Run the command line in a process of its own; exit code and peak resident memory in bytes."""
-    run = subprocess.run(
-        [sys.executable, "-c", MEASURED, *map(str, arguments)], capture_output=True, text=True, check=True
-    )
-    report: dict[str, int] = json.loads(run.stdout.splitlines()[-1])
-    return report
 
 
 @pytest.fixture(scope="module")

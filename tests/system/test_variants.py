@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import BINS, Made
+from formulas import available, run
 from hostile import ADCS, SMALL, linearity_limits, observe
 from reference import Reference, assert_close, is_bad_linearity
 from reference import hot_pixels as hot_by_astropy
-from test_formula import available, run
 
 import gpucal
 from gpucal import DQ, Calibration

@@ -1,0 +1,60 @@
+"""Products and results folders that two files of tests make and check alike."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from conftest import BINS
+
+import gpucal
+from gpucal import Calibration, Dataset
+
+CONFIG = Calibration(bins=BINS, dark=False, bad_pixels="interpolate")
+STEPS = {
+    **dict.fromkeys(["adc", "mask", "linearity", "cds", "bin", "flat", "interpolate"], "COMPLETE"),
+    "dark": "SKIPPED",
+}
+NAMES = ("AIRS-CH0", "FGS1")
+IDS = [(5, 0), (5, 1)]
+FULL = r"cannot be written \(No space left on device\); free space or"
+
+
+def check_history(history: Mapping[str, Any]) -> None:
+    assert history["steps"] == STEPS
+    assert Calibration.from_dict(history["settings"]) == CONFIG
+    assert history["settings_hash"] == CONFIG.content_hash
+    assert len(history["inputs"]) == 64
+    assert history["fingerprints"]
+    assert all(history["fingerprints"].values())
+    assert history["version"] == history["versions"]["gpucal"] == gpucal.__version__
+    assert history["versions"]["numpy"] == np.__version__
+    assert (history["backend"], bool(history["device"])) == ("numpy", True)
+    age = datetime.now(UTC) - datetime.fromisoformat(history["created"])
+    assert 0 <= age.total_seconds() < 3600
+
+
+def folder(dataset: Dataset, out: Path, config: gpucal.Calibration = CONFIG, **options: object) -> Path:
+    summary = gpucal.run(dataset, out, config, backend="numpy", **options)
+    assert not summary.failed
+    return out
+
+
+def one_line(error: BaseException) -> str:
+    assert "\n" not in str(error)
+    return str(error)
+
+
+def files(path: Path) -> set[str]:
+    """Every file, temporary ones too."""
+    return {str(p.relative_to(path)) for p in path.rglob("*") if p.is_file()}
+
+
+def full(_: int) -> None:
+    """Fail as a full disk does."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
