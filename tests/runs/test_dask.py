@@ -29,7 +29,7 @@ from distributed.comm import CommClosedError
 
 import gpucal
 from gpucal.cli.main import _client, main
-from gpucal.cli.parser import parser
+from gpucal.cli.parser import parsed
 from gpucal.errors import BackendUnavailable, ClusterError, ConfigError, MissingExtra, OutputLost
 from gpucal.results.records import records
 from gpucal.results.writer import Store
@@ -689,7 +689,7 @@ def test_gpus_count_only_where_they_may_be_used(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "cupy" or None)
     for backend in (None, "cupy", "numba", "numpy"):
         flags = [] if backend is None else ["--backend", backend]
-        arguments = parser().parse_args(["calibrate", "DATASET", "OUT", "--dask", *flags])
+        arguments = parsed(["calibrate", "DATASET", "OUT", "--dask", *flags])
         with pytest.raises(ClusterError, match="seen"), _client(arguments):
             pass
     monkeypatch.setenv("GPUCAL_BACKEND", "numba")

@@ -16,7 +16,7 @@ from conftest import CONFIG, again, broken
 
 import gpucal
 from gpucal.cli.main import main
-from gpucal.cli.parser import parser
+from gpucal.cli.parser import parsed
 from gpucal.errors import ConfigError, OutputError
 from gpucal.results.verify import verify
 
@@ -350,7 +350,7 @@ def test_impossible_time_limits(source: Path, tmp_path: Path, limit: object) -> 
     ("text", "seconds"), [("8.5h", 30600), ("90m", 5400), ("1h30m", 5400), ("20s", 20), ("1m5.5s", 65.5)]
 )
 def test_time_limits_on_the_command_line(text: str, seconds: float) -> None:
-    arguments = parser().parse_args(["calibrate", "DATASET", "OUT", "--time-limit", text])
+    arguments = parsed(["calibrate", "DATASET", "OUT", "--time-limit", text])
     assert arguments.time_limit == seconds
 
 
