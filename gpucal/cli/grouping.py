@@ -1,4 +1,4 @@
-"""Lines that say the same of other planets or files: the first is shown at once, the others are counted."""
+"""Lines that say the same of other planets or files: the first few are shown, the others are counted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from threading import Lock
 
 from gpucal.settings.detectors import DETECTORS
 
-__all__ = ["Kinds", "kind_of"]
+__all__ = ["FEW", "Kinds", "kind_of"]
 
 # What tells a line from others of its kind, in this order.
 _PARTICULARS = (
@@ -42,8 +42,8 @@ def kind_of(line: str) -> str:
     return " ".join(line.split())
 
 
-# As many lines of a kind are shown one by one.
-_FEW = 5
+FEW = 5
+"""How many lines of a kind are shown one by one."""
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Kinds:
     _kinds: dict[str, _Kind] = field(default_factory=dict)
     _turn: Lock = field(default_factory=Lock)
 
-    def is_first(self, line: str) -> bool:
+    def is_news(self, line: str) -> bool:
         """Count a line.
 
         Parameters
@@ -70,15 +70,15 @@ class Kinds:
         Returns
         -------
         bool
-            Whether it is the first of its kind, to be shown.
+            Whether it is among the first of its kind, to be shown.
         """
         name = kind_of(line)
         with self._turn:
             kind = self._kinds.setdefault(name, _Kind())
             kind.count += 1
-            if kind.count <= _FEW:
+            if news := kind.count <= FEW:
                 kind.lines.append(line)
-            return kind.count == 1
+            return news
 
     def admits(self, record: LogRecord) -> bool:
         """Count a logged line; a filter for a handler of `logging`.
@@ -91,27 +91,27 @@ class Kinds:
         Returns
         -------
         bool
-            As of `is_first`.
+            As of `is_news`.
         """
-        return self.is_first(record.getMessage())
+        return self.is_news(record.getMessage())
 
     def rest(self, where: str, *, shown: bool = True) -> Iterator[str]:
-        """Account for the lines that were not the first of their kind.
+        """Account for the kinds that had more than a few lines.
 
         Parameters
         ----------
         where : str
             Where all of them are, such as ``all of them in OUT/gpucal.log``.
         shown : bool
-            Whether the first ones have been shown.
+            Whether the first few have been; else those of kinds that had no more come too.
 
         Yields
         ------
         str
-            A line a kind; a few lines of a kind one by one.
+            A line a kind.
         """
         for kind in self._kinds.values():
-            if kind.count > _FEW:
+            if kind.count > FEW:
                 yield f"{kind.count:,} lines of this kind, {where}; the first: {kind.lines[0]}"
-            else:
-                yield from kind.lines[1 if shown else 0 :]
+            elif not shown:
+                yield from kind.lines

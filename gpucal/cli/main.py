@@ -210,7 +210,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
 
 @contextmanager
 def _grouped(arguments: argparse.Namespace) -> Iterator[None]:
-    """Show the first line of every kind as it comes, and in the end how many there were; the log has all."""
+    """Show the first few lines of every kind as they come, and in the end how many there were; the log has all."""
     from gpucal.results.writer import LOG
 
     kinds = Kinds()
@@ -238,7 +238,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     found, kinds = 0, Kinds()
     for line in verify(arguments.out):
         found += 1
-        if arguments.all or kinds.is_first(line):
+        if arguments.all or kinds.is_news(line):
             _say(line)
     _say_rest(arguments, kinds, shown=True)
     mend = "; remove what is there of it and run `gpucal calibrate` again" if found else ""
@@ -262,7 +262,7 @@ def _report(arguments: argparse.Namespace) -> int:
         if arguments.all:
             _say(line)
         else:
-            kinds.is_first(line)
+            kinds.is_news(line)
     _say_rest(arguments, kinds, shown=False)
     return DONE
 
