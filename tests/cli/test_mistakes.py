@@ -69,7 +69,10 @@ def test_a_mistake_gets_its_line(
     monkeypatch.chdir(desk)
     monkeypatch.setitem(sys.modules, "cupy", None)  # as where it is not installed
     there = sorted(desk.iterdir())
-    assert told(command, capfd) == CASES[command]
+    said = told(command, capfd)
+    for name in ("data", "gpucal-demo/raw"):  # links, which are followed where a data set is named
+        said = said.replace(str((desk / name).resolve()), f"/desk/{name}")
+    assert said == CASES[command]
     assert sorted(desk.iterdir()) == there
 
 
@@ -144,7 +147,7 @@ def test_durations(text: str, seconds: float) -> None:
 
 
 def settings_of(*flags: str) -> Calibration:
-    return settings_from(parsed(["calibrate", "data", "out", *flags]), "ariel2024")
+    return settings_from(parsed(["calibrate", "data", "out", *flags]))
 
 
 @pytest.mark.parametrize("name", ["AIRS-CH0", "AIRS", "airs", "airs-ch0", "airs_ch0", "Airs-Ch0", "AIRSCH0"])
