@@ -9,6 +9,7 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gpucal._moved import find_moved
 from gpucal._version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ __all__ = [
 if not Path(__file__).with_name("kernels").is_dir():
     # A checkout: there gpucal.kernels is the folder beside this one; what is installed has it inside.
     __path__.append(str(Path(__file__).parents[1]))
+
+find_moved()
 
 _ROOMS = {
     "DQ": "science.plan",
