@@ -30,7 +30,7 @@ from gpucal.settings.detectors import Detector
 
 CASES = cases()
 SEEDS = range(20)
-CONFIG = Calibration(bins=BINS)
+CONFIG = Calibration(bins=BINS, integration="notebook")
 
 
 def backend() -> ModuleType:

@@ -20,7 +20,7 @@ from gpucal.settings.calibration import Calibration
 
 CASES = cases()
 SEEDS = range(20)
-CONFIG = Calibration(bins=BINS)
+CONFIG = Calibration(bins=BINS, integration="notebook")
 
 
 def test_auto_takes_the_gpu(device: standin.Machine, monkeypatch: pytest.MonkeyPatch) -> None:

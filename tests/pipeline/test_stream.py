@@ -30,7 +30,7 @@ from gpucal.pipeline import memory as budget
 from gpucal.pipeline import stream
 from gpucal.pipeline.stream import Item, Line, Outcome
 
-CONFIG = Calibration(bins=BINS)
+CONFIG = Calibration(bins=BINS, integration="notebook")
 PLANETS = tuple(range(1, 8))
 OUTPUT = 4 * 32 * 32 * 8
 FLOAT64 = np.dtype(np.float64)

@@ -40,7 +40,7 @@ from gpucal.runs.summary import Summary
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import DETECTORS
 
-CONFIG = Calibration(bins=BINS)
+CONFIG = Calibration(bins=BINS, integration="notebook")
 ITEMS = 2 * len(PLANETS)
 FLAGS = [f"--bin={name}={pairs}" for name, pairs in BINS.items()]
 

@@ -29,7 +29,7 @@ from gpucal.runs.gpus import gpus_for
 from gpucal.runs.summary import Summary
 from gpucal.settings.calibration import Calibration
 
-CONFIG = Calibration(bins=BINS)
+CONFIG = Calibration(bins=BINS, integration="notebook")
 FLAGS = [f"--bin={name}={pairs}" for name, pairs in BINS.items()]
 ITEMS = 2 * len(PLANETS)
 

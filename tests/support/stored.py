@@ -15,7 +15,7 @@ from conftest import BINS
 import gpucal
 from gpucal import Calibration, Dataset
 
-CONFIG = Calibration(bins=BINS, dark=False, bad_pixels="interpolate")
+CONFIG = Calibration(bins=BINS, integration="notebook", dark=False, bad_pixels="interpolate")
 STEPS = {
     **dict.fromkeys(["adc", "mask", "linearity", "cds", "bin", "flat", "interpolate"], "COMPLETE"),
     "dark": "SKIPPED",
