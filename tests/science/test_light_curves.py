@@ -185,9 +185,9 @@ def test_optimal_weights_lower_the_noise_and_keep_the_depth() -> None:
         ({"background_rows": ((0, 40),)}, "background_rows = (0, 40)"),
         (
             {"background_rows": ((0, 20), (9, 32))},
-            "background_rows = ((0, 20), (9, 32)): just the rows that are summed",
+            "background_rows = ((0, 20), (9, 32)): these are the rows that are summed",
         ),
-        ({"rows": (3, 5), "background_rows": ((3, 5),)}, "of which nothing is left; choose others"),
+        ({"rows": (3, 5), "background_rows": ((3, 5),)}, "so nothing would be left; choose others"),
         ({"detector": "FGS1"}, "unknown choice detector; there are weights, rows, background_rows"),
     ],
     ids=str,
