@@ -168,8 +168,14 @@ FILES: dict[str, tuple[bytes, str] | tuple[bytes, str, str]] = {
     "signal-dictionary-2-GiB": (changed(page_says(0, uncompressed=2**31 - 1)), "more bytes or values than its rows"),
     "signal-dictionary-of-2**31": (changed(page_says(0, values=2**31 - 1)), "more bytes or values than its rows"),
     "signal-page-of-2**31": (changed(page_says(1, values=2**31 - 1)), "more bytes or values than its rows"),
-    "signal-page-below-nothing": (changed(page_says(1, uncompressed=-1)), "less than nothing"),
-    "signal-values-below-nothing": (changed(page_says(1, values=-5)), "less than nothing"),
+    "signal-page-below-nothing": (
+        changed(page_says(1, uncompressed=-1)),
+        "header with a negative size or count",
+    ),
+    "signal-values-below-nothing": (
+        changed(page_says(1, values=-5)),
+        "header with a negative size or count",
+    ),
     "signal-stored-2-GiB": (changed(page_says(1, compressed=2**31 - 1)), "ends outside the file"),
     "signal-bomb": (changed(inflating(2**28, 2**28)), "more bytes or values than its rows"),
     "signal-hidden-bomb": (changed(inflating(2**28, 64)), "cannot be decoded ("),
