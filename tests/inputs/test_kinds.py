@@ -1,4 +1,4 @@
-"""Files of another kind under the name of a Parquet file or a table: called by their names, each with its own mend."""
+"""Files of another kind named like a Parquet file or a table: each is called by its kind, with its own mend."""
 
 from __future__ import annotations
 

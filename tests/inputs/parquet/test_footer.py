@@ -1,4 +1,4 @@
-"""Footers and page headers, parsed here and by pyarrow alike: whatever their layout, and whatever looks like one."""
+"""Footers and page headers: parsed here as pyarrow parses them, in any layout, and among bytes that look like them."""
 
 from __future__ import annotations
 
