@@ -1,6 +1,6 @@
-"""Every error gpucal raises on purpose: typed, and one line long.
+"""Every error that gpucal raises on purpose: typed, and one line long.
 
-The line names the planet, the detector, the file, what is wrong and what to do about it, as far as they are known.
+The line names the planet, the detector, the file, the problem and its mend, as far as they are known.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ class DatasetError(GpucalError, LookupError):
 
 
 class BackendUnavailable(GpucalError, ImportError):
-    """A backend asked for by name cannot run here; the line says why, and the mend."""
+    """A backend asked for by name cannot run here; the line gives the reason and the mend."""
 
 
 class BrokenDevice(BackendUnavailable):
-    """A GPU fails at its first kernel, or computes something else than NumPy; nothing may run on it."""
+    """A GPU fails at its first kernel, or its results differ from NumPy's; nothing may run on it."""
 
 
 class DeviceError(GpucalError, RuntimeError):
-    """A GPU failed, or the process that used it; the line names the device."""
+    """A GPU failed, or the process that used it did; the line names the device."""
 
 
 class DeviceMemoryError(DeviceError, MemoryError):
-    """A GPU has no room for the least that is needed."""
+    """A GPU has too little free memory for the smallest piece of work."""
 
 
 class ClusterError(GpucalError, RuntimeError):
@@ -61,7 +61,7 @@ class ClusterError(GpucalError, RuntimeError):
 
 
 class MissingExtra(GpucalError, ImportError):
-    """An optional dependency is not installed; the line says which extra brings it."""
+    """An optional dependency is not installed; the line names the extra that installs it."""
 
 
 class OutputError(GpucalError, OSError):
@@ -69,19 +69,19 @@ class OutputError(GpucalError, OSError):
 
 
 class OutputLost(OutputError):
-    """Nothing more can be written to the results folder: it is full, over its quota, or read-only by now."""
+    """The results folder cannot be written to any more: it is full, over its quota, or has become read-only."""
 
 
 class Unstackable(OutputError):
-    """Observations, or the detectors of one, differ in shape: each is there by itself, but not put together."""
+    """Observations, or the detectors of one, differ in shape: each can be read alone, but not as one array."""
 
 
 class RunWarning(UserWarning):
-    """A run left something undone; the line says how much, and the first cause."""
+    """A run left something undone; the line gives the number of items and the first cause."""
 
 
 class InputError(GpucalError, ValueError):
-    """One observation's input is unusable: it costs that observation, never the run.
+    """One observation's input is unusable: the error costs that observation, never the run.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ class InputError(GpucalError, ValueError):
     path : Path, optional
         The file in question.
     where : str, optional
-        Planet, visit and detector, put in front of the line.
+        Planet, visit and detector; the line begins with them.
     """
 
     def __init__(self, problem: str, mend: str, path: Path | None = None, where: str = "") -> None:
@@ -103,18 +103,7 @@ class InputError(GpucalError, ValueError):
         self.where = where
 
     def at(self, where: str) -> InputError:
-        """Return the same error saying which planet, visit and detector it concerns.
-
-        Parameters
-        ----------
-        where : str
-            Planet, visit and detector.
-
-        Returns
-        -------
-        InputError
-            A new error; one that already says where is returned as it is.
-        """
+        """Return the same error with planet, visit and detector in ``where``, unless they are known already."""
         return self if self.where else InputError(self.problem, self.mend, self.path, where)
 
     def __str__(self) -> str:

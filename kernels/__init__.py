@@ -1,7 +1,7 @@
 """CUDA sources of gpucal, shipped as package data (importable as ``gpucal.kernels``).
 
-Each ``NAME.cu`` is self-contained and holds one kernel, ``NAME``, with C linkage; its opening comment says what it
-computes, the layout of its arguments and how it is launched.
+Each ``NAME.cu`` is self-contained and holds one kernel, ``NAME``, with C linkage. Its opening comment describes the
+result, the layout of the arguments and the launch.
 """
 
 from __future__ import annotations
@@ -14,43 +14,24 @@ NAMES = ("calibrate", "horner")
 """The kernels."""
 
 THREADS = 128
-"""Threads of a block, of each of them."""
+"""Threads of a block, for each kernel."""
 
 ROW = 64
-"""Counts: rows are padded to a multiple, 128 bytes."""
+"""Rows of counts are padded to a multiple of this many, 128 bytes."""
 
-# Thread blocks worth launching: a dozen for each multiprocessor of a large GPU, so that the last do not leave it idle.
+# Thread blocks to launch, at least: a dozen for each multiprocessor of a large GPU, so that few idle at the end.
 _BLOCKS = 2048
 
 
 def source(name: str) -> str:
-    """Read a kernel's source.
-
-    Parameters
-    ----------
-    name : str
-        One of `NAMES`.
-
-    Returns
-    -------
-    str
-        CUDA; compiler errors name the file and its lines.
-    """
+    """Return the CUDA source of a kernel of `NAMES`; compiler errors name its file and lines."""
     return f'#line 1 "{name}.cu"\n' + files(__name__).joinpath(f"{name}.cu").read_text(encoding="utf-8")
 
 
 def calibrate_grid(n_pixels: int, n_bins: int) -> tuple[int, int]:
-    """Choose a grid for ``calibrate``; any gives the same bits.
+    """Choose a grid for ``calibrate``: blocks (of four warps) that share a pixel's bins, and blocks along the pixels.
 
-    Parameters
-    ----------
-    n_pixels, n_bins : int
-        What it is launched on.
-
-    Returns
-    -------
-    tuple of int
-        Blocks that share a pixel's bins, each with four warps, and blocks along the pixels.
+    Any grid gives the same bits.
     """
     across = max(1, min(-(-n_bins // 4), -(-_BLOCKS // n_pixels)))
     return across, min(n_pixels, 65_535)

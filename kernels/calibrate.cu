@@ -2,26 +2,26 @@
 //
 //     out[p, b] = ( sum over the bin's pairs of [ P(n_end) - P(n_start) ]  -  dark * tau[b] ) / divisor
 //
-// Layout   counts (pixel, frame) uint16, rows padded to a pitch of a multiple of 64 counts (128 bytes), so that every
-//          row starts on a 16-byte load; what lies in the padding is never used. Frames 2i and 2i+1 are the start and
-//          end reads of pair i: one aligned 32-bit word. out is (pixel, bin).
-// Mapping  A thread block works on one pixel at a time, blockIdx.y and then every gridDim.y further, and its warps
-//          share that pixel's bins in runs, with the other blocks of the same blockIdx.y. Any grid gives the same bits.
-// A run    As many whole bins as fit 508 pairs (a bin longer than that comes in pieces). The warp copies it to shared
-//          memory by 16-byte loads, 512 contiguous bytes each, four under way at once, and then 1, 2, 4, ... 32 lanes
-//          sum a bin, whichever leaves at most 15 pairs a lane: 2 lanes at 30 pairs a bin, 32 at 360.
-// Bytes    Each count is fetched once (2 bytes), 64 bytes of constants a warp and pixel, 8 bytes of tau a bin, and 8
-//          bytes a bin are written. An Ariel observation, both detectors: 478 MB of counts, 22 MB of constants and tau,
-//          most of it from the cache, 15 MB written (benchmarks/kernels.py counts them).
+// Layout   counts (pixel, frame) uint16. Rows are padded to a pitch of a multiple of 64 counts (128 bytes), so every
+//          row starts on a 16-byte load; the padding is never used. Frames 2i and 2i+1 are the start and end reads of
+//          pair i: one aligned 32-bit word. out is (pixel, bin).
+// Mapping  A thread block works on one pixel at a time: pixel blockIdx.y, then every gridDim.y-th further. Its warps
+//          and the other blocks of the same blockIdx.y share that pixel's bins, in runs. Any grid gives the same bits.
+// A run    As many whole bins as fit 508 pairs; a longer bin comes in pieces. The warp copies a run to shared memory by
+//          16-byte loads, 512 contiguous bytes each, four in flight at once. Then 1, 2, 4, ... or 32 lanes sum a bin:
+//          the fewest that leave at most 15 pairs a lane, so 2 lanes at 30 pairs a bin, and 32 at 360.
+// Bytes    Each count is fetched once (2 bytes). 64 bytes of constants are fetched for a warp and pixel, and 8 bytes of
+//          tau a bin; 8 bytes a bin are written. For an Ariel observation, both detectors, this makes 478 MB of counts,
+//          22 MB of constants and tau, mostly from the cache, and 15 MB written (benchmarks/kernels.py counts them).
 // Work     A pair takes 14 double-precision operations: 2 conversions, 2 * (4 fused multiply-adds and a product), a
-//          difference and a sum. The difference is of two rounded values, so that equal reads differ by exactly 0.
+//          difference and a sum. The two values of a difference are rounded first, so equal reads differ by exactly 0.
 // Needs    128 threads a block, 8.5 KB of shared memory, 55 to 64 registers by architecture (tests/kernels/test_nvrtc.py).
 
-#define WARPS 4     // in a thread block
-#define LOADS 4     // of 16 bytes a lane, for a stage
-#define STAGE 508   // pairs a warp stages at a time: with up to 3 that come before in the first 16 bytes, all LOADS hold
-#define A_LANE 15   // pairs of a bin for one lane, at most, while there are lanes: 32 lanes' fit a stage
-#define BLOCKS 8    // of this size on a multiprocessor: up to 64 registers. Left to itself, ptxas spills on sm_100.
+#define WARPS 4     // warps in a thread block
+#define LOADS 4     // loads of 16 bytes a lane, for one stage
+#define STAGE 508   // pairs that a warp stages at a time: LOADS hold these and up to 3 more before the first one
+#define A_LANE 15   // pairs of a bin for one lane, at most, until all 32 lanes are used; 32 times as many fit a stage
+#define BLOCKS 8    // such blocks on a multiprocessor: up to 64 registers. Without this bound ptxas spills on sm_100.
 #define ALL 0xffffffffu
 
 // A pixel's constants: c1 ... c5 of P in raw counts (c0 cancels in a pair), dark, divisor, and the floor on the count.
@@ -50,15 +50,15 @@ calibrate(const unsigned short *__restrict__ counts, long long pitch, int n_pixe
     const unsigned *staged = (const unsigned *)stages[warp];
     const double *c = constants[warp];
 
-    int lanes = 1; // that share a bin
+    int lanes = 1; // lanes that share a bin
     while (lanes < 32 && lanes * A_LANE < pairs_per_bin)
         lanes *= 2;
     const int groups = 32 / lanes, group = lane / lanes, member = lane % lanes;
-    const int rounds = STAGE / groups / pairs_per_bin; // 0 where a bin is longer than a stage: it has the warp for itself
+    const int rounds = STAGE / groups / pairs_per_bin; // 0 if a bin is longer than a stage: then the warp sums one bin
     const int run = rounds ? rounds * groups : groups; // bins
 
     for (int pixel = blockIdx.y; pixel < n_pixels; pixel += gridDim.y) {
-        __syncwarp(); // the last pixel's constants have been used
+        __syncwarp(); // all lanes have used the last pixel's constants
         if (lane < CONSTANTS)
             constants[warp][lane] = __ldg(pixels + (long long)pixel * CONSTANTS + lane);
         __syncwarp();
@@ -78,13 +78,13 @@ calibrate(const unsigned short *__restrict__ counts, long long pitch, int n_pixe
                 for (int k = 0; k < LOADS; ++k)
                     if (4 * (32 * k + lane) < skip + here)
                         words[k] = __ldg(row + begin / 4 + 32 * k + lane);
-                __syncwarp(); // the last stage has been used
+                __syncwarp(); // all lanes have used the last stage
 #pragma unroll
                 for (int k = 0; k < LOADS; ++k)
                     stages[warp][32 * k + lane] = words[k];
                 __syncwarp();
 
-                for (int bin = group; bin - group < bins; bin += groups) { // the same turns for every lane
+                for (int bin = group; bin - group < bins; bin += groups) { // as many turns for every lane
                     const int from = min(bin * pairs_per_bin, here), to = min(from + pairs_per_bin, here);
                     for (int pair = from + member; pair < to; pair += lanes) {
                         const unsigned reads = staged[skip + pair], start = reads & 0xffff, end = reads >> 16;

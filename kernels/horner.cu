@@ -4,9 +4,9 @@
 // Mapping  A thread has one pixel, keeps its coefficients in registers and steps through frames, gridDim.y apart:
 //          neighbouring threads touch neighbouring words. Any grid gives the same bits.
 // Bytes    16 a sample, read once and written once. The array expression `result * electrons + c` of degree 5 makes ten
-//          passes, 24 bytes for a product and 16 for a sum (its coefficients stay in the cache), and begins with zeros
-//          and a sum, 24 more: 224 bytes a sample.
-// Work     Products and sums are rounded each for itself, not fused, so that the bits are those of the expression.
+//          passes: 24 bytes for each product and 16 for each sum, as its coefficients stay in the cache. It begins with
+//          zeros and a sum, 24 bytes more. Together this makes 224 bytes a sample.
+// Work     Each product and each sum is rounded, none is fused, so the bits are those of the expression.
 
 #define DEGREE 5
 
@@ -21,7 +21,7 @@ horner(const double *__restrict__ electrons, const double *__restrict__ coeffici
             c[k] = __ldg(coefficients + k * n_pixels + pixel);
         for (long long frame = blockIdx.y; frame < n_frames; frame += gridDim.y) {
             const double n = __ldg(electrons + frame * n_pixels + pixel);
-            double result = __dadd_rn(0.0, c[DEGREE]); // as the expression: a coefficient of -0.0 becomes 0.0
+            double result = __dadd_rn(0.0, c[DEGREE]); // as in the expression, a coefficient of -0.0 becomes 0.0
             for (int k = DEGREE - 1; k >= 0; --k)
                 result = __dadd_rn(__dmul_rn(result, n), c[k]);
             out[frame * n_pixels + pixel] = result;

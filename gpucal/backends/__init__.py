@@ -1,8 +1,8 @@
-"""Which backends there are, which can run here, and why not.
+"""The backends: which of them can run here, and why the others cannot.
 
 A backend is a module with ``probe() -> str``, which raises `BackendUnavailable` with the reason and the mend, and
-``bin_block(plan, pixels, counts, out) -> saturated``, the formula over one pixel block. One for devices has ``bind()``
-instead, which makes such a function for the device that is current, and ``OnDevice``, a `Memory` there.
+``bin_block(plan, pixels, counts, out) -> saturated``, the formula over one pixel block. A backend for devices has
+``bind()`` instead, which returns such a function for the current device, and ``OnDevice``, a `Memory` there.
 """
 
 from __future__ import annotations
@@ -37,36 +37,30 @@ class BinBlock(Protocol):
     def __call__(
         self, plan: Plan, pixels: slice, counts: NDArray[np.uint16], out: NDArray[np.float64]
     ) -> NDArray[np.bool_]:
-        """Fill ``out``; say which pixels are saturated."""
+        """Fill ``out``; return which pixels are saturated."""
 
 
 class Memory(Protocol):
-    """Where results are, and how a block gets there."""
+    """The place of results, and the way a block gets there."""
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """Make an array for a result (time, wavelength, spatial)."""
 
     def bin_into(self, plan: Plan, pixels: slice, counts: NDArray[np.uint16], target: Array) -> NDArray[np.bool_]:
-        """Bin a block into ``target`` (bin, pixel), part of such an array; say which pixels are saturated."""
+        """Bin a block into ``target`` (bin, pixel), part of such an array; return which pixels are saturated."""
 
     def change(self, signal: Array, how: Callable[[Array], None]) -> None:
-        """Call ``how`` on a result, where it is."""
+        """Call ``how`` on a result, in the memory where it is."""
 
 
 @dataclass(frozen=True)
 class InMemory:
-    """Results are NumPy arrays.
-
-    Parameters
-    ----------
-    bin_block : callable
-        A backend's.
-    """
+    """Results are NumPy arrays, made with a backend's ``bin_block``."""
 
     bin_block: BinBlock
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-        """As of `Memory`."""
+        """See `Memory.empty`."""
         import numpy as np
 
         return np.empty(shape, dtype)
@@ -74,7 +68,7 @@ class InMemory:
     def bin_into(
         self, plan: Plan, pixels: slice, counts: NDArray[np.uint16], target: NDArray[Any]
     ) -> NDArray[np.bool_]:
-        """As of `Memory`."""
+        """See `Memory.bin_into`."""
         import numpy as np
 
         binned = np.empty((len(counts), plan.n_bins))
@@ -84,7 +78,7 @@ class InMemory:
         return saturated
 
     def change(self, signal: NDArray[Any], how: Callable[[NDArray[Any]], None]) -> None:
-        """As of `Memory`."""
+        """See `Memory.change`."""
         how(signal)
 
 
@@ -101,7 +95,7 @@ class Backend:
     bin_block : callable
         The formula over one pixel block.
     on_device : callable, optional
-        Makes the `Memory` that keeps results on its device; None where it has none.
+        Makes the `Memory` that keeps results on its device; None for a backend without a device.
     """
 
     name: str
@@ -110,22 +104,9 @@ class Backend:
     on_device: Callable[[], Memory] | None = None
 
     def memory(self, device: bool) -> Memory:
-        """Return where its results are to be.
+        """Return the memory for results: the backend's device, or the host.
 
-        Parameters
-        ----------
-        device : bool
-            On its device.
-
-        Returns
-        -------
-        Memory
-            There.
-
-        Raises
-        ------
-        BackendUnavailable
-            If it has no device.
+        `BackendUnavailable` is raised if a device is asked for and the backend has none.
         """
         if not device:
             return InMemory(self.bin_block)
@@ -137,23 +118,7 @@ class Backend:
 
 
 def load(name: str) -> Backend:
-    """Load one backend by name.
-
-    Parameters
-    ----------
-    name : str
-        One of `PREFERENCE`.
-
-    Returns
-    -------
-    Backend
-        The backend.
-
-    Raises
-    ------
-    BackendUnavailable
-        If it cannot run here; the line says why, and the mend.
-    """
+    """Load a backend of `PREFERENCE` by name; if it cannot run here, `BackendUnavailable` gives reason and mend."""
     module = importlib.import_module(f"gpucal.backends.{name}_")
     runs_on = module.probe()
     bin_block = module.bind() if hasattr(module, "bind") else module.bin_block
@@ -171,7 +136,8 @@ def choose(name: str | None = None) -> Backend:
     Returns
     -------
     Backend
-        The backend. ``'auto'`` logs, once, why it passed over faster ones; a name never steps down.
+        The backend. ``'auto'`` logs, once, why faster backends cannot run. A backend asked for by name is never
+        replaced by another.
 
     Raises
     ------

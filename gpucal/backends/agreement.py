@@ -1,4 +1,4 @@
-"""Whether a backend computes what NumPy does: a small cube with something of everything, and the comparison."""
+"""Compare a backend with NumPy, on a small cube that has an example of every kind of pixel."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from gpucal.settings.detectors import DETECTORS
 
 __all__ = ["difference", "example"]
 
-# 1e-12 of a value or of an electron, and 1e-13 of the sum of |P(n)| over a bin of 2 * 360 reads below 2e5 electrons:
-# what rounding in another order may come to. Anything wrong is many orders beyond.
+# Rounding in another order may change a value by 1e-12 of itself or of an electron, and by 1e-13 of the sum of |P(n)|
+# over a bin of 2 * 360 reads below 2e5 electrons. Real errors are larger by many orders.
 _TOLERANCE = MappingProxyType({"relative": 1e-12, "absolute": 1e-12 + 1e-13 * 720 * 2e5})
 
 _PIXELS, _FRAMES = 70, 2 * (2 * 360 + 1)
 
 
 def difference(bin_block: BinBlock) -> float:
-    """Compare a backend with NumPy on 70 pixels, at 1, 7, 30 and 360 pairs a bin; some milliseconds.
+    """Compare a backend with NumPy on 70 pixels, at 1, 7, 30 and 360 pairs a bin; this takes some milliseconds.
 
     Parameters
     ----------
@@ -33,8 +33,8 @@ def difference(bin_block: BinBlock) -> float:
     Returns
     -------
     float
-        The worst difference over what rounding explains: up to 1 is parity; infinite where a saturated pixel is missed,
-        or one of two values is not finite.
+        The worst difference as a multiple of the rounding errors allowed: up to 1 the backend agrees. It is infinite if
+        a saturated pixel is missed, or a value is finite in one of the two results only.
     """
     counts = _counts()
     worst = 0.0
@@ -50,20 +50,7 @@ def difference(bin_block: BinBlock) -> float:
 
 
 def example(n_bins: int = 187, pairs_per_bin: int = 30) -> tuple[Plan, NDArray[np.uint16]]:
-    """Make up a block to time a backend on.
-
-    Parameters
-    ----------
-    n_bins, pairs_per_bin : int
-        Its size in time; by default those of AIRS-CH0.
-
-    Returns
-    -------
-    plan : Plan
-        Of 282 pixels.
-    counts : ndarray of uint16, shape (pixel, frame)
-        Raw counts.
-    """
+    """Make up a plan of 282 pixels, and their raw counts (pixel, frame); by default as long as those of AIRS-CH0."""
     counts = np.random.default_rng(0).integers(300, 60_000, (282, 2 * pairs_per_bin * n_bins), np.uint16)
     return _plan(pairs_per_bin, 282, n_bins), counts
 
@@ -78,7 +65,7 @@ def _counts() -> NDArray[np.uint16]:
 
 
 def _plan(pairs_per_bin: int, n_pixels: int, n_bins: int) -> Plan:
-    """Make up a plan: polynomials as the competition's, a floor, half the pixels without dark and flat."""
+    """Make up a plan: polynomials as in the competition, a floor, and half of the pixels without dark and flat."""
     rng = np.random.default_rng(pairs_per_bin)
     centres = np.array([0.1, 1.0, 1e-7, 1.2e-11, -6e-17, 1.3e-22])
     coefficients = centres[:, None] * rng.normal(1.0, 0.05, (6, n_pixels))

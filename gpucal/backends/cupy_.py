@@ -1,8 +1,8 @@
 """The formula on a GPU: ``kernels/calibrate.cu`` through CuPy. No other module imports cupy.
 
-A thread that bins takes a lane: a stream of its own, pinned buffers to copy from and to, and their likes on the device.
-Two threads are two streams, so that one's upload overlaps the other's kernel and download, and all of it the decoding.
-Cropped uint16 counts go over the bus; binned electrons come back, or stay.
+Each thread that bins uses a lane: a stream of its own, pinned host buffers for both directions, and the same buffers on
+the device. Two threads are two streams, so one's upload overlaps the other's kernel and download, and decoding overlaps
+them all. Cropped uint16 counts are uploaded; binned electrons are downloaded, or stay on the device.
 """
 
 from __future__ import annotations
@@ -30,60 +30,37 @@ __all__ = ["OnDevice", "bind", "probe", "split"]
 
 log = logging.getLogger(__name__)
 
-# What importing CuPy may raise: it makes a folder for what it compiles, and wheels for another NumPy fail in odd ways.
+# Errors of importing CuPy: it makes a folder for compiled kernels, and wheels for another NumPy fail in odd ways.
 _IMPORT = (ImportError, OSError, ValueError, AttributeError, RuntimeError)
 
 _OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation, which pinned allocations raise
 
 
 def probe() -> str:
-    """Compile the kernel, launch it, compare it with NumPy, and say what it runs on.
+    """Compile the kernel, launch it, compare it with NumPy, and return device, driver, NVRTC and CuPy.
 
-    Returns
-    -------
-    str
-        Device, driver, NVRTC and CuPy.
-
-    Raises
-    ------
-    BackendUnavailable
-        If there is no CuPy, no driver, no device or no compiler, or the device computes something else than NumPy.
+    `BackendUnavailable` is raised without CuPy, driver, device or compiler, or if the device's results differ from
+    NumPy's.
     """
     return _gpu().runs_on
 
 
 def bind() -> BinBlock:
-    """Give the formula for the current device, to be called from any thread.
+    """Return the formula for the current device; any thread may call it.
 
-    Returns
-    -------
-    callable
-        ``out[p, b] = (Σ_pairs [P(n_end) − P(n_start)] − dark·τ[b]) / divisor``; see `gpucal.backends.numpy_.bin_block`.
-        Raises `DeviceError` if the device fails, or has no room for a single pixel.
+    See `gpucal.backends.numpy_.bin_block`. It raises `DeviceError` if the device fails, or has no room for a single
+    pixel.
     """
     return _gpu().bin_block
 
 
 def split(plan: Plan, counts: NDArray[np.uint16]) -> dict[str, float]:
-    """Time the parts of a block.
-
-    Parameters
-    ----------
-    plan : Plan
-        The arrays of the formula.
-    counts : ndarray of uint16, shape (pixel, frame)
-        Raw counts of all its pixels.
-
-    Returns
-    -------
-    dict of str to float
-        Seconds of ``upload``, ``kernel`` and ``download``, each synchronised.
-    """
+    """Return the seconds of ``upload``, ``kernel`` and ``download`` of a block, each synchronised."""
     return _gpu().split(plan, counts)
 
 
 class _Buffer:
-    """Pinned memory and its like on the device, as long as the longest use so far."""
+    """Pinned memory and its counterpart on the device, as long as the longest use so far."""
 
     def __init__(self, dtype: type[np.generic]) -> None:
         self._dtype = dtype
@@ -92,13 +69,13 @@ class _Buffer:
         self._device: Array = None
 
     def views(self, *shape: int) -> tuple[NDArray[Any], Array]:
-        """Return a C-contiguous array of that shape on either side."""
+        """Return two C-contiguous arrays of that shape, on the host and on the device."""
         import cupy
         import cupyx
 
         size = int(np.prod(shape))
         if size > self._size:
-            self._size, self._host, self._device = 0, None, None  # given back first
+            self._size, self._host, self._device = 0, None, None  # freed before more is allocated
             self._host, self._device = cupyx.empty_pinned(size, self._dtype), cupy.empty(size, self._dtype)
             cupy.cuda.Device().synchronize()  # as in _Gpu.empty
             self._size = size
@@ -106,7 +83,7 @@ class _Buffer:
 
 
 class _Lane:
-    """What one block needs on its way through the device: queue the three parts in order, then synchronise."""
+    """The stream and buffers of one block on the device: queue the three parts in order, then synchronise."""
 
     def __init__(self) -> None:
         import cupy
@@ -117,10 +94,10 @@ class _Lane:
         self._saturated = _Buffer(np.uint32)
 
     def upload(self, plan: Plan, pixels: slice, counts: NDArray[np.uint16]) -> None:
-        """Copy a block, its constants and τ to pinned memory, and queue their way to the device."""
+        """Copy a block, its constants and τ to pinned memory, and queue their upload."""
         n, used = len(counts), plan.used_frames
         self.pitch = -(-used // ROW) * ROW
-        # All room first: an allocation that fails then leaves nothing on its way.
+        # All buffers come first, so that nothing is queued if an allocation fails.
         raw, self.raw = self._counts.views(n, self.pitch)
         constants, self.constants = self._constants.views(n, 8)
         tau_s, self.tau_s = self._tau_s.views(plan.n_bins)
@@ -140,7 +117,7 @@ class _Lane:
             device.set(host, stream=self.stream)
 
     def launch(self, kernel: Callable[..., None], plan: Plan) -> None:
-        """Queue the kernel. Every argument has the C type of its parameter: nothing else checks them."""
+        """Queue the kernel. Its arguments must have the C types of its parameters, as nothing checks them."""
         n = len(self.flags)
         sizes = np.int64(self.pitch), np.int32(n), np.int32(plan.n_bins), np.int32(plan.pairs_per_bin)
         results = np.uint32(plan.saturation), self.out, self.saturated
@@ -148,7 +125,7 @@ class _Lane:
             kernel(calibrate_grid(n, plan.n_bins), (THREADS,), (self.raw, *sizes, self.constants, self.tau_s, *results))
 
     def download(self, electrons: bool) -> None:
-        """Queue the way back to pinned memory of the flags, and of the electrons if they are wanted there."""
+        """Queue the download of the flags to pinned memory, and of the electrons if they are wanted there."""
         self.saturated.get(stream=self.stream, out=self.flags, blocking=False)
         if electrons:
             self.out.get(stream=self.stream, out=self.electrons, blocking=False)
@@ -170,7 +147,7 @@ class _Gpu:
     def bin_block(
         self, plan: Plan, pixels: slice, counts: NDArray[np.uint16], out: NDArray[np.float64]
     ) -> NDArray[np.bool_]:
-        """As of `gpucal.backends.numpy_.bin_block`."""
+        """See `gpucal.backends.numpy_.bin_block`."""
 
         def deliver(part: slice, lane: _Lane) -> None:
             lane.download(electrons=True)
@@ -191,7 +168,7 @@ class _Gpu:
         return self._in_pieces(plan, pixels, counts, deliver)
 
     def split(self, plan: Plan, counts: NDArray[np.uint16]) -> dict[str, float]:
-        """Time upload, kernel and download of a block of all a plan's pixels, each by itself, in seconds."""
+        """Return the seconds of upload, kernel and download of a block of all a plan's pixels, one after the other."""
         seconds = {}
         with self._typed(f"{counts.nbytes:,} bytes of counts"):
             lane = self._lane()
@@ -212,19 +189,19 @@ class _Gpu:
         """Make an array on the device."""
         with self._typed(f"a result of {int(np.prod(shape)) * dtype.itemsize:,} bytes"):
             array = self._cupy.empty(shape, dtype)
-            # The pool gives memory out again that another stream may still read, for which lanes do not wait.
+            # The pool reuses memory that another stream may still read, and lanes do not wait for other streams.
             self._device.synchronize()
             return array
 
     def change(self, signal: Array, how: Callable[[Array], None]) -> None:
         """Call ``how`` on a result, on its device."""
-        with self._typed(f"what it takes to change a result of {signal.nbytes:,} bytes"):
+        with self._typed(f"changing a result of {signal.nbytes:,} bytes"):
             how(signal)
             self._device.synchronize()
 
     @cached_property
     def on_device(self) -> float:
-        """How far results that stay are from NumPy, see `agreement.difference`: CuPy's own kernels move them."""
+        """`agreement.difference` for results that stay on the device; CuPy's own kernels move those."""
 
         def there_and_back(
             plan: Plan, pixels: slice, counts: NDArray[np.uint16], out: NDArray[np.float64]
@@ -244,7 +221,7 @@ class _Gpu:
         counts: NDArray[np.uint16],
         deliver: Callable[[slice, _Lane], None],
     ) -> NDArray[np.bool_]:
-        """Run a block, or its halves, quarters, ... where the device's memory is short."""
+        """Run a block, or its halves, quarters and so on if the device's memory is short."""
         saturated = np.empty(len(counts), bool)
         pieces = [slice(0, len(counts))]
         while pieces:
@@ -255,7 +232,7 @@ class _Gpu:
             try:
                 self._run(plan, mine, counts[part], saturated[part], partial(deliver, part))
             except DeviceMemoryError as error:
-                full = DeviceMemoryError(*error.args)  # without the frames of the other, which would keep the lane
+                full = DeviceMemoryError(*error.args)  # a new one: the traceback of the old would keep the lane
             if full is None:
                 continue
             self._free()
@@ -273,7 +250,7 @@ class _Gpu:
         saturated: NDArray[np.bool_],
         deliver: Callable[[_Lane], None],
     ) -> None:
-        """Run a block on a lane; one that an error leaves is not used again."""
+        """Run a block on a lane; after an error the lane is dropped."""
         need = f"{2 * plan.used_frames * len(counts):,} bytes of counts and {8 * plan.n_bins * len(counts):,} of result"
         with self._typed(need):
             lane = self._lane()
@@ -285,7 +262,7 @@ class _Gpu:
 
     @contextmanager
     def _typed(self, need: str) -> Iterator[None]:
-        """Make the device current, and its errors ours."""
+        """Make the device current, and turn its errors into gpucal's."""
         cuda = self._cupy.cuda
         try:
             with self._device:
@@ -296,7 +273,7 @@ class _Gpu:
                     f"{self.runs_on}: no room for {need} ({_line(error)}); free device memory or use another backend"
                 ) from error
             raise DeviceError(
-                f"{self.runs_on}: {_line(error)}; start again, and if it happens again use another"
+                f"{self.runs_on}: {_line(error)}; start again, and if it fails again use another GPU"
             ) from error
 
     def _lane(self) -> _Lane:
@@ -306,7 +283,7 @@ class _Gpu:
             return _Lane()
 
     def _free(self) -> None:
-        """Give back what is idle: other threads' lanes, and what the pools keep."""
+        """Free idle memory: other threads' idle lanes, and the pools."""
         while True:
             try:
                 self._idle.get_nowait()
@@ -318,7 +295,7 @@ class _Gpu:
 
 
 class OnDevice:
-    """Results that stay on the device that is current now, as CuPy arrays; checked when it is first used so."""
+    """Results that stay on the current device, as CuPy arrays; the first use compares them with NumPy's."""
 
     def __init__(self) -> None:
         gpu = _gpu()
@@ -328,7 +305,7 @@ class OnDevice:
 
 
 def _gpu() -> _Gpu:
-    """Return the current device, checked when it is first used."""
+    """Return the current device; the first use compares it with NumPy."""
     try:
         import cupy
     except _IMPORT as error:
@@ -344,7 +321,7 @@ def _gpu() -> _Gpu:
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """Say why a device cannot be used."""
+    """Turn errors of a device into `BackendUnavailable` with the reason."""
     import cupy
 
     try:
@@ -353,7 +330,7 @@ def _explained() -> Iterator[None]:
         raise BackendUnavailable(f"backend 'cupy': {error}") from error
     except DeviceError as error:
         raise BrokenDevice(f"backend 'cupy': {error}") from error
-    except (cupy.cuda.compiler.CompileException, OSError) as error:  # the latter where CuPy keeps what it compiled
+    except (cupy.cuda.compiler.CompileException, OSError) as error:  # OSError comes from CuPy's folder of kernels
         raise BackendUnavailable(f"backend 'cupy': a kernel does not compile: {_line(error)}") from error
     except RuntimeError as error:  # CUDARuntimeError without driver or device, DynamicLibNotFoundError without NVRTC
         raise BackendUnavailable(
@@ -364,7 +341,7 @@ def _explained() -> Iterator[None]:
 def _refuse_unless(agrees: bool, gpu: _Gpu, worst: float) -> None:
     if not agrees:
         raise BrokenDevice(
-            f"backend 'cupy': {gpu.runs_on} gives other numbers than NumPy, {worst:.3g} times what rounding explains; "
+            f"backend 'cupy': {gpu.runs_on} gives other numbers than NumPy, {worst:.3g} times the rounding allowed; "
             "do not use this GPU"
         )
 
@@ -393,7 +370,7 @@ def _line(error: Exception) -> str:
 
 
 def _constants(plan: Plan, pixels: slice) -> NDArray[np.float64]:
-    """Lay out each pixel's numbers as the kernel wants them: c1 ... c5, dark, divisor, floor."""
+    """Return each pixel's constants in the kernel's layout: c1 ... c5, dark, divisor, floor."""
     table = np.zeros((pixels.stop - pixels.start, 8))
     table[:, : len(plan.coefficients) - 1] = plan.coefficients[1:, pixels].T
     table[:, 5], table[:, 6], table[:, 7] = plan.dark[pixels], plan.divisor[pixels], plan.floor

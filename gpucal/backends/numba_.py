@@ -1,4 +1,4 @@
-"""The formula compiled by Numba: one pass over the counts, in registers; chosen on a CPU where Numba is installed."""
+"""The formula compiled by Numba: one pass over the counts, in registers. On a CPU with Numba, it is the default."""
 
 from __future__ import annotations
 
@@ -27,23 +27,12 @@ _SIGNATURE = (
 # Sums may be reordered and multiplications fused with additions. Full fastmath would assume away NaN and infinity.
 _RELAXED = {"contract", "reassoc"}
 
-# What unpickling a damaged cache may raise.
+# Errors of unpickling a damaged cache.
 _DAMAGED = (EOFError, pickle.UnpicklingError, ValueError, LookupError, TypeError, AttributeError, ImportError)
 
 
 def probe() -> str:
-    """Compile the formula, or load it compiled, and say what it runs on.
-
-    Returns
-    -------
-    str
-        Numba and its version.
-
-    Raises
-    ------
-    BackendUnavailable
-        If Numba is not installed, or does not work with the NumPy that is.
-    """
+    """Compile the formula, or load it from the cache, and return Numba's version."""
     _compiled()
     import numba
 
@@ -60,7 +49,7 @@ def bin_block(plan: Plan, pixels: slice, counts: NDArray[np.uint16], out: NDArra
     plan : Plan
         The arrays of the formula.
     pixels : slice
-        Which pixels of the plan the block holds.
+        The plan's pixels that the block holds.
     counts : ndarray of uint16, shape (pixel, frame)
         Raw counts, C-contiguous.
     out : ndarray of float64, shape (pixel, bin)
@@ -69,10 +58,10 @@ def bin_block(plan: Plan, pixels: slice, counts: NDArray[np.uint16], out: NDArra
     Returns
     -------
     ndarray of bool, shape (pixel,)
-        Whether any used count is saturated.
+        True where a used count is saturated.
     """
-    # Ending in an addition, of a zero c0, keeps LLVM from fusing a multiplication into the difference of two reads:
-    # equal reads differ by exactly nothing.
+    # The last operation is an addition, of a zero c0. So LLVM cannot fuse a multiplication into the difference of two
+    # reads, and equal reads differ by exactly 0.
     coefficients = np.zeros((len(counts), DEGREE + 1))
     coefficients[:, 1 : len(plan.coefficients)] = plan.coefficients[1:, pixels].T
     highest = np.empty(len(counts), np.uint16)
@@ -116,7 +105,7 @@ def _bin_pixels(
 def _compiled() -> Callable[..., None]:
     try:
         import numba
-    except ImportError as error:  # also what Numba raises beside a NumPy it does not know
+    except ImportError as error:  # Numba raises this, too, beside a NumPy that it does not support
         reason = str(error).partition("\n")[0]
         raise BackendUnavailable(
             f"backend 'numba' cannot be imported ({reason}); pip install \"gpucal[fast]\""
@@ -124,7 +113,7 @@ def _compiled() -> Callable[..., None]:
 
     options: dict[str, Any] = {"nogil": True, "fastmath": _RELAXED, "error_model": "numpy"}
     try:
-        # Numba keeps it beside this file or, where that is read-only, in the user's cache folder.
+        # Numba's cache lies beside this file or, if that folder is read-only, in the user's cache folder.
         function: Callable[..., None] = numba.njit(_SIGNATURE, cache=True, **options)(_bin_pixels)
     except (RuntimeError, OSError, *_DAMAGED) as error:
         log.info("compiling without a cache (%s); let NUMBA_CACHE_DIR name a writable folder", error)

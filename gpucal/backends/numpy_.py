@@ -9,19 +9,13 @@ from gpucal.science.plan import Plan
 
 __all__ = ["bin_block", "probe"]
 
-# Counts in a tile. Its three float64 arrays, 3 MiB, stay in the last-level cache. Smaller ones would fit L2, but two
-# threads then pass the interpreter lock to and fro: 6.2 ns a count at 16,384, 2.4 at 131,072 (2 cores, AIRS-CH0).
+# Counts in a tile. Its three float64 arrays, 3 MiB, stay in the last-level cache. Smaller tiles would fit L2, but then
+# two threads fight for the interpreter lock: 6.2 ns a count at 16,384, 2.4 at 131,072 (2 cores, AIRS-CH0).
 _TILE = 131_072
 
 
 def probe() -> str:
-    """Say what this backend runs on.
-
-    Returns
-    -------
-    str
-        NumPy and its version.
-    """
+    """Return NumPy's version."""
     return f"NumPy {np.__version__}"
 
 
@@ -35,7 +29,7 @@ def bin_block(plan: Plan, pixels: slice, counts: NDArray[np.uint16], out: NDArra
     plan : Plan
         The arrays of the formula.
     pixels : slice
-        Which pixels of the plan the block holds.
+        The plan's pixels that the block holds.
     counts : ndarray of uint16, shape (pixel, frame)
         Raw counts.
     out : ndarray of float64, shape (pixel, bin)
@@ -44,14 +38,14 @@ def bin_block(plan: Plan, pixels: slice, counts: NDArray[np.uint16], out: NDArra
     Returns
     -------
     ndarray of bool, shape (pixel,)
-        Whether any used count is saturated.
+        True where a used count is saturated.
     """
     used = counts[:, : plan.used_frames]
     frames_per_bin = 2 * plan.pairs_per_bin
     bins_per_tile = max(1, min(plan.n_bins, _TILE // frames_per_bin))
     pixels_per_tile = max(1, _TILE // (frames_per_bin * bins_per_tile))
     coefficients = plan.coefficients[:, pixels, None]
-    # Outlier coefficients overflow and a zero flat divides: such pixels are flagged, their values pass through.
+    # Outlier coefficients may overflow, and a flat may be zero: such pixels are flagged, and their values are kept.
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         for first in range(0, used.shape[0], pixels_per_tile):
             rows = slice(first, first + pixels_per_tile)

@@ -1,4 +1,4 @@
-"""Whether every backend that can run here computes what NumPy does, on what, and how fast."""
+"""Test every backend that can run here: its results against NumPy's, its device, and its speed."""
 
 from __future__ import annotations
 
@@ -17,29 +17,30 @@ __all__ = ["PROVED", "Report", "selftest"]
 
 PROVED = (
     "The CUDA kernel is verified by executing NVIDIA's compiler output on a CPU; it is not yet measured on hardware. "
-    "What this prints on a GPU, with --json, is a report worth sending."
+    "On a GPU, the output of `gpucal selftest --json` is a report worth sending."
 )
-"""What is known of the kernel beside what a self-test finds."""
+"""The evidence for the kernel besides a self-test."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What the self-test found of one backend.
+    """Result of the self-test of one backend.
 
     Parameters
     ----------
     backend : str
         Its name.
     runs_on : str
-        Library or device, with versions; empty where it cannot be used at all.
+        Library or device, with versions; empty if it cannot be used at all.
     unavailable : str
-        Why it does not run, and the mend.
+        The reason why it does not run, and the mend.
     parity : float, optional
-        Worst difference from NumPy over what rounding explains: up to 1 is parity. None where it did not run.
+        Worst difference from NumPy as a multiple of the rounding errors allowed; up to 1 the backend agrees. None if it
+        did not run.
     milliseconds : dict of str to float
         Median times for 6 MiB of counts, 282 pixels of AIRS-CH0: ``block``, and on a GPU its parts.
     wrong : bool
-        Whether it computes something else than NumPy.
+        The device failed, or its results differ from NumPy's.
     """
 
     backend: str
@@ -51,18 +52,7 @@ class Report:
 
 
 def selftest(rounds: int = 5) -> list[Report]:
-    """Test every backend.
-
-    Parameters
-    ----------
-    rounds : int
-        Repetitions of each timing.
-
-    Returns
-    -------
-    list of Report
-        One a backend, fastest first.
-    """
+    """Test every backend, fastest first; each timing is repeated ``rounds`` times."""
     return [_report(name, rounds) for name in PREFERENCE]
 
 
@@ -79,7 +69,7 @@ def _report(name: str, rounds: int) -> Report:
 
 
 def _timed(name: str, backend: Backend, rounds: int) -> dict[str, float]:
-    """Median milliseconds of a block, and of its parts where the backend tells them apart."""
+    """Return median milliseconds of a block, and of its parts if the backend has ``split``."""
     plan, counts = example()
     out = np.empty((plan.n_pixels, plan.n_bins))
     parts: dict[str, list[float]] = {}

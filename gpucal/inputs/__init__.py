@@ -1,1 +1,1 @@
-"""A competition folder, read and judged: data set, calibration files, signal files."""
+"""Reading what the competition gives: folders, signal files, calibration frames, ADC tables and axes."""

@@ -42,15 +42,16 @@ DEGREE = 5
 """Degree of the linearity polynomials: six frames, ascending powers."""
 
 _MOST_BYTES = 2**26
-"""Of a calibration file, which has 0.5 MB at most, and of the axes, 4.3 MB uncompressed."""
+"""Size limit of a calibration file, which has 0.5 MB at most, and of the axis table, 4.3 MB uncompressed."""
 
-# Of an ADC table: 100 bytes a planet and six columns in 2024. A dictionary a row takes 60 times the bytes of a line.
+# Limits of an ADC table, which had 100 bytes a planet and six columns in 2024. The dictionary of a line takes 60 times
+# the bytes of the line.
 _MOST_TABLE, _MOST_LINES, _MOST_COLUMNS = 2**22, 20_000, 100
 
 
 @dataclass(frozen=True)
 class CalibrationFrames:
-    """Calibration frames of one detector, cropped as the signal is but for one; read-only arrays (spatial, wavelength).
+    """Calibration frames of one detector; read-only arrays (spatial, wavelength), cropped as the signal is.
 
     Parameters
     ----------
@@ -59,7 +60,7 @@ class CalibrationFrames:
     dead : ndarray of bool, shape (spatial, wavelength)
         Pixels that do not respond.
     flat : ndarray of float64, shape (spatial, wavelength)
-        Relative response; zero, negative and non-finite values are let through and flagged by `gpucal.science.plan`.
+        Relative response; zero, negative and non-finite values are let through, and `gpucal.science.plan` flags them.
     linear_corr : ndarray of float64, shape (6, spatial, wavelength)
         Linearity coefficients, ascending powers; non-finite ones are let through and flagged.
     read : ndarray of float64, shape (spatial, wavelength)
@@ -97,7 +98,7 @@ class Adc:
 
 @dataclass(frozen=True)
 class Axis:
-    """What ``axis_info.parquet`` says of one detector.
+    """The columns of ``axis_info.parquet`` for one detector.
 
     Parameters
     ----------
@@ -106,7 +107,7 @@ class Axis:
     wavelength_um : ndarray of float64, shape (wavelength,), or None
         Wavelength of each cropped column, µm, descending; None for a photometer.
     integration_s : ndarray of float64, shape (frame,), or None
-        Integration time of each frame, s, where the file has it.
+        Integration time of each frame, s; None if the file has no such column.
     """
 
     time_h: NDArray[np.float64]
@@ -115,7 +116,7 @@ class Axis:
 
     @property
     def pair_s(self) -> float:
-        """Median time from one CDS pair to the next, s; 0 where there is but one."""
+        """Median time from one CDS pair to the next, s; 0 if there is only one pair."""
         starts_h = self.time_h[::2]
         return float(np.median(np.diff(starts_h))) * 3600.0 if starts_h.size > 1 else 0.0
 
@@ -148,39 +149,12 @@ _FRAMES: Mapping[str, _Frame] = MappingProxyType(
 
 
 def read_raw_frames(folder: Path) -> dict[str, bytes]:
-    """Read the five calibration files of one observation without parsing them.
-
-    Parameters
-    ----------
-    folder : Path
-        The calibration folder.
-
-    Returns
-    -------
-    dict of str to bytes
-        File content by frame name.
-
-    Raises
-    ------
-    InputError
-        If a file is missing or cannot be read.
-    """
+    """Read the five calibration files of one observation without parsing them; content by frame name."""
     return {name: read_whole(folder / f"{name}.parquet", _MOST_BYTES, "calibration file") for name in _FRAMES}
 
 
 def digest_of(raw: Mapping[str, bytes]) -> str:
-    """Name calibration files by their content.
-
-    Parameters
-    ----------
-    raw : mapping of str to bytes
-        File content by frame name.
-
-    Returns
-    -------
-    str
-        SHA-256, hexadecimal.
-    """
+    """Return the SHA-256 of calibration files, hexadecimal: their name by content."""
     content = hashlib.sha256()
     for name, data in raw.items():
         content.update(f"{name} {len(data)} ".encode())
@@ -194,9 +168,9 @@ def read_frames(raw: Mapping[str, bytes], folder: Path, detector: Detector) -> C
     Parameters
     ----------
     raw : mapping of str to bytes
-        What `read_raw_frames` returned.
+        File content by frame name, from `read_raw_frames`.
     folder : Path
-        Where they came from, for messages.
+        The calibration folder, for messages.
     detector : Detector
         The detector.
 
@@ -257,15 +231,15 @@ def _parse(data: bytes, path: Path, frame: _Frame, detector: Detector) -> NDArra
 
 @dataclass(frozen=True)
 class AdcTable:
-    """An ADC table as it is.
+    """An ADC table as text.
 
     Parameters
     ----------
     columns : list of str
         Its header.
     lines : mapping of Decimal or None to list
-        Of each planet id, as a number, its lines: where in the file, and column name to text. None is the id of all
-        lines of a table without ids, and of lines without one.
+        Lines of each planet id: line number in the file, and column name to text. The id is a number; lines without an
+        id stand under None.
     """
 
     columns: list[str]
@@ -273,23 +247,7 @@ class AdcTable:
 
 
 def read_adc_table(path: Path) -> AdcTable:
-    """Read an ADC table as it is.
-
-    Parameters
-    ----------
-    path : Path
-        The CSV file.
-
-    Returns
-    -------
-    AdcTable
-        What it says, in text.
-
-    Raises
-    ------
-    InputError
-        If it cannot be read.
-    """
+    """Read an ADC table (CSV) as text, without judging its values."""
     content = read_whole(path, _MOST_TABLE, "ADC table")
     if error := mistaken(content[:HEAD], path, "CSV"):
         raise error
@@ -312,25 +270,27 @@ def read_adc_table(path: Path) -> AdcTable:
 
 
 def _planet(text: str | None) -> Decimal | None:
-    """Read a planet id, such as 1103775 or, as libraries write integers beside a gap, 1103775.0."""
+    """Parse a planet id, such as 1103775, or 1103775.0 as libraries write integers beside a gap."""
     text = (text or "").strip()
     try:
         number = Decimal(text)
     except InvalidOperation:
         return None
-    # Python takes 1_7 and other scripts' digits for numbers; a table that holds these means something else.
+    # Python parses 1_7 and the digits of other scripts as numbers; in a table they mean something else.
     return number if number.is_finite() and text.isascii() and "_" not in text else None
 
 
 def find_adc(table: AdcTable, path: Path, planet: int, detector: Detector) -> Adc:
-    """Find a planet's gain and offset in an ADC table; a table without planets holds one row for all.
+    """Find a planet's gain and offset in an ADC table.
+
+    A table without the column ``planet_id`` holds one line for all planets.
 
     Parameters
     ----------
     table : AdcTable
-        What `read_adc_table` returned.
+        From `read_adc_table`.
     path : Path
-        Where it came from, for messages.
+        The table's file, for messages.
     planet : int
         Planet id.
     detector : Detector
@@ -369,9 +329,9 @@ def find_adc(table: AdcTable, path: Path, planet: int, detector: Detector) -> Ad
 
 
 def _adc_of(row: Mapping[Any, Any], at: int, columns: Mapping[str, str], path: Path) -> Adc:
-    """Read one line's gain and offset."""
+    """Parse the gain and offset of one line."""
     mend = f"correct its line in {path.name}"
-    if any(text.strip() for text in row.get(None, ())):  # which value belongs to which column is not known then
+    if any(text.strip() for text in row.get(None, ())):  # then nobody knows which value belongs to which column
         raise InputError(f"line {at} has more values than the header has columns", mend, path)
     values = {}
     for name, column in columns.items():
@@ -391,25 +351,7 @@ def _adc_of(row: Mapping[Any, Any], at: int, columns: Mapping[str, str], path: P
 
 
 def read_axis(path: Path, detector: Detector) -> Axis:
-    """Read one detector's axes; the shorter columns of the file are padded with NaN at the end.
-
-    Parameters
-    ----------
-    path : Path
-        ``axis_info.parquet``.
-    detector : Detector
-        The detector.
-
-    Returns
-    -------
-    Axis
-        The axes.
-
-    Raises
-    ------
-    InputError
-        If the file or a column is missing or unusable.
-    """
+    """Read one detector's columns of ``axis_info.parquet``; NaN pads the file's shorter columns at the end."""
     wanted = [detector.time_column, detector.wavelength_column, detector.integration_column]
     present = [name for name in wanted if name is not None]
 

@@ -1,6 +1,6 @@
-"""Finds the observations of a competition folder, 2024 or 2025 layout, and opens what calibrates them.
+"""Finds the observations of a competition folder, 2024 or 2025 layout, and opens their calibration files.
 
-Nothing is read to find observations but folder listings. Calibration frames are validated when opened and kept by
+Finding observations reads folder listings and no files. Calibration frames are validated when opened and kept by
 content: in the 2024 train set all planets share byte-identical ones.
 """
 
@@ -44,7 +44,7 @@ Key: TypeAlias = "tuple[int, int]"
 
 @dataclass(frozen=True)
 class Layout:
-    """How one year's competition names things.
+    """File names and preset of one year's competition.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ class Layout:
     preset : str
         Settings of that year's official notebook.
     suffix : str
-        What a visit adds to file and folder names; ``{visit}`` is its number.
+        The part of file and folder names that tells visits apart; ``{visit}`` is the number.
     adc : str
         The ADC table's file name; ``{split}`` is train or test.
     """
@@ -76,7 +76,7 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
 
 _FRAMES_KEPT = 8
 
-# How many folders are looked at, at most, for the one that was meant.
+# Limit on the folders of one level that `_below` looks at.
 _LOOKED_AT = 500
 
 _ITEM = re.compile(rf"(?:{'|'.join(DETECTORS)})_(?:signal|calibration)(?:_(\d+))?(?:\.parquet)?(?:\.zip|\.gz)?")
@@ -84,7 +84,7 @@ _ITEM = re.compile(rf"(?:{'|'.join(DETECTORS)})_(?:signal|calibration)(?:_(\d+))
 
 @dataclass(frozen=True)
 class Observation:
-    """One visit of one planet: where its files are. Making one reads nothing.
+    """One visit of one planet, with the paths of its files. Making one reads nothing.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ class Observation:
         return self.dataset.layout.suffix.format(visit=self.visit)
 
     def where(self, detector: Detector) -> str:
-        """Say which planet, visit and detector this is, for messages.
+        """Return planet, visit and detector, for messages.
 
         Parameters
         ----------
@@ -131,7 +131,7 @@ class Observation:
         return f"planet {self.planet} visit {self.visit} {detector.name}"
 
     def signal_path(self, detector: Detector) -> Path:
-        """Return where the raw reads are.
+        """Return the path of the raw reads.
 
         Parameters
         ----------
@@ -146,7 +146,7 @@ class Observation:
         return self._folder / f"{detector.name}_signal{self._suffix()}.parquet"
 
     def calibration_path(self, detector: Detector) -> Path:
-        """Return where the calibration frames are.
+        """Return the path of the calibration frames.
 
         Parameters
         ----------
@@ -161,7 +161,7 @@ class Observation:
         return self._folder / f"{detector.name}_calibration{self._suffix()}"
 
     def frames(self, detector: Detector) -> CalibrationFrames:
-        """Open and validate the calibration frames, or return the same ones opened before.
+        """Return the calibration frames, read and validated; files with the same content are parsed once.
 
         Parameters
         ----------
@@ -201,7 +201,7 @@ class Observation:
         return self.dataset._adc_of(self.planet, self.split, detector)
 
     def axis(self, detector: Detector) -> Axis:
-        """Return time, wavelength and integration time axes, as ``axis_info.parquet`` has them.
+        """Return the time, wavelength and integration time axes of ``axis_info.parquet``.
 
         Parameters
         ----------
@@ -229,12 +229,12 @@ class Dataset:
     path : Path
         The folder that holds ``train/`` or ``test/``, the ADC table and ``axis_info.parquet``.
     split : {'train', 'test'}, optional
-        Only this split; by default every one there is.
+        Only this split; by default all splits in the folder.
 
     Raises
     ------
     DatasetError
-        If it is no such folder.
+        If the folder is not a competition folder.
     """
 
     def __init__(self, path: Path, split: str | None = None) -> None:
@@ -260,8 +260,8 @@ class Dataset:
                 if packed := packed_beside(path / beside):
                     raise DatasetError(f"{path}: no {beside}, but {packed[0].name} is there; {packed[1]}")
                 raise DatasetError(f"{path}: no {beside}; copy it from the competition data")
-        # Values derived from files, kept by content or name; filling them twice from two threads is harmless. Of frames
-        # only the last, as each planet may have its own: a megabyte or two an item.
+        # Values derived from files, kept by content or name; filling them twice from two threads is harmless. Only the
+        # last frames are kept, as each planet may have its own: one or two megabytes an item.
         self._frames: dict[tuple[Detector, str], CalibrationFrames] = {}
         self._axes: dict[Detector, Axis] = {}
         self._adc: dict[str, AdcTable] = {}
@@ -270,7 +270,7 @@ class Dataset:
         planet, visit = key if isinstance(key, tuple) else (key, min(self.visits(key), default=0))
         if (planet, visit) not in self._observations:
             what = f"planet {planet}" + (f" visit {visit}" if isinstance(key, tuple) else "")
-            kind = "" if isinstance(planet, Integral) else f", whose ids are integers and no {type(planet).__name__}"
+            kind = "" if isinstance(planet, Integral) else f" (an id is an integer, not {type(planet).__name__})"
             meant = did_you_mean(near_planets(planet, self.planets), f"see `gpucal info {self.path}`")
             if visits := self.visits(planet):
                 meant = f"; it has visit {joined(map(str, visits), 'and')}"
@@ -292,7 +292,7 @@ class Dataset:
         return iter(self._observations.values())
 
     def __getstate__(self) -> dict[str, Any]:
-        # What was read stays here: another process reads it when it needs it.
+        # The caches are not copied: another process reads the files when it needs them.
         return {**vars(self), "_frames": {}, "_axes": {}, "_adc": {}}
 
     def __repr__(self) -> str:
@@ -314,7 +314,7 @@ class Dataset:
         Returns
         -------
         list of int
-            Empty if there is no such planet.
+            Empty if the planet is not in the folder.
         """
         return [visit for found, visit in self._observations if found == planet]
 
@@ -348,7 +348,7 @@ def open_dataset(path: str | Path, split: str | None = None) -> Dataset:
     path : str or Path
         The folder that holds ``train/`` or ``test/``, the ADC table and ``axis_info.parquet``.
     split : {'train', 'test'}, optional
-        Only this split; by default every one there is.
+        Only this split; by default all splits in the folder.
 
     Returns
     -------
@@ -358,7 +358,7 @@ def open_dataset(path: str | Path, split: str | None = None) -> Dataset:
     Raises
     ------
     DatasetError
-        If it is no such folder, or a planet is in both splits and none was chosen.
+        If the folder is not a competition folder, or a planet is in both splits and none was chosen.
     """
     try:
         return Dataset(Path(path), split)
@@ -378,7 +378,7 @@ def _scan(folder: Path) -> dict[int, set[int | None]]:
 
 
 def _why_no_competition(path: Path, split: str | None) -> str:
-    """Say why a folder without the split that is wanted cannot be opened, and which was probably meant."""
+    """Return the reason why a folder cannot be opened, and the folder that was probably meant."""
     form = "give the competition folder, which holds train/ or test/"
     if not path.exists():
         return f"does not exist{did_you_mean(_meant(path), form)}"
@@ -395,8 +395,8 @@ def _why_no_competition(path: Path, split: str | None) -> str:
 
 
 def _meant(path: Path) -> list[str]:
-    """Look for competition folders above, beside or below a path."""
-    with suppress(OSError):  # what cannot be looked at is not suggested
+    """Find competition folders above, beside or below a path."""
+    with suppress(OSError):  # a folder that cannot be listed is not suggested
         if not path.exists():
             near = [*map(Path, near_path(path))]
             return [
@@ -408,7 +408,7 @@ def _meant(path: Path) -> list[str]:
 
 
 def _below(path: Path) -> list[str]:
-    """Look one and two levels down, as far as a listing is quick, for as many as a line can take."""
+    """Find at most three competition folders, one level down or else two."""
     level = [path]
     for _ in range(2):
         entries = (entry for folder in level for entry in sorted(folder.iterdir()))
@@ -419,7 +419,7 @@ def _below(path: Path) -> list[str]:
 
 
 def _is_competition(path: Path) -> bool:
-    """Tell whether a folder looks like one: with a planet, as many a project has a folder of tests."""
+    """Tell whether a folder has planets in train/ or test/; many projects have a test/ folder without any."""
     return any(
         entry.name.isdecimal() and entry.is_dir()
         for split in SPLITS

@@ -1,4 +1,4 @@
-"""Input files opened so that none of them can block, and read so that none of them can fill the memory."""
+"""Open and read input files safely: none can block the program, and none can fill the memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gpucal.errors import InputError
 __all__ = ["AGAIN", "missing", "open_regular", "packed_beside", "read_whole", "shortened"]
 
 AGAIN = "copy it again from the competition data"
-"""What to do about a damaged file."""
+"""The mend for a damaged file."""
 
 _PACKED: Mapping[str, str] = MappingProxyType(
     {
@@ -28,42 +28,18 @@ _PACKED: Mapping[str, str] = MappingProxyType(
         ".crdownload": "finish its download",
     }
 )
-"""What downloads add to a file's name, and what to do about it."""
+"""Endings that downloads add to a file's name, and the mend for each."""
 
 
 def packed_beside(path: Path) -> tuple[Path, str] | None:
-    """Find what a missing file or folder may be in: ``NAME.parquet.zip``, ``NAME.zip``, and the like.
-
-    Parameters
-    ----------
-    path : Path
-        What is missing.
-
-    Returns
-    -------
-    tuple of Path and str, or None
-        The file that is there instead, and what to do about it.
-    """
+    """Find the download, such as ``NAME.parquet.zip`` or ``NAME.zip``, that may hold a missing file, and its mend."""
     names = [path.name, *([path.stem] if path.suffix in (".parquet", ".csv") else [])]
     found = ((path.with_name(name + ending), mend) for name in names for ending, mend in _PACKED.items())
     return next(((packed, mend) for packed, mend in found if packed.is_file()), None)
 
 
 def missing(path: Path, name: str) -> InputError:
-    """Say that a file is missing, and in what it may be.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    name : str
-        What to call it.
-
-    Returns
-    -------
-    InputError
-        To be raised.
-    """
+    """Return an error that says that a file is missing, and names the archive beside it that may hold it."""
     for place in (path, path.parent):
         if found := packed_beside(place):
             packed, mend = found
@@ -74,27 +50,13 @@ def missing(path: Path, name: str) -> InputError:
 
 
 def open_regular(path: Path) -> FileIO:
-    """Open a regular file for reading, unbuffered.
+    """Open a regular file for reading, unbuffered; one read may return fewer bytes than asked for.
 
-    To open a FIFO waits for a writer, for ever; to open a device may do something to it. Neither is opened.
-
-    Parameters
-    ----------
-    path : Path
-        The file, or a link to it.
-
-    Returns
-    -------
-    FileIO
-        The file. A read may give less than it was asked for.
-
-    Raises
-    ------
-    OSError
-        If there is none, it cannot be opened, or it is a folder, FIFO, socket or device.
+    Anything else raises `OSError`: opening a FIFO waits for a writer, perhaps for ever, and opening a device may change
+    it.
     """
     _require_regular(path.stat())
-    # Without waiting, and looked at again, as it may have been replaced since.
+    # The file may have been replaced since: open without blocking, and check again.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         _require_regular(os.fstat(descriptor))
@@ -112,27 +74,7 @@ def _require_regular(found: os.stat_result) -> None:
 
 
 def read_whole(path: Path, most: int, name: str) -> bytes:
-    """Read a small file.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    most : int
-        Bytes it may have.
-    name : str
-        What to call it if it is missing.
-
-    Returns
-    -------
-    bytes
-        Its content.
-
-    Raises
-    ------
-    InputError
-        If it is missing, cannot be read, is larger, or changes meanwhile.
-    """
+    """Read a small file, of at most ``most`` bytes; ``name`` is its kind, for messages."""
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
@@ -151,18 +93,9 @@ def read_whole(path: Path, most: int, name: str) -> bytes:
 
 
 def shortened(what: object) -> str:
-    """Quote what a file says, such as a type or an error made from it, in a message.
+    """Return one printable line of at most 200 characters, for a message that quotes a file.
 
-    Parameters
-    ----------
-    what : object
-        An exception, or anything with a text.
-
-    Returns
-    -------
-    str
-        The text's first line, at most 200 characters of it, printable: a file may name a column with a million bytes,
-        line ends or escape sequences.
+    A file may name a column with a million bytes, line ends or escape sequences.
     """
     line = str(what).partition("\n")[0] or type(what).__name__
     line = line if len(line) <= 200 else line[:197] + "..."

@@ -1,4 +1,4 @@
-"""What a file is that is not what its name says: one table of how kinds of files begin, and what to do about each."""
+"""Recognise files whose content does not match their name: one table of how each kind begins, with the mend."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from gpucal.inputs.files import AGAIN, shortened
 __all__ = ["HEAD", "mistaken"]
 
 HEAD = 512
-"""First bytes of a file that tell its kind."""
+"""Number of bytes at the beginning of a file that tell its kind."""
 
-# What to do. `{file}` is the file's name, `{wanted}` the format that it should have.
+# Mends. `{file}` is the file's name, `{wanted}` the format that it should have.
 _SIGN_IN = "download it again, signed in: a server sent this in place of the file"
 _CONVERT = "convert it to {wanted}, or " + AGAIN
 _SPACE = rb"(?:\xef\xbb\xbf)?\s*"
@@ -32,15 +32,15 @@ class _Kind:
     Parameters
     ----------
     name : str
-        What to call it.
+        The kind's name in messages.
     begins : bytes
-        Regular expression of its first `HEAD` bytes.
+        Regular expression of the first `HEAD` bytes.
     mend : str
-        What to do about it.
+        The mend in messages.
     of : str
-        The format that it is one of; a file that should have this format is not mistaken.
+        The format that this kind belongs to; a file that should have this format is in order.
     quoted : bool
-        Whether its beginning says more.
+        Quote the beginning of the file in the message.
     """
 
     name: str
@@ -50,7 +50,7 @@ class _Kind:
     quoted: bool = False
 
 
-# The first that fits.
+# In this order; the first that fits is the file's kind.
 _KINDS = (
     _Kind("an empty one", rb"\Z", AGAIN, of="CSV"),
     _Kind("zeros, as a download that broke off leaves", rb"\0+\Z", AGAIN),
@@ -80,21 +80,9 @@ _KINDS = (
 
 
 def mistaken(head: bytes, path: Path, wanted: str) -> InputError | None:
-    """Say what a file is instead of what it should be.
+    """Return an error that names the file's kind, judged by its first `HEAD` bytes.
 
-    Parameters
-    ----------
-    head : bytes
-        Its first `HEAD` bytes, all of a shorter one.
-    path : Path
-        Which, for the message.
-    wanted : {'Parquet', 'CSV'}
-        What it should be.
-
-    Returns
-    -------
-    InputError or None
-        To be raised; None if it is of that format, or of no known kind.
+    None means that the file has the format ``wanted`` ('Parquet' or 'CSV'), or is of no known kind.
     """
     kind = next((kind for kind in _KINDS if re.match(kind.begins, head, re.DOTALL)), None)
     if kind is None or kind.of == wanted:

@@ -1,8 +1,8 @@
 """Parquet to pixel blocks: a column is a pixel, so some columns and all frames are a ``uint16 (pixel, frame)`` array.
 
-A signal file is read once, front to back, and decoded from memory by column position; which columns are which pixels,
-`pixel_columns` finds out before. It is never memory-mapped: a file truncated under a mapping kills the process, a
-failed read is one observation's error.
+A signal file is read once, front to back, and decoded from memory by column position; `pixel_columns` finds the
+positions. The file is never memory-mapped: a file truncated under a mapping kills the process, while a failed read is
+one observation's error.
 Polars decodes plain integer columns about twice as fast as pyarrow and is used where it is installed (`DECODERS`).
 """
 
@@ -46,16 +46,16 @@ class Signal:
     columns : ndarray of intp, shape (pixel,)
         Positions of the cropped pixels' columns in the file, row by row of the frame.
     plain : bool
-        Whether column names are unique, and all pixels' columns of one type that is no dictionary, as Polars wants it.
+        Column names are unique, and the pixels' columns have one type, which is not a dictionary. Polars needs this.
     fingerprint : str
-        SHA-256 of the file's size and footer. The footer holds every page's place and size, and unlike a modification
-        time it survives copying and mounting elsewhere.
+        SHA-256 of the file's size and footer. The footer holds the position and size of every page. Unlike a
+        modification time, the fingerprint stays the same when the file is copied or mounted elsewhere.
     metadata : pyarrow.parquet.FileMetaData or None
-        The footer as pyarrow parses it, of `metadata_bytes`; None where something else decodes.
+        The footer as pyarrow parses it, of `metadata_bytes`; None for other decoders.
     footer : Footer
-        What of it was checked.
+        The footer as gpucal parses it.
     strict : bool
-        Whether more than is needed is checked; see `open_signal`.
+        Check more than decoding needs; see `open_signal`.
     """
 
     path: Path
@@ -74,22 +74,22 @@ class Signal:
         Parameters
         ----------
         decoder : {'polars', 'pyarrow'}, optional
-            By default the variable GPUCAL_READER, else the fastest that is installed. A file that Polars might not
-            decode as pyarrow does, such as one of inconsistent page headers, is decoded by pyarrow all the same.
+            By default the variable GPUCAL_READER, else the fastest that is installed. pyarrow decodes a file that
+            Polars may decode differently, such as one with inconsistent page headers, whatever is asked for.
         buffer : BytesIO, optional
-            Where to read it to, such as that of a file that is done with: memory that is in use already costs a third
-            of the time of fresh pages (0.02 s and 0.07 s for AIRS-CH0).
+            Memory to read into, such as the buffer of a file that is done. Memory already in use saves two thirds of
+            the time of fresh pages (0.02 s against 0.07 s for AIRS-CH0).
 
         Returns
         -------
         Loaded
-            The file's bytes and how to decode them.
+            The file's bytes, and their decoder.
 
         Raises
         ------
         InputError
-            If the file cannot be read, is no longer the one that was opened, or has pages that nothing should decode:
-            headers that cannot be parsed, or declare more values or bytes than the file's rows need.
+            If the file cannot be read, has changed since it was opened, or has pages that are not safe to decode:
+            headers that cannot be parsed, or that declare more values or bytes than the file's rows need.
         ConfigError
             If there is no decoder of that name.
         MissingExtra
@@ -113,12 +113,12 @@ class Signal:
 
     @property
     def metadata_bytes(self) -> int:
-        """Memory that the parsed footer takes: 19 MB of AIRS-CH0, whose footer has 1.2."""
+        """Memory of the parsed footer: 19 MB for AIRS-CH0, whose footer has 1.2 MB."""
         return 16 * int(self.metadata.serialized_size) if self.metadata else 0
 
 
 def _read_into(buffer: BytesIO, path: Path, size: int) -> bool:
-    """Make a buffer hold a file; False if that is not of the size it was."""
+    """Fill a buffer with a file; return False if the file's size is no longer ``size``."""
     buffer.seek(size - 1)
     buffer.write(b"\0")
     buffer.truncate()
@@ -147,10 +147,10 @@ def open_signal(path: Path, detector: Detector, *, strict: bool = False) -> Sign
     detector : Detector
         The detector.
     strict : bool
-        Check what decoding does not need, too: the mark at the file's beginning; value counts, sizes and places of all
-        column chunks, those outside the crop included; that none overlap, and pages fill each; and, while decoding, the
-        checksums of pages that have any. The checks take 3 % longer. But only pyarrow looks at checksums, so that it
-        decodes: 1.3 to 1.6 times as long as with Polars for files of AIRS-CH0.
+        Check more than decoding needs: the mark at the file's beginning; value counts, sizes and positions of all
+        column chunks, also outside the crop; that chunks do not overlap, and pages fill each; and, while decoding, the
+        checksums of pages that have one. The checks take 3 % longer. Only pyarrow verifies checksums, so it must
+        decode, which takes 1.3 to 1.6 times as long as Polars for files of AIRS-CH0.
 
     Returns
     -------
@@ -160,8 +160,8 @@ def open_signal(path: Path, detector: Detector, *, strict: bool = False) -> Sign
     Raises
     ------
     InputError
-        If it is missing, not a regular file, not Parquet, of more frames than `gpucal.inputs.parquet.pages.MOST_ROWS`,
-        or does not hold a column of integers for each pixel.
+        If the file is missing, not a regular file, or not Parquet, has more frames than
+        `gpucal.inputs.parquet.pages.MOST_ROWS`, or does not hold a column of integers for each pixel.
     """
     try:
         with BufferedReader(open_regular(path)) as stream:
@@ -184,10 +184,10 @@ def open_signal(path: Path, detector: Detector, *, strict: bool = False) -> Sign
         value = kind.value_type if pa.types.is_dictionary(kind) else kind
         if not pa.types.is_integer(value):
             raise InputError(f"holds {shortened(kind)}, expected raw counts (unsigned 16-bit integers)", AGAIN, path)
-    if metadata.num_columns != len(names):  # an index column that is a struct or list: positions would mean others
-        raise InputError("has a column of several", AGAIN, path)
+    if metadata.num_columns != len(names):  # of an index, such as a struct: positions would mean other columns
+        raise InputError("has a column of structs or lists", AGAIN, path)
     chosen = positions[detector.columns()]
-    # Columns of one kind, as a damaged type or nullability of one of them may mean something else to Polars.
+    # All columns must be of one kind: if one's type or nullability is damaged, Polars may decode it differently.
     alike = len(kinds) == 1 and len({optional[position] for position in positions}) == 1
     plain = alike and len(set(names)) == len(names) and not any(map(pa.types.is_dictionary, kinds))
     if strict:
@@ -196,23 +196,7 @@ def open_signal(path: Path, detector: Detector, *, strict: bool = False) -> Sign
 
 
 def fingerprint_of(path: Path) -> str:
-    """Return the fingerprint that `open_signal` would give a file, without a look at what is in it.
-
-    Parameters
-    ----------
-    path : Path
-        A Parquet file.
-
-    Returns
-    -------
-    str
-        As `Signal.fingerprint`.
-
-    Raises
-    ------
-    InputError
-        If it is missing, not a regular file, or not Parquet.
-    """
+    """Return a file's `Signal.fingerprint` without checking its content."""
     try:
         with BufferedReader(open_regular(path)) as stream:
             return _fingerprint(end_of(stream, path), stream.seek(0, 2))

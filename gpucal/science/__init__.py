@@ -1,1 +1,1 @@
-"""The numbers: the seven steps, the plan that folds them, bad pixels, noise, light curves."""
+"""The arithmetic: the seven steps, the plan that folds them, bad pixels, noise, light curves, transit depths."""

@@ -1,10 +1,10 @@
-"""Bad pixels as they are to be handed on: kept, NaN, or a straight line between their good neighbours.
+"""Bad pixels: kept, set to NaN, or interpolated between their good neighbours.
 
-Interpolation is the one thing that couples pixels, so it comes after all blocks are in. It runs along the spatial axis;
-a column of the spectrum without a good pixel is interpolated along wavelength, between the nearest columns that have
-one, row by row. Where only one side has a good neighbour, its value is taken. Positions and weights are those of
-`numpy.interp`; they are the same for every bin, so a pixel is ``(1 − w) · first + w · second`` at any time, and its
-variance ``(1 − w)² · var(first) + w² · var(second)``.
+Interpolation is the only operation that couples pixels, so it runs after all blocks are in. It runs along the spatial
+axis. A column of the spectrum without a good pixel is interpolated along wavelength, row by row, between the nearest
+columns that have one. A pixel with a good neighbour on one side only gets that neighbour's value. Positions and weights
+are those of `numpy.interp`. They are the same for every bin, so a pixel is ``(1 − w) · first + w · second`` at any
+time, and its variance is ``(1 − w)² · var(first) + w² · var(second)``.
 """
 
 from __future__ import annotations
@@ -36,24 +36,13 @@ class Mend:
 
 
 def unusable(dq: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Tell which pixels have a flag and were not interpolated.
-
-    Parameters
-    ----------
-    dq : ndarray of uint8
-        Data-quality flags.
-
-    Returns
-    -------
-    ndarray of bool
-        Of the same shape.
-    """
+    """Tell which pixels have a flag and were not interpolated."""
     bad: NDArray[np.bool_] = (dq != 0) & (dq & np.uint8(DQ.INTERPOLATED) == 0)
     return bad
 
 
 def find_mends(dq: NDArray[np.uint8]) -> list[Mend]:
-    """Find what bad pixels are to be interpolated from.
+    """Find the good pixels from which each bad pixel is interpolated.
 
     Parameters
     ----------
@@ -63,7 +52,7 @@ def find_mends(dq: NDArray[np.uint8]) -> list[Mend]:
     Returns
     -------
     list of Mend
-        To be done in this order: whole columns come last, from what was mended before. Empty where no pixel is good.
+        To be done in this order: whole columns come last, as they use pixels mended before. Empty if no pixel is good.
     """
     bad = (dq & ~np.uint8(DQ.INTERPOLATED)) != 0
     mends = []
@@ -78,25 +67,17 @@ def find_mends(dq: NDArray[np.uint8]) -> list[Mend]:
 
 
 def _between(good: NDArray[np.intp], wanted: NDArray[np.intp]) -> list[tuple[int, int, int, float]]:
-    """Return each wanted position, the good ones beside it, and the weight of the second."""
+    """Return each wanted position, its two good neighbours, and the weight of the second."""
     rank = np.interp(wanted, good, np.arange(good.size))
     before = np.floor(rank).astype(np.intp)
-    after = np.where(rank > before, before + 1, before)  # at either end one neighbour, which is both
+    after = np.where(rank > before, before + 1, before)  # at either end, the one neighbour counts as both
     return list(
         zip(wanted.tolist(), good[before].tolist(), good[after].tolist(), (rank - before).tolist(), strict=True)
     )
 
 
 def interpolate(signal: Array, mends: Sequence[Mend]) -> None:
-    """Interpolate bad pixels, in place.
-
-    Parameters
-    ----------
-    signal : array, shape (time, wavelength, spatial)
-        Electrons; of NumPy or CuPy.
-    mends : sequence of Mend
-        From `find_mends`.
-    """
+    """Interpolate bad pixels of a signal (time, wavelength, spatial), of NumPy or CuPy, in place, with `find_mends`."""
     xp = namespace(signal)
     for mend in mends:
         first, second = (xp.asarray(signal[:, x, y], dtype=xp.float64) for x, y in (mend.first, mend.second))
@@ -104,7 +85,7 @@ def interpolate(signal: Array, mends: Sequence[Mend]) -> None:
 
 
 def carry_variance(variance: Array, mends: Sequence[Mend]) -> None:
-    """Give interpolated pixels the variance of what they are, in place.
+    """Give interpolated pixels the variance of their weighted mean, in place.
 
     Parameters
     ----------
@@ -120,14 +101,15 @@ def carry_variance(variance: Array, mends: Sequence[Mend]) -> None:
 
 
 def gather(coefficients: Array, mends: Sequence[Mend]) -> None:
-    """Turn the coefficients of a sum over pixels into those of the same sum over measured pixels alone, in place.
+    """Move the coefficients of interpolated pixels to the measured pixels that they were made of, in place.
 
-    Interpolated pixels share noise with what they are made of; only over measured ones do variances add up.
+    The sum over all pixels stays the same. Interpolated pixels share noise with measured ones; variances add up only
+    over measured ones.
 
     Parameters
     ----------
     coefficients : array of float64, shape (wavelength, spatial)
-        What each pixel is multiplied by in the sum; 0 at interpolated pixels afterwards.
+        Factor of each pixel in the sum; 0 at interpolated pixels afterwards.
     mends : sequence of Mend
         From `find_mends`.
     """
@@ -139,7 +121,7 @@ def gather(coefficients: Array, mends: Sequence[Mend]) -> None:
 
 
 def plan_repair(dq: NDArray[np.uint8], how: str) -> tuple[NDArray[np.uint8], Callable[[Array], None] | None]:
-    """Say what becomes of bad pixels.
+    """Return the flags after bad pixels are handled, and the function that handles them.
 
     Parameters
     ----------
@@ -151,10 +133,10 @@ def plan_repair(dq: NDArray[np.uint8], how: str) -> tuple[NDArray[np.uint8], Cal
     Returns
     -------
     dq : ndarray of uint8, shape (wavelength, spatial)
-        The flags, INTERPOLATED among them where that is done. Where no pixel is good, nothing can be interpolated: all
-        become NaN.
+        The flags, with INTERPOLATED where pixels are interpolated. If no pixel is good, none can be, and all become
+        NaN.
     change : callable or None
-        What to do to the signal (time, wavelength, spatial), in place.
+        Changes a signal (time, wavelength, spatial) in place; None if nothing is to change.
     """
     mends = find_mends(dq) if how == "interpolate" else []
     if mends:

@@ -2,13 +2,13 @@
 
     flux[b, λ] = Σ_y c[λ, y] · signal[b, λ, y]        error² = Σ_y c² · variance        (a photometer: Σ over λ too)
 
-Everything that may be wanted is in c, which does not depend on time, so that a transit's depth survives it: bad pixels
-have 0; plain weights are 1; optimal ones are P/V · Σ P / Σ (P²/V), of the mean profile P and the mean variance V (Horne
-1986, PASP 98, 609); background rows have −Σc / their number; an interpolated pixel's coefficient goes to the pixels it
-was made of. The light curve of a column that was interpolated as a whole is a mean of its neighbours' light curves.
+All choices are in c, which does not depend on time, so they keep a transit's depth. Bad pixels have 0. Plain weights
+are 1. Optimal weights are P/V · Σ P / Σ (P²/V), with the mean profile P and the mean variance V (Horne 1986, PASP 98,
+609). Background rows have −Σc / their number. An interpolated pixel's coefficient goes to the pixels it was made of.
+The light curve of a column that was interpolated as a whole is a mean of its neighbours' light curves.
 
-Optimal weights are of a profile that has noise itself, so little light comes out as too much: by 27 % at 300 e⁻ a bin
-and column, 0.9 % at 3,000, nothing at 10,000; and its depth as too small, by 6, 0.1 and 0 %
+Optimal weights come from a profile that has noise itself, so faint light comes out too large: by 27 % at 300 e⁻ a bin
+and column, 0.9 % at 3,000, nothing at 10,000. Its transit depth comes out too small: by 6, 0.1 and 0 %
 (``benchmarks/closure.py --weights``).
 """
 
@@ -41,7 +41,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Aperture:
-    """Which pixels make a light curve, and with what weights.
+    """The pixels of a light curve, and their weights.
 
     Parameters
     ----------
@@ -53,12 +53,12 @@ class Aperture:
         First and one-past-last spatial row; by default all.
     background_rows : sequence of tuple of int
         Windows of rows, or one, whose mean is the background: of each wavelength, or of all for a photometer. A light
-        curve without a usable pixel in them is NaN: not subtracted from, it would be on another footing than the rest.
+        curve without a usable pixel in these rows is NaN. Without the subtraction it would not compare with the others.
 
     Raises
     ------
     ConfigError
-        If a value is not possible, or the background is just the rows that are summed.
+        If a value is not possible, or the background rows are the rows that are summed.
     """
 
     detector: Detector
@@ -78,42 +78,17 @@ class Aperture:
 
     @classmethod
     def of(cls, detector: Detector, settings: Mapping[str, Any]) -> Aperture:
-        """Take it from settings.
-
-        Parameters
-        ----------
-        detector : Detector
-            The detector.
-        settings : mapping
-            As `gpucal.Calibration.to_dict` gives them.
-
-        Returns
-        -------
-        Aperture
-            As they say.
-        """
+        """Make the aperture of a detector from settings, as `gpucal.Calibration.to_dict` gives them."""
         name = detector.name
         return cls(detector, settings["weights"], settings["rows"][name], settings["background_rows"][name])
 
     def target(self) -> NDArray[np.bool_]:
-        """Return the rows that are summed.
-
-        Returns
-        -------
-        ndarray of bool, shape (spatial,)
-            True for them.
-        """
-        assert self.rows is not None  # since it was made
+        """Return which spatial rows are summed."""
+        assert self.rows is not None  # __post_init__ sets it
         return self._chosen([self.rows])
 
     def background(self) -> NDArray[np.bool_]:
-        """Return the rows of the background.
-
-        Returns
-        -------
-        ndarray of bool, shape (spatial,)
-            True for them.
-        """
+        """Return which spatial rows are background."""
         return self._chosen(self.background_rows)
 
     def _chosen(self, windows: Sequence[Window]) -> NDArray[np.bool_]:
@@ -124,7 +99,7 @@ class Aperture:
 
 
 class Choices(TypedDict, total=False):
-    """What may be chosen of an `Aperture` by keyword."""
+    """Fields of `Aperture` that can be given by keyword."""
 
     weights: str
     rows: Window | None
@@ -141,7 +116,7 @@ class LightCurve(NamedTuple):
 def light_curve(
     signal: NDArray[Any], dq: NDArray[np.uint8], aperture: Aperture, variance: NDArray[Any] | None = None
 ) -> NDArray[np.float64]:
-    """Sum a signal cube over its good pixels, along the slit for a spectrum, over the image for a photometer.
+    """Sum a signal cube over its good pixels: along the slit for a spectrum, over the image for a photometer.
 
     Parameters
     ----------
@@ -150,14 +125,15 @@ def light_curve(
     dq : ndarray of uint8, shape (wavelength, spatial)
         Data-quality flags; a pixel counts if it has none or was interpolated.
     aperture : Aperture
-        Which pixels, and their weights.
+        The pixels and their weights.
     variance : ndarray, shape (time, wavelength, spatial), optional
-        Of the signal, electrons²; only weights of variance need it.
+        Of the signal, electrons²; only the weights ``'variance'`` need it.
 
     Returns
     -------
     ndarray of float64, shape (time, wavelength) or (time, 1)
-        Electrons, where the signal is; NaN where no pixel is good, or none of a background that is asked for.
+        Electrons, on the device of the signal; NaN without a good pixel, or without a good pixel of a background asked
+        for.
     """
     photometer = aperture.detector.photometer
     inside, columns = _mends(dq, photometer)
@@ -181,13 +157,14 @@ def light_curve_with_errors(
     Returns
     -------
     LightCurve
-        ``flux`` and ``error``, each (time, wavelength) or (time, 1), where the signal is; NaN as in `light_curve`.
+        ``flux`` and ``error``, each (time, wavelength) or (time, 1), on the device of the signal; NaN as in
+        `light_curve`.
     """
     xp, photometer = namespace(signal), aperture.detector.photometer
     inside, columns = _mends(dq, photometer)
     c = _coefficients(signal, dq, inside, aperture, variance)
     flux = weighted_sum(signal, c, photometer)
-    with np.errstate(over="ignore"):  # of bad values that no flag tells
+    with np.errstate(over="ignore"):  # bad values without a flag may overflow
         squared = weighted_sum(variance, c * c, photometer)
     interpolate(flux[:, :, None], columns)
     carry_variance(squared[:, :, None], columns)
@@ -223,7 +200,7 @@ def coefficients(
     profile: Array | None = None,
     variance: Array | None = None,
 ) -> Array:
-    """Return what each pixel is multiplied by in a light curve, of arrays of one namespace on one device.
+    """Return the factor of each pixel in a light curve, for arrays of one namespace on one device.
 
     Parameters
     ----------
@@ -234,14 +211,14 @@ def coefficients(
     mends : list of Mend
         Interpolated pixels.
     photometer : bool
-        One sum over everything, and not one for each wavelength.
+        Make one sum over everything; if False, one for each wavelength.
     profile, variance : array of float64, shape (wavelength, spatial), optional
         Means over time; with them, weights are optimal.
 
     Returns
     -------
     array of float64, shape (wavelength, spatial)
-        All 0 where a light curve has no good pixel, or has none of a background that is asked for.
+        All 0 if a light curve has no good pixel, or no good pixel of a background asked for.
     """
     xp = namespace(good)
 
@@ -268,7 +245,7 @@ def coefficients(
 
 
 def weighted_sum(values: Array, c: Array, photometer: bool) -> Array:
-    """Return ``Σ c · values``, of arrays of one namespace on one device.
+    """Return ``Σ c · values``, for arrays of one namespace on one device.
 
     Parameters
     ----------
@@ -277,7 +254,7 @@ def weighted_sum(values: Array, c: Array, photometer: bool) -> Array:
     c : array of float64, shape (wavelength, spatial)
         Coefficients.
     photometer : bool
-        Sum over both axes, and not over the spatial one alone.
+        Sum over both axes; if False, over the spatial axis.
 
     Returns
     -------
@@ -289,7 +266,7 @@ def weighted_sum(values: Array, c: Array, photometer: bool) -> Array:
     used = c != 0.0
     any_used = xp.any(used, axis=tuple(axis - 1 for axis in axes))
     sums = xp.empty_like(values[:, : 1 if photometer else None, 0], dtype=xp.float64)
-    with np.errstate(invalid="ignore", over="ignore"):  # of bad pixels, which are then left out
+    with np.errstate(invalid="ignore", over="ignore"):  # from bad pixels, which are then left out
         for part in time_parts(values):
             total = xp.sum(xp.where(used, values[part, ...] * c, 0.0), axis=axes)
             sums[part, :] = xp.reshape(xp.where(any_used, total, xp.nan), (-1, sums.shape[1]))

@@ -1,4 +1,4 @@
-"""The variance of a binned CDS sum, the detector's own noise; and how much more than that there is in the data."""
+"""The variance of a binned CDS sum from detector and photon noise, and the excess of the data's scatter over it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gpucal.science.steps import Array, namespace, time_parts
 
 __all__ = ["noise_excess", "on_arrays", "variance"]
 
-# Median of the absolute difference of two draws from a normal distribution, in its standard deviations.
+# Median absolute difference of two draws from a normal distribution, in units of its standard deviation.
 _NORMAL = 0.6744897501960817 * 2.0**0.5
 
 
@@ -21,23 +21,23 @@ def variance(signal: NDArray[Any], plan: Plan, dq: NDArray[np.uint8]) -> NDArray
     """Return the variance of every output, ``(max(S, 0) + 2·N·read²) / divisor²``.
 
     S is the binned sum before dark subtraction, recovered as ``signal·divisor + dark·τ``. Both reads of a pair belong
-    to one accumulating exposure, so only the charge gathered between them is counted. Pointing jitter is not in it;
-    `noise_excess` shows it. Interpolated pixels get that of the mean they are. Where counts are multiplied by the gain,
-    signals are electrons times gain², and so are read noise and what each photon adds: ``gain² · max(S, 0)``.
+    to one accumulating exposure, so only the charge gathered between them is counted. Pointing jitter is not included;
+    `noise_excess` shows it. An interpolated pixel gets the variance of its weighted mean. If counts are multiplied by
+    the gain, signals are electrons times gain², and so are read noise and each photon's share: ``gain² · max(S, 0)``.
 
     Parameters
     ----------
     signal : ndarray, shape (time, wavelength, spatial)
         Calibrated signal, electrons; of NumPy or CuPy.
     plan : Plan
-        What it was made with.
+        The plan it was made with.
     dq : ndarray of uint8, shape (wavelength, spatial)
         Data-quality flags.
 
     Returns
     -------
     ndarray of float64, shape (time, wavelength, spatial)
-        Electrons², where the signal is.
+        Electrons², on the device of the signal.
     """
     xp = namespace(signal)
     frame = (plan.detector.shape[0], plan.detector.width)
@@ -52,7 +52,7 @@ def variance(signal: NDArray[Any], plan: Plan, dq: NDArray[np.uint8]) -> NDArray
 def on_arrays(
     signal: Array, divisor: Array, dark: Array, read: Array, tau_s: Array, pairs_per_bin: int, electron: float
 ) -> Array:
-    """Return the variance, of arrays of one namespace on one device.
+    """Return the variance, for arrays of one namespace on one device.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def on_arrays(
     tau_s : array of float64, shape (time,)
         Integration time of a bin, s.
     pairs_per_bin : int
-        CDS pairs in it.
+        CDS pairs in a bin.
     electron : float
         As in `gpucal.science.plan.Plan`.
 
@@ -88,12 +88,12 @@ def on_arrays(
 
 
 def noise_excess(values: Array, variances: Array) -> Array:
-    """Compare the scatter of consecutive bins with what the variances say.
+    """Compare the scatter of consecutive bins with their variances.
 
-    ``median |x[b+1] − x[b]| / (0.6745 · √2) / √(mean variance)``: 1 is the detector's own noise. Differences do not see
-    slow drifts, and their median sees neither the few bins of a transit's edges nor those hit by a cosmic ray; what is
-    left is noise from bin to bin, such as pointing jitter. In 25 pairs of reads of 2025, bright AIRS-CH0 pixels have
-    1.6 (2.7 in variance), and those of FGS1 several times that.
+    ``median |x[b+1] − x[b]| / (0.6745 · √2) / √(mean variance)``: 1 means no more scatter than the variances explain.
+    Slow drifts do not show in differences. Their median ignores the few bins at a transit's edges and those hit by a
+    cosmic ray. The rest is noise from bin to bin, such as pointing jitter. In 25 pairs of reads of 2025, bright
+    AIRS-CH0 pixels have 1.6 (2.7 in variance), and those of FGS1 several times that.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ def noise_excess(values: Array, variances: Array) -> Array:
     Returns
     -------
     array of float64, shape (...)
-        Standard deviation over standard deviation; NaN where there is a single bin or a value is NaN.
+        Ratio of standard deviations; NaN for a single bin, or where a value is NaN.
     """
     xp = namespace(values)
     n = values.shape[0] - 1
@@ -114,6 +114,6 @@ def noise_excess(values: Array, variances: Array) -> Array:
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         steps = xp.asarray(values[1:, ...], dtype=xp.float64) - xp.asarray(values[:-1, ...], dtype=xp.float64)
         ordered = xp.sort(xp.abs(steps), axis=0)
-        # sorting puts NaN last: one anywhere makes the last, and so the sum, NaN
+        # sorting puts NaN last, so a NaN anywhere makes the last value NaN, and with it the sum
         typical = (ordered[(n - 1) // 2, ...] + ordered[n // 2, ...]) / 2.0 + 0.0 * ordered[-1, ...]
         return typical / _NORMAL / xp.sqrt(xp.sum(variances, axis=0) / variances.shape[0])

@@ -3,10 +3,17 @@
     out[bin, pixel] = ( Σ over the bin's CDS pairs of [ P(n_end) − P(n_start) ]  −  dark · τ[bin] ) / divisor
 
 P is the pixel's linearity polynomial composed with the ADC's n / gain + offset: still of degree 5, in raw counts n.
-Every switch is data here and no code path anywhere else: linearity off, P is the ADC line; dark off, dark is 0; flat
-off, the divisor is 1; no binning, bins of one pair; a dead pixel, which the notebook leaves alone, dark 0, divisor 1;
-a mean instead of a sum, the divisor times the pairs; clipping negatives, a real-valued floor on the count; bad
-coefficients made benign, the identity and 1. Before or after CDS, the flat divides the same sum.
+Every switch is data here, and no other code depends on it:
+
+- linearity off: P is the ADC line;
+- dark off: dark is 0;
+- flat off: the divisor is 1;
+- no binning: bins of one pair;
+- a dead pixel, which the notebook leaves alone: dark 0, divisor 1;
+- a mean instead of a sum: the divisor times the pairs;
+- clipping of negatives: a real-valued floor on the count;
+- benign coefficients: the identity and 1;
+- the flat before or after CDS: the same sum is divided.
 """
 
 from __future__ import annotations
@@ -59,13 +66,13 @@ class Plan:
     divisor : ndarray of float64, shape (pixel,)
         Flat field, times the pairs of a bin for a mean.
     electron : float
-        What an electron comes to in the signal: 1, but gain² where counts are multiplied by what divides them.
+        Signal of one electron: 1, or gain² if counts are multiplied by the gain instead of divided.
     read_noise : ndarray of float64, shape (pixel,)
-        Noise of one read, electrons times that.
+        Noise of one read, electrons times ``electron``.
     saturation : int
         Raw counts at or above this in any used frame saturate a pixel.
     dq : ndarray of uint8, shape (pixel,)
-        What is known of each pixel before its counts are seen.
+        Data-quality flags from the calibration frames alone.
     time_h : ndarray of float64, shape (bin,)
         Mean time of the frames of each bin, hours.
     """
@@ -123,13 +130,13 @@ def make_plan(
     Raises
     ------
     ConfigError
-        If a setting is still open, or a bin in seconds is shorter than a pair.
+        If a setting is None, or a bin in seconds is shorter than half a pair.
     InputError
-        If the number of frames is odd and the settings do not drop the last, too small for one bin, or larger than the
-        axes of ``axis_info.parquet``.
+        If the number of frames is too small for one bin, larger than the axes of ``axis_info.parquet``, or odd and the
+        settings do not drop the last frame.
     """
     if config.integration is None:
-        raise ConfigError("integration is open; call Calibration.filled with the data set's preset")
+        raise ConfigError("integration is None; call Calibration.filled with the data set's preset")
     if n_frames % 2 and config.odd_frames == "error":
         raise InputError(f"has {n_frames} frames, an odd number", 'set odd_frames = "drop" (--odd-frames drop)')
     pairs_per_bin = config.pairs_per_bin(detector, axis.pair_s)
@@ -179,14 +186,14 @@ def _coefficients(config: Calibration, frames: CalibrationFrames, scale: float, 
             shifted[1:] += composed[:-1] * scale
             composed = shifted
             composed[0] += coefficient
-    # The constant cancels between two reads and backends leave it out, but where it is not finite nothing cancels.
+    # The constant cancels between two reads, so backends leave it out. One that is not finite would not cancel: NaN.
     composed[1, ~np.isfinite(composed[0])] = np.nan
     return composed
 
 
 def _integration_steps_s(detector: Detector, config: Calibration, axis: Axis, used: int) -> NDArray[np.float64]:
     """Return Δt_end − Δt_start of each used CDS pair."""
-    # FGS1 has no integration column: the notebook takes one constant for every read (0.1 s), so that no time is left.
+    # FGS1 has no integration column: the notebook uses one constant for every read (0.1 s), so the differences are 0.
     frames_s = np.full(used, detector.integration_s) if axis.integration_s is None else axis.integration_s[:used]
     # The update of 29 August 2024 adds 0.1 s to end reads, for both detectors.
     update_s = 0.1 if config.integration == "updated" else 0.0
@@ -217,19 +224,19 @@ def _benign(frames: CalibrationFrames, dq: NDArray[np.uint8]) -> CalibrationFram
 
 
 def hot_pixels(dark: NDArray[np.float64], sigma: float, iterations: int) -> NDArray[np.bool_]:
-    """Find hot pixels by an iterated sigma clip of the dark, as the notebook does of the cropped one.
+    """Find hot pixels by an iterated sigma clip of the dark; the notebook clips the cropped one.
 
-    The same as ``astropy.stats.sigma_clip(dark, sigma=sigma, maxiters=iterations)``, whose import is 0.3 s of a cold
+    The same as ``astropy.stats.sigma_clip(dark, sigma=sigma, maxiters=iterations)``, whose import takes 0.3 s of a cold
     start. A single pass of mean ± 5σ, seen elsewhere, finds 7 pixels where the iterated clip finds 65.
 
     Parameters
     ----------
     dark : ndarray of float64, shape (spatial, wavelength)
-        Dark current. Values that are not finite, which there may be outside the crop, do not count and are hot.
+        Dark current. Values that are not finite, which may stand outside the crop, do not count and are hot.
     sigma : float
         Threshold in standard deviations, both ways.
     iterations : int
-        At most this many passes.
+        Passes, at most.
 
     Returns
     -------
@@ -256,7 +263,8 @@ def hot_pixels(dark: NDArray[np.float64], sigma: float, iterations: int) -> NDAr
 def _bad_linearity(config: Calibration, linear_corr: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Flag polynomials that are not finite, too far from the identity, or with too large a constant term.
 
-    The constant is judged by itself and left out of the deviation, which would otherwise diverge at zero electrons.
+    The constant term has its own test and is left out of the deviation, which would otherwise diverge at zero
+    electrons.
     """
     finite = np.isfinite(linear_corr).all(axis=0)
     off = np.abs(linear_corr[0]) > config.linearity_max_offset

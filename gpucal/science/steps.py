@@ -1,17 +1,17 @@
 """The seven steps as pure functions: the readable specification, for any array namespace (NumPy, CuPy, array API).
 
-Raw detector reads come as ``(frame, spatial, wavelength)``; each step takes what the one before it returned:
+Raw detector reads come as ``(frame, spatial, wavelength)``; the result of each step is the input of the next:
 
     electrons = adc(raw, gain, offset)
-    masked    = mask(electrons, dead | hot)            # only where masked samples are to become NaN
+    masked    = mask(electrons, dead | hot)            # only to make masked samples NaN
     electrons = linearity(electrons, coefficients)
     electrons = dark(electrons, dark_map, integration_s, dead)
     pairs     = cds(electrons)
     bins      = bin(pairs, 30)
     signal    = flat(bins, flat_map, dead)
 
-Everything is float64, nothing is changed in place, and no function leaves the device its arrays live on. The source of
-each formula is the organisers' calibration notebook of 14 August 2024.
+Everything is float64, no input is changed, and results stay on the device of the inputs. The source of each formula is
+the organisers' calibration notebook of 14 August 2024.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["Array", "adc", "bin", "cds", "dark", "flat", "linearity", "mask", "n
 Array: TypeAlias = Any
 """An array of any namespace that follows the array API standard."""
 
-# Values of a part of a cube: 2 MiB in float64.
+# Values in a slice of `time_parts`: 2 MiB in float64.
 _PART = 2**18
 
 
@@ -59,8 +59,8 @@ def adc(raw: Array, gain: float, offset: float, *, clip_negatives: bool = False)
 def mask(electrons: Array, bad: Array) -> Array:
     """Set the samples of bad pixels to NaN, so that no later step can lose the mask.
 
-    The notebook builds a masked array here and loses the mask in the next assignment; `gpucal` keeps values and mask
-    apart (the data-quality map), and this step is for those who want them in one array.
+    The notebook builds a masked array here and loses the mask in the next assignment. `gpucal` keeps values and mask
+    apart (the data-quality map); this step is for users who want both in one array.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def dark(electrons: Array, dark_map: Array, integration_s: Array, dead: Array) -
     integration_s : array of float64, shape (frame,)
         Integration time of each frame, s.
     dead : array of bool, shape (spatial, wavelength)
-        Dead pixels, which are left alone. (The notebook subtracts their dark without the time; that cancels in CDS.)
+        Dead pixels, which are left alone. (The notebook subtracts their dark without the time; CDS cancels that.)
 
     Returns
     -------
@@ -147,7 +147,7 @@ def cds(electrons: Array) -> Array:
 
 
 def bin(pairs: Array, pairs_per_bin: int, *, reduce: str = "sum") -> Array:
-    """Sum (or average) whole bins of consecutive CDS pairs; pairs past the last whole bin are dropped.
+    """Sum or average whole bins of consecutive CDS pairs; pairs past the last whole bin are dropped.
 
     Parameters
     ----------
@@ -156,7 +156,7 @@ def bin(pairs: Array, pairs_per_bin: int, *, reduce: str = "sum") -> Array:
     pairs_per_bin : int
         Pairs in a bin.
     reduce : {'sum', 'mean'}
-        What a bin holds.
+        A bin holds the sum of its pairs, or their mean.
 
     Returns
     -------
@@ -193,35 +193,16 @@ def flat(bins: Array, flat_map: Array, dead: Array) -> Array:
 
 
 def namespace(array: Array) -> Array:
-    """Return an array's own namespace; the arrays of NumPy 1.26 and of CuPy do not say which, but their type does.
-
-    Parameters
-    ----------
-    array : array
-        Of any namespace.
-
-    Returns
-    -------
-    module
-        NumPy, CuPy, ...
-    """
+    """Return an array's own namespace, such as NumPy; arrays of NumPy 1.26 and of CuPy tell it by their type alone."""
     if hasattr(array, "__array_namespace__"):
         return array.__array_namespace__()
     return sys.modules[type(array).__module__.partition(".")[0]]
 
 
 def time_parts(cube: Array) -> Iterator[slice]:
-    """Cut the time axis into parts so small that what is computed of one takes little memory beside the cube.
+    """Cut the time axis of a cube into slices, so that work on one slice needs little memory beside the cube.
 
-    Parameters
-    ----------
-    cube : array, shape (time, ...)
-        Of any namespace.
-
-    Yields
-    ------
-    slice
-        Of time: a sixteenth of the bins at most, and no more values than a processor's cache holds.
+    A slice has at most a sixteenth of the bins, and no more values than a processor's cache holds.
     """
     n, *frame = cube.shape
     step = max(1, min(n // 16, _PART // max(1, math.prod(frame))))

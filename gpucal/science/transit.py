@@ -3,7 +3,7 @@
     flux[b] = F₀ · (1 − depth · shape[b])
 
 is a straight line in the shape. Both its parameters are fitted with weights 1 / error², and the depth is their ratio.
-The errors of the flux are taken at their word, so χ² judges them.
+The flux errors are not rescaled to the scatter, so χ² tests them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class DepthFit(NamedTuple):
     Parameters
     ----------
     depth, error : ndarray of float64, shape (...)
-        Fraction of the light lost where the shape is 1, and its standard deviation as the flux errors have it.
+        Fraction of the light lost where the shape is 1, and its standard deviation according to the flux errors.
     level : ndarray of float64, shape (...)
         F₀, flux out of transit.
     chi2 : ndarray of float64, shape (...)
@@ -52,7 +52,7 @@ def fit_depth(flux: ArrayLike, error: ArrayLike, shape: ArrayLike) -> DepthFit:
     Returns
     -------
     DepthFit
-        Of each light curve; NaN where fewer than two bins can be used, or those have one shape.
+        Of each light curve; NaN if fewer than two bins can be used, or all of them have the same shape value.
     """
     values, sigma = np.asarray(flux, dtype=np.float64), np.asarray(error, dtype=np.float64)
     template = np.asarray(shape, dtype=np.float64).reshape(-1, *[1] * (values.ndim - 1))
@@ -61,7 +61,7 @@ def fit_depth(flux: ArrayLike, error: ArrayLike, shape: ArrayLike) -> DepthFit:
     weight = np.where(used, 1.0 / np.where(used, sigma, 1.0) ** 2, 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         total = weight.sum(axis=0)
-        # about the weighted means, where the two parameters of the line are independent
+        # about the weighted means the two parameters of the line are independent
         centre, middle = (weight * template).sum(axis=0) / total, (weight * values).sum(axis=0) / total
         offset = template - centre
         spread = np.where(np.ptp(np.where(used, template, centre), axis=0) > 0.0, (weight * offset**2).sum(axis=0), 0.0)

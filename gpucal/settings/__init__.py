@@ -1,1 +1,1 @@
-"""What is asked for: detectors, calibration settings, their rules and their flags."""
+"""Everything a user can ask for: detectors, calibration settings, their rules and their flags."""

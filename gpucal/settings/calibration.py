@@ -1,6 +1,6 @@
 """Calibration settings: frozen, validated when made, three presets, TOML in and out, a content hash.
 
-What the notebook does, what others did and when to choose which is in ``examples/settings.md``.
+``examples/settings.md`` says what the notebook does, what others did, and when to choose which.
 """
 
 from __future__ import annotations
@@ -34,62 +34,61 @@ __all__ = ["PRESETS", "Calibration"]
 
 @dataclass(frozen=True)
 class Calibration:
-    """What is done to an observation. The defaults are the organisers' notebook of the data set's year.
+    """Settings of a calibration. The defaults are those of the organisers' notebook of the data set's year.
 
-    ``integration`` differs between the notebooks. Where it is not named it stays None, until `filled` takes it from
-    the data set's preset; `gpucal.run`, `gpucal.calibrate` and `gpucal.stream` do that.
+    The notebooks differ in ``integration``. Unless it is given, it stays None until `filled` sets it from the data
+    set's preset; `gpucal.run`, `gpucal.calibrate` and `gpucal.stream` call `filled`.
 
     Parameters
     ----------
     mask : bool
-        Flag dead and hot pixels in the data-quality map. What is computed does not depend on it, as in the notebook,
-        where the dead map acts on dark and flat whether or not masking is on. What follows the flags does: which
-        pixels ``bad_pixels`` makes NaN or interpolates, and which count in light curves.
+        Flag dead and hot pixels in the data-quality map. The flags change no computed value: as in the notebook, dark
+        and flat skip dead pixels even where this is off. The flags decide which pixels ``bad_pixels`` makes NaN or
+        interpolates, and which pixels count in light curves.
     linearity, dark, flat : bool
-        Whether the step is done.
+        Do the step.
     binning : bool
         Sum CDS pairs in time bins; off, every pair is a bin of its own.
     bins : mapping of str to int or str
-        CDS pairs in a bin, by detector, or seconds as in ``"144 s"``, which is the nearest number of pairs; a detector
-        left out keeps its default (AIRS-CH0 30, FGS1 360).
+        CDS pairs in a bin, by detector. Seconds, as in ``"144 s"``, become the nearest number of pairs. A detector that
+        is left out keeps its default (AIRS-CH0 30, FGS1 360).
     crop : mapping of str to (int, int)
-        First and one-past-last wavelength column that are calibrated, by detector; by default AIRS-CH0 39 to 321 and
-        all 32 of FGS1.
+        First and one-past-last wavelength column that are calibrated, by detector. By default AIRS-CH0 has 39 to 321,
+        and FGS1 has all its 32.
     gain : {'divide', 'multiply'}
         Electrons are ``counts / gain + offset``, as in every official notebook, or ``counts · gain + offset``, as the
         documentation of 2024 says.
     reduce : {'sum', 'mean'}
-        What a bin holds, electrons either way: the sum over its pairs, as in the notebook, or their mean.
+        A bin holds the sum over its pairs, as in the notebook, or their mean; electrons in both cases.
     integration : {'notebook', 'updated'}, optional
-        Integration times: as first published (AIRS-CH0 0.1/4.5 s, FGS1 0.1/0.1 s), or with the 0.1 s added to end
-        reads by the update of 29 August 2024 and by the 2025 notebook. By default as the data set's preset has it:
-        ``'notebook'`` for 2024, ``'updated'`` for 2025.
+        Integration times: as first published (AIRS-CH0 0.1/4.5 s, FGS1 0.1/0.1 s), or with 0.1 s more for end reads, as
+        in the update of 29 August 2024 and the 2025 notebook. The data set's preset has the default: ``'notebook'``
+        for 2024, ``'updated'`` for 2025.
     flat_order : {'after-cds', 'before-cds'}
-        Where the division by the flat stands among the steps. Division distributes over differences and sums, so the
-        result is the same but for rounding (and not finite either way where a flat is 0); what is computed is the
-        formula either way.
+        When to divide by the flat. Division distributes over differences and sums, so both orders give the same result
+        but for rounding; where a flat is 0, neither result is finite. gpucal computes the same formula for both.
     bad_pixels : {'keep', 'nan', 'interpolate'}
-        Leave flagged pixels as computed, set them to NaN, or put a straight line between their good neighbours along
-        the spatial axis there (`gpucal.science.bad_pixels`), flagged INTERPOLATED.
+        Leave flagged pixels as computed, set them to NaN, or replace them by a straight line between their good
+        neighbours along the spatial axis (`gpucal.science.bad_pixels`), flagged INTERPOLATED.
     bad_coefficients : {'keep', 'benign'}
         Apply calibration values flagged BAD_LINEARITY or BAD_FLAT as they are, or replace them by the identity and by
         1; the flags stay.
     odd_frames : {'error', 'drop'}
-        An odd number of frames is an error, as in the notebook, or the last frame is dropped.
+        Refuse an odd number of frames, as the notebook does, or drop the last frame.
     clip_negatives : bool
         Raise negative electrons to zero straight after the ADC step.
     hot_clip : {'cropped', 'full-frame', 'off'}
-        What the sigma clip that finds hot pixels looks at: the cropped dark, as in the notebook, all of it, or nothing.
+        Pixels that the sigma clip for hot pixels uses: the cropped dark, as in the notebook, the whole dark, or none.
     hot_sigma : float
-        Threshold of that clip.
+        Threshold of that clip, in standard deviations.
     hot_iterations : int
         Iterations of that clip.
     saturation : int
         Raw counts at or above this in any used frame flag a pixel as saturated.
     flat_minimum : float
-        A flat field not above this, or not finite, is flagged.
+        A flat field at or below this, or not finite, is flagged.
     linearity_tolerance : float
-        A linearity polynomial further from the identity than this fraction is flagged...
+        A linearity polynomial that differs from the identity by more than this fraction is flagged...
     linearity_range : float
         ...up to this many electrons...
     linearity_max_offset : float
@@ -100,13 +99,13 @@ class Calibration:
         Light curves: first and one-past-last spatial row, by detector; by default all.
     background_rows : mapping of str to sequence of (int, int)
         Light curves: rows whose mean is subtracted as background, by detector; by default none. A wavelength without a
-        usable pixel in them is NaN.
+        usable pixel in these rows is NaN.
 
     Raises
     ------
     ConfigError
-        If a value is of the wrong type or out of range, or ``background_rows`` are just the ``rows``; the line names
-        the setting and what it may be.
+        If a value is of the wrong type or out of range, or ``background_rows`` and ``rows`` are the same rows. The line
+        names the setting and the values it may have.
     """
 
     mask: bool = True
@@ -182,7 +181,7 @@ class Calibration:
         return PRESETS[name]
 
     def filled(self, preset: str) -> Calibration:
-        """Return these settings with what was not named as a preset has it.
+        """Return these settings, with those that are None taken from a preset.
 
         Parameters
         ----------
@@ -192,7 +191,7 @@ class Calibration:
         Returns
         -------
         Calibration
-            Settings of which none is None.
+            Settings without None.
 
         Raises
         ------
@@ -270,7 +269,7 @@ class Calibration:
         Raises
         ------
         ConfigError
-            If the file cannot be read or parsed, or says something impossible.
+            If the file cannot be read or parsed, or a setting in it is unknown or not possible.
         """
         return cls.from_dict({name: value for name, value in read_toml(path).items() if name != "output"})
 
@@ -280,13 +279,14 @@ class Calibration:
         Returns
         -------
         dict
-            Setting name to bool, int, float, str or, for settings by detector, dict; None for one that is still open.
+            Setting name to bool, int, float, str or, for settings by detector, dict. A setting that `filled` has yet
+            to set is None.
         """
         values = {setting.name: getattr(self, setting.name) for setting in fields(self)}
         return {name: dict(value) if name in BY_DETECTOR else value for name, value in values.items()}
 
     def to_toml(self) -> str:
-        """Return every setting but open ones as a TOML document that `from_toml` reads back to equal settings.
+        """Return every setting that is not None as a TOML document; `from_toml` reads it back to equal settings.
 
         Returns
         -------
@@ -302,7 +302,7 @@ class Calibration:
 
     @property
     def content_hash(self) -> str:
-        """SHA-256 of the settings: equal settings have equal hashes, however they were arrived at."""
+        """SHA-256 of the settings; equal settings have equal hashes, however they were made."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
     def pairs_per_bin(self, detector: Detector, pair_s: float) -> int:
@@ -323,7 +323,7 @@ class Calibration:
         Raises
         ------
         ConfigError
-            If a bin in seconds is nearer to no pair than to one.
+            If a bin in seconds is shorter than half a pair.
         """
         bin_ = self.bins[detector.name] if self.binning else 1
         if isinstance(bin_, int):
@@ -350,23 +350,7 @@ class Calibration:
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
-    """Read a TOML file into plain values; those under ``[output]``, as a results folder has them, are no settings.
-
-    Parameters
-    ----------
-    path : str or Path
-        The file.
-
-    Returns
-    -------
-    dict
-        Its content.
-
-    Raises
-    ------
-    ConfigError
-        If it cannot be read or parsed.
-    """
+    """Read a TOML file into plain values, those of an ``[output]`` table included."""
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:

@@ -1,7 +1,7 @@
 """The two detectors of the Ariel Data Challenge as a table of facts; a new detector is one entry.
 
-Frames are (spatial, wavelength) = (rows, columns); a Parquet column is the pixel ``row * columns + column``. The
-figures are those of the organisers' data description and calibration notebook of 14 August 2024.
+Frames are (spatial, wavelength) = (rows, columns); pixel (row, column) is Parquet column ``row * columns + column``.
+The figures come from the organisers' data description and their calibration notebook of 14 August 2024.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["DETECTORS", "Detector"]
 
 @dataclass(frozen=True)
 class Detector:
-    """What distinguishes one detector from another.
+    """The facts in which one detector differs from another.
 
     Parameters
     ----------
@@ -43,10 +43,10 @@ class Detector:
     integration_s : float
         Integration time of every frame where there is no such column, s (the notebook's constant).
     true_integration_s : tuple of float
-        Integration times of start and end reads as the raw frames show them, s: the end/start ratio of bright
-        pixels is 46.05 for AIRS-CH0 and 2.001 for FGS1.
+        Integration times of start and end reads as the raw frames show them, s. The end/start ratio of bright pixels is
+        46.05 for AIRS-CH0 and 2.001 for FGS1.
     photometer : bool
-        Whether the frame is an image to be summed to one light curve, rather than a spectrum.
+        Sum the whole frame to one light curve; False for a spectrum.
     """
 
     name: str
@@ -73,17 +73,11 @@ class Detector:
 
     @property
     def n_columns(self) -> int:
-        """Parquet columns of a signal file: one a stored pixel."""
+        """Parquet columns of a signal file: one for each stored pixel."""
         return self.shape[0] * self.shape[1]
 
     def columns(self) -> NDArray[np.intp]:
-        """Parquet column positions of the pixels inside the crop, row by row.
-
-        Returns
-        -------
-        ndarray of intp, shape (pixel,)
-            ``row * shape[1] + column``, ascending.
-        """
+        """Return the Parquet column positions of the pixels inside the crop, ascending, row by row of the frame."""
         import numpy as np
 
         rows = np.arange(self.shape[0], dtype=np.intp)[:, None] * self.shape[1]

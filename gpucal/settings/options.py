@@ -1,4 +1,4 @@
-"""Settings as flags of the command line: preset, then file, then flags; the last word wins."""
+"""Settings as flags of the command line. A flag overrules the file, and the file overrules the preset."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_settings", "output_from", "settings_from"]
 
-# What is stored of an item, as a results folder's config.toml has it under [output].
+# The defaults of [output] in a results folder's config.toml.
 _OUTPUT: Mapping[str, Any] = MappingProxyType({"dtype": "float32", "product": "cubes", "variance": False})
 
 # Flags without a value, each with a --no-... of its own.
@@ -39,20 +39,20 @@ _SWITCHES: Mapping[str, str] = MappingProxyType(
 _HELP: Mapping[str, str] = MappingProxyType(
     {
         "gain": "counts divided by the ADC gain, as in the notebooks, or multiplied",
-        "reduce": "what a bin holds; the notebook sums",
-        "integration": "whose integration times",
-        "flat_order": "where the flat stands among the steps; the result is the same",
+        "reduce": "a bin holds the sum of its pairs, as in the notebook, or their mean",
+        "integration": "integration times as first published, or as updated in 2024",
+        "flat_order": "when to divide by the flat; the result is the same",
         "bad_pixels": "leave flagged pixels as computed, make them NaN, or interpolate them along the spatial axis",
         "bad_coefficients": "apply flagged calibration values, or replace them by the identity and by 1",
         "odd_frames": "an odd number of frames is an error, or the last is dropped",
-        "hot_clip": "what the clip for hot pixels looks at",
+        "hot_clip": "pixels that the clip for hot pixels uses",
         "weights": "light curves: plain sums, or optimal weights of profile over variance",
         "hot_sigma": "threshold of the clip for hot pixels, 5",
         "hot_iterations": "iterations of that clip, 5",
         "saturation": "raw counts that saturate a pixel, 65535",
         "flat_minimum": "flat at or below which a pixel is flagged, 0",
         "linearity_tolerance": "largest correction that is not flagged, 0.1 of the signal,",
-        "linearity_range": "up to so many electrons, 30000",
+        "linearity_range": "up to this many electrons, 30000",
         "linearity_max_offset": "largest constant term that is not flagged, 10 electrons",
     }
 )
@@ -60,7 +60,7 @@ _HELP: Mapping[str, str] = MappingProxyType(
 
 @dataclass(frozen=True)
 class _Form:
-    """How a setting by detector is written: its flag, an example, and what it is for."""
+    """The written form of a setting by detector: its flag, an example, and its effect."""
 
     flag: str
     example: str
@@ -76,20 +76,14 @@ _FORMS: Mapping[str, _Form] = MappingProxyType(
     }
 )
 
-# Between two detectors that are written in one word; a comma may be part of a value.
+# The comma between two detectors in one argument; a comma can also be part of a value.
 _NEXT = re.compile(r",\s*(?=[A-Za-z][\w-]*\s*=)")
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Add a flag for every setting, and ``--preset`` and ``--config``.
-
-    Parameters
-    ----------
-    parser : ArgumentParser
-        Of ``gpucal calibrate``.
-    """
+    """Add a flag for every setting, and ``--preset`` and ``--config``, to the parser of ``gpucal calibrate``."""
     group = parser.add_argument_group(
-        "settings", "each is a key of --config too, and the last word wins; see examples/settings.md"
+        "settings", "each is a key of --config too, where a flag overrules the file; see examples/settings.md"
     )
     for name, effect in _SWITCHES.items():
         group.add_argument(f"--{name.replace('_', '-')}", action=argparse.BooleanOptionalAction, help=effect)
@@ -108,7 +102,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def settings_from(arguments: argparse.Namespace) -> Calibration:
-    """Put the settings that were named together: preset, then file, then flags. The data set decides the others.
+    """Return the settings that were named. Flags overrule the file, and the file overrules the preset.
 
     Parameters
     ----------
@@ -139,7 +133,7 @@ def settings_from(arguments: argparse.Namespace) -> Calibration:
             detector, _, value = text.partition("=")
             parsed = _parsed(name, text, value)
             given[_detector(name, detector)] = parsed
-        # What a file has there may be no mapping: that is left for the setting to refuse.
+        # If the file's value is not a mapping, it stays, and the setting refuses it.
         if given and isinstance(of_file := settings.get(name, {}), Mapping):
             settings[name] = {**of_file, **given}
     if arguments.bins and arguments.binning is False:
@@ -151,22 +145,12 @@ def settings_from(arguments: argparse.Namespace) -> Calibration:
 
 
 def output_from(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Say what is to be stored: as the flags have it, else the file, such as another run's OUT/config.toml.
-
-    Parameters
-    ----------
-    arguments : Namespace
-        As for `settings_from`, with ``dtype``, ``product`` and ``variance``.
-
-    Returns
-    -------
-    dict
-        ``dtype``, ``product`` and ``variance``, for `gpucal.run`.
+    """Return ``dtype``, ``product`` and ``variance`` for `gpucal.run`; flags overrule the file.
 
     Raises
     ------
     ConfigError
-        If the file cannot be read, or says something else under ``[output]``.
+        If the file cannot be read, or its ``[output]`` has an unknown name or a value that is not possible.
     """
     from gpucal.settings.calibration import read_toml
 
@@ -181,7 +165,7 @@ def output_from(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _detector(name: str, text: str) -> str:
-    """Find the detector that is written in short, such as airs."""
+    """Find a detector by a short form of its name, such as airs."""
     plain = {detector: re.sub(r"\W|_", "", detector.lower()) for detector in DETECTORS}
     meant = re.sub(r"\W|_", "", text.lower())
     found = [detector for detector, whole_ in plain.items() if meant and whole_.startswith(meant)]
@@ -192,7 +176,7 @@ def _detector(name: str, text: str) -> str:
 
 
 def _parsed(name: str, text: str, value: str) -> object:
-    """Read what follows DETECTOR=; whether it is possible is for the setting to say."""
+    """Parse the text after DETECTOR=; the setting checks the value itself."""
     if name == "bins":
         if re.fullmatch(r"\d{1,6}(\.\d{1,9})? ?s", value, re.ASCII):
             return value

@@ -1,4 +1,4 @@
-"""What a setting may be: choices, ranges, and settings by detector."""
+"""Rules for settings: choices, ranges, and settings by detector."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ __all__ = [
 ]
 
 PRODUCTS = ("cubes", "light-curves")
-"""What a results folder may hold of an item."""
+"""Products that a results folder can hold of an item."""
 
 FORMATS = ("npy", "zarr", "fits")
-"""What a results folder may be exported to."""
+"""Formats that a results folder can be exported to."""
 
 PRESET_SETTINGS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
@@ -45,10 +45,10 @@ PRESET_SETTINGS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "ariel2025": MappingProxyType({"integration": "updated"}),
     }
 )
-"""The settings that presets decide, in each of them; all others have one default."""
+"""The settings that each preset decides; all other settings have one default."""
 
 OPEN = frozenset(name for decided in PRESET_SETTINGS.values() for name in decided)
-"""Settings that are None until they are named, or a data set's preset decides them."""
+"""Settings that are None until they are named, or until a data set's preset decides them."""
 
 Window: TypeAlias = "tuple[int, int]"
 """First and one-past-last row or column."""
@@ -67,7 +67,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 
-# Not the least there is: a library may have had this thread take that for 0.
+# The largest normal number below zero. A library may have made this thread flush the subnormal ones to 0.
 _BELOW_ZERO = -sys.float_info.min
 
 # name -> (must exceed, must not exceed, in words)
@@ -85,27 +85,7 @@ RANGES: Mapping[str, tuple[float, float, str]] = MappingProxyType(
 
 
 def checked_window(name: str, value: object, size: int) -> Window:
-    """Check a window.
-
-    Parameters
-    ----------
-    name : str
-        What it is, for the message.
-    value : object
-        First and one-past-last row or column.
-    size : int
-        How many there are.
-
-    Returns
-    -------
-    tuple of int
-        The window.
-
-    Raises
-    ------
-    ConfigError
-        If it is none, empty, or reaches outside.
-    """
+    """Check that a value is ``[first, stop]`` inside ``size`` rows or columns; ``name`` is for the message."""
     if isinstance(value, (tuple, list)) and len(value) == 2 and all(map(_is_whole, value)):
         first, stop = map(int, value)
         if 0 <= first < stop <= size:
@@ -114,51 +94,16 @@ def checked_window(name: str, value: object, size: int) -> Window:
 
 
 def checked_windows(name: str, value: object, size: int) -> tuple[Window, ...]:
-    """Check several windows, or none.
-
-    Parameters
-    ----------
-    name : str
-        What they are, for the message.
-    value : object
-        A sequence of windows, which may be a single one by itself.
-    size : int
-        How many rows or columns there are.
-
-    Returns
-    -------
-    tuple of tuple of int
-        The windows.
-
-    Raises
-    ------
-    ConfigError
-        If one is none, empty, or reaches outside.
-    """
+    """Check a sequence of windows, which may be empty; a single window may stand alone. ``name`` is for the message."""
     if not isinstance(value, (tuple, list)) or (value and _is_whole(value[0])):
         return (checked_window(name, value, size),)
     return tuple(checked_window(name, window, size) for window in value)
 
 
 def check_aperture(name: str, rows: Window, background: tuple[Window, ...]) -> None:
-    """Check that subtracting a background leaves something.
-
-    Parameters
-    ----------
-    name : str
-        What the background is, for the message.
-    rows : tuple of int
-        The rows that are summed.
-    background : tuple of tuple of int
-        Windows of rows of background.
-
-    Raises
-    ------
-    ConfigError
-        If both are the same rows.
-    """
+    """Check that the background is not the very rows that are summed, which would leave nothing."""
     if {row for window in background for row in range(*window)} == set(range(*rows)):
-        problem = "just the rows that are summed, of which nothing is left"
+        problem = "these are the rows that are summed, so nothing would be left"
         raise ConfigError(f"{name} = {background!r}: {problem}; choose others")
 
 
@@ -174,13 +119,13 @@ def _checked_bin(name: str, value: object, detector: Detector) -> int | str:
 
 
 def _is_whole(value: object) -> bool:
-    """Tell whether it is an integer, of Python or NumPy, and no bool, which is one too."""
+    """Tell whether a value is an integer of Python or NumPy; a bool is not, although Python counts it as one."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
 class ByDetector:
-    """How a setting by detector is checked, and what it is for a detector left out."""
+    """The check of a setting by detector, and the default for a detector that is left out."""
 
     check: Callable[[str, object, Detector], Any]
     default: Callable[[Detector], Any]
@@ -204,25 +149,7 @@ BY_DETECTOR: Mapping[str, ByDetector] = MappingProxyType(
 
 
 def checked_mapping(setting: str, values: object) -> Mapping[str, Any]:
-    """Check a setting by detector, and fill in the detectors left out.
-
-    Parameters
-    ----------
-    setting : str
-        Its name, one of `BY_DETECTOR`.
-    values : object
-        A mapping of detector name to value.
-
-    Returns
-    -------
-    mapping
-        Read-only, a value for every detector.
-
-    Raises
-    ------
-    ConfigError
-        If it is no mapping, a detector is unknown, or a value is not possible.
-    """
+    """Check a setting by detector, one of `BY_DETECTOR`, and return it with a value for every detector, read-only."""
     if not isinstance(values, Mapping):
         raise ConfigError(f"{setting} = {values!r}: must map a detector to its value, such as AIRS-CH0")
     for name in values:
@@ -239,31 +166,11 @@ def checked_mapping(setting: str, values: object) -> Mapping[str, Any]:
 
 
 def checked_number(name: str, whole: bool, value: object) -> float | int:
-    """Check a number.
-
-    Parameters
-    ----------
-    name : str
-        The setting, one of `RANGES`.
-    whole : bool
-        Whether it must be an integer.
-    value : object
-        What was given.
-
-    Returns
-    -------
-    float or int
-        The number.
-
-    Raises
-    ------
-    ConfigError
-        If it is no number, or out of range.
-    """
+    """Check the value of a setting in `RANGES`, and return it as a Python number; ``whole`` asks for an integer."""
     low, high, wanted = RANGES[name]
     number: Any = value
     if isinstance(value, Integral if whole else Real) and not isinstance(value, (int, float)):
-        number = int(value) if isinstance(value, Integral) else float(value)  # of NumPy
+        number = int(value) if isinstance(value, Integral) else float(value)  # a number of NumPy
     kinds = int if whole else (int, float)
     if isinstance(number, bool) or not isinstance(number, kinds) or not low < number <= high:
         raise ConfigError(f"{name} = {value!r}: must be {wanted}")

@@ -1,4 +1,4 @@
-"""Reads the values of the command line's flags; what cannot be read is said with a form that can."""
+"""Parsers for the values of command-line flags; an error shows a form that can be read."""
 
 from __future__ import annotations
 
@@ -13,44 +13,33 @@ __all__ = ["duration", "number", "one_of", "part", "planet", "planets", "size", 
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
-# The least number that is taken for bytes where the unit is missing; and below which it was probably gigabytes.
+# A number without a unit is bytes from the first on; below the second, the user probably meant gigabytes.
 _BYTES, _GIGABYTES = 10**6, 100
 
 
 def one_of(choices: Iterable[str]) -> Callable[[str], str]:
-    """Make a reader of one of several words.
-
-    Parameters
-    ----------
-    choices : iterable of str
-        The words.
-
-    Returns
-    -------
-    callable
-        For argparse.
-    """
+    """Make a parser of one of several words, for argparse."""
     known = [*choices]
 
-    def read(text: str) -> str:
+    def parse(text: str) -> str:
         if text not in known:
             found = near(text, known)
             hint = did_you_mean(found if len(found) < len(known) else ())
             raise ArgumentTypeError(f"{text!r} is not one of {joined(known, 'and')}{hint}")
         return text
 
-    return read
+    return parse
 
 
 def whole(text: str) -> int:
-    """Read an integer, which may be negative: whether it is possible is for others to say."""
+    """Parse an integer, which may be negative; the caller checks its range."""
     if not re.fullmatch(r"[+-]?\d{1,18}", text, re.ASCII):
         raise ArgumentTypeError(f"cannot read {text!r} as a whole number")
     return int(text)
 
 
 def number(text: str) -> float:
-    """Read a number."""
+    """Parse a number."""
     try:
         return float(text)
     except ValueError as error:
@@ -58,14 +47,14 @@ def number(text: str) -> float:
 
 
 def planet(text: str) -> int:
-    """Read a planet's id, also as a table with floating-point ids has it."""
+    """Parse a planet id; 1103775.0 counts as well, as tables with floating-point ids have it."""
     if not re.fullmatch(r"\d{1,18}(\.0*)?", text, re.ASCII):
         raise ArgumentTypeError(f"{text!r} is not a planet id (a number such as 100468857)")
     return int(text.partition(".")[0])
 
 
 def planets(text: str) -> list[int]:
-    """Read planet ids with commas between them; what is no id may be a folder that stands behind --planet."""
+    """Parse planet ids with commas between them; the message hints at a folder written after --planet."""
     parts = [one.strip() for one in text.split(",") if one.strip()]
     try:
         return [planet(one) for one in parts or [text]]
@@ -75,7 +64,7 @@ def planets(text: str) -> list[int]:
 
 
 def size(text: str) -> int:
-    """Read a size such as 900MB, 1.5GB or 800MiB; a large number without a unit is bytes."""
+    """Parse a size such as 900MB, 1.5GB or 800MiB; a large number without a unit is bytes."""
     match = re.fullmatch(r"(\d{1,18}(?:\.\d{1,18})?)\s*(?:([kmgt]i?)?b?)", text.strip(), re.ASCII | re.IGNORECASE)
     if not match:
         raise ArgumentTypeError(f"cannot read {text!r} as a size: 900MB, 1.5GB")
@@ -89,7 +78,7 @@ def _with_unit(text: str) -> str:
 
 
 def duration(text: str) -> float:
-    """Read a time such as 8.5h, 90m, 1h30m or 5400s; a bare number could be hours or seconds, and is refused."""
+    """Parse a time such as 8.5h, 90m, 1h30m or 5400s; a bare number could be hours or seconds, and is refused."""
     decimal = r"(\d{1,9}(?:\.\d{1,9})?)"
     form = rf"(?:{decimal}\s*h)?\s*(?:{decimal}\s*m(?:in)?)?\s*(?:{decimal}\s*s)?"
     match = re.fullmatch(form, text.strip(), re.ASCII | re.IGNORECASE)
@@ -101,7 +90,7 @@ def duration(text: str) -> float:
 
 
 def part(text: str) -> tuple[int, int]:
-    """Read a part such as 1/4."""
+    """Parse a part such as 1/4."""
     match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text, re.ASCII)
     if not match or not int(match[2]):
         raise ArgumentTypeError(f"cannot read {text!r} as a part of the planets: 1/4, 2/4, 3/4, 4/4")

@@ -1,4 +1,4 @@
-"""The choice between backends, what one says that cannot run here, and where Numba keeps what it compiled."""
+"""The choice between backends, the messages of those that cannot run here, and the folder of Numba's compiled code."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PACKAGE = Path(gpucal.__file__).parent
 
 
 def answer(script: str, cwd: Path | None = None, **environment: str) -> list[str]:
-    """Run a script by itself, with the modules in its folder; variables of gpucal and Numba are those given."""
+    """Run a script by itself, with the modules in its folder and only the given GPUCAL_ and NUMBA_ variables."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("GPUCAL_", "NUMBA_"))}
     run = subprocess.run(
         [sys.executable, "-c", script], cwd=cwd, env=inherited | environment, capture_output=True, text=True
@@ -135,7 +135,7 @@ print(numba_.__file__, sum(numba_._compiled().stats.cache_hits.values()))
 
 
 def compiled(copy: Path, home: Path) -> tuple[list[str], int]:
-    """Compile or load in a process by itself: what it logged, and how often it loaded."""
+    """Compile or load in a process by itself; return its log lines, and how often it loaded."""
     *lines, last = answer(COMPILE, copy, HOME=str(home), XDG_CACHE_HOME=str(home / "cache"))
     path, loaded = last.rsplit(" ", 1)
     assert Path(path).is_relative_to(copy)
@@ -144,7 +144,7 @@ def compiled(copy: Path, home: Path) -> tuple[list[str], int]:
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The package where Numba cannot keep anything beside it: a file is where its folder would be."""
+    """Copy the package to where Numba cannot write beside it: a file stands in the place of its folder."""
     folder = tmp_path_factory.mktemp("package") / "copy"
     shutil.copytree(PACKAGE, folder / "gpucal", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "gpucal" / "backends" / "__pycache__").write_text("")
@@ -153,7 +153,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def first(copy: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], int]:
-    """A user's folder after a first run of it, what that logged, and how often it loaded."""
+    """Return a user's folder after the first run there, the lines that it logged, and how often it loaded."""
     home = tmp_path_factory.mktemp("home")
     return home, *compiled(copy, home)
 

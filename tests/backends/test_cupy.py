@@ -38,7 +38,7 @@ def backend() -> ModuleType:
 
 
 def binned(module: ModuleType, plan: Plan, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Everything in three blocks, which use a lane again for another size."""
+    """Bin everything in three blocks; the second use of a lane has another size."""
     out, saturated = np.full((plan.n_pixels, plan.n_bins), np.nan), np.zeros(plan.n_pixels, bool)
     for first, last in ((0, 2), (2, 9), (9, plan.n_pixels)):
         pixels = slice(min(first, plan.n_pixels), min(last, plan.n_pixels))
@@ -59,7 +59,7 @@ def test_equals_the_reference(device: standin.Machine, case: str) -> None:
 
 
 def over_seeds(make: Callable[[], Any], seeds: range = SEEDS) -> set[bytes]:
-    """The different results over schedules; what raises counts as one of its own."""
+    """Return the different results over schedules."""
     results = set()
     for seed in seeds:
         with standin.installed(seed):
@@ -107,7 +107,7 @@ BUGS = {
 
 
 def planted(right: str, wrong: str) -> ModuleType:
-    """The backend's module with something else in it."""
+    """Return the backend's module with one text replaced by another."""
     path = Path(str(importlib.util.find_spec("gpucal.backends.cupy_").origin))
     text = path.read_text(encoding="utf-8")
     assert text.count(right) == 1

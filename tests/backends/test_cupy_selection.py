@@ -1,4 +1,4 @@
-"""Which device the CuPy backend takes, and what it says of those it does not, on the stand-in and on the real CuPy."""
+"""The device that the CuPy backend chooses, and its messages on refused ones, on the stand-in and on real CuPy."""
 
 from __future__ import annotations
 

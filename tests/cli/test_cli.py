@@ -89,7 +89,7 @@ BAD_INPUTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "truncated": (AIRS, lambda p: p.write_bytes(p.read_bytes()[:-1000]), "truncated or overwritten"),
     "cut at the start": (AIRS, lambda p: p.write_bytes(p.read_bytes()[1000:]), "has a page header that cannot be read"),
     "empty": (AIRS, lambda p: p.write_bytes(b""), "is not a Parquet file but an empty one"),
-    "overwritten pages": (AIRS, lambda p: overwrite(p, 0.1, 5000), "has a page of no known type"),
+    "overwritten pages": (AIRS, lambda p: overwrite(p, 0.1, 5000), "has a page of an unknown type"),
     "overwritten footer": (AIRS, lambda p: overwrite(p, 0.9, 5000), "cannot be decoded"),
     "text instead": (AIRS, lambda p: p.write_text("404: not found\n" * 9), "a text that begins with '404: not found'"),
     "nulls": (FGS1, lambda p: with_column(p, 9, lambda v: replaced(v, None), pa.uint16()), "column 9 holds 1 nulls"),
@@ -125,7 +125,7 @@ BAD_INPUTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "truncated flat": (
         FLAT,
         lambda p: p.write_bytes(p.read_bytes()[:-9]),
-        "is no complete Parquet file (truncated or overwritten)",
+        "is not a complete Parquet file (truncated or overwritten)",
     ),
     "zero gain": (ADC, lambda p: edit(p, GAIN, "17,-812.345678,0"), "gain is 0.0"),
     "NaN gain": (ADC, lambda p: edit(p, GAIN, "17,-812.345678,nan"), "gain is nan"),

@@ -221,15 +221,15 @@ def test_a_file_for_a_folder_in_python(old: Made, tmp_path: Path) -> None:
             gpucal.run(gpucal.open_dataset(old[0]), out)
 
 
-ONE = "planet 17 visit 0 FGS1: /a/17/FGS1_signal.parquet: is no Parquet file (0 bytes); copy it again"
+ONE = "planet 17 visit 0 FGS1: /a/17/FGS1_signal.parquet: is not a Parquet file (0 bytes); copy it again"
 
 
 @pytest.mark.parametrize(
     "same",
     [
-        "planet 23 visit 1 AIRS-CH0: /a b/23/AIRS-CH0_signal_1.parquet: is no Parquet file (12 bytes); copy it again",
-        "planet 23 visit 1 FGS1: a/23/FGS1_signal_1.parquet: is no Parquet file (1,234 bytes); copy it again",
-        "GPU 3: planet 23 visit 1 FGS1: a/23/FGS1_signal_1.parquet: is no Parquet file (-3 bytes); copy it again",
+        "planet 23 visit 1 AIRS-CH0: /a b/23/AIRS-CH0_signal.parquet: is not a Parquet file (12 bytes); copy it again",
+        "planet 23 visit 1 FGS1: a/23/FGS1_signal_1.parquet: is not a Parquet file (1,234 bytes); copy it again",
+        "GPU 3: planet 23 visit 1 FGS1: a/23/FGS1_signal_1.parquet: is not a Parquet file (-3 bytes); copy it again",
     ],
 )
 def test_lines_of_one_kind(same: str) -> None:
@@ -240,8 +240,8 @@ def test_lines_of_one_kind(same: str) -> None:
     "other",
     [
         "planet 17 visit 0 FGS1: /a/17/FGS1_signal.parquet: signal file is missing; copy it again",
-        "planet 17 visit 0 FGS1: /a/17/FGS1_signal.parquet: is no Parquet file (0 bytes); remove it",
-        "planet 17 visit 0 FGS1: is no Parquet file (0 bytes), or is it; copy it again",
+        "planet 17 visit 0 FGS1: /a/17/FGS1_signal.parquet: is not a Parquet file (0 bytes); remove it",
+        "planet 17 visit 0 FGS1: is not a Parquet file (0 bytes), or is it; copy it again",
         "planet 17 visit 0 FGS1: every worker that had it died; see their logs, or give them more memory",
     ],
 )

@@ -520,5 +520,7 @@ def test_no_axis_table(tmp_path: Path, content: bytes | None) -> None:
         path.write_bytes(content)
     with pytest.raises(InputError) as error:
         read_axis(path, AIRS)
-    problem = {None: "axis table is missing", b"PAR1": "is no "}.get(content, "is not a Parquet file but ")
+    problem = {None: "axis table is missing", b"PAR1": "is not a Parquet file ("}.get(
+        content, "is not a Parquet file but "
+    )
     assert names_file(error, path).startswith(problem)

@@ -1,4 +1,4 @@
-"""Competition folders of both layouts: what is found without reading, and what is opened on demand."""
+"""Competition folders of both layouts: found without reading files, and opened on demand."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def y2025(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 
 def hollow(path: Path, names: dict[str, list[str]], layout: str = "2025") -> Path:
-    """Make a competition folder of empty files: ``split/planet`` to the items in it, a dot for a file."""
+    """Make a competition folder of empty files, from ``split/planet`` to its items; an item with a dot is a file."""
     path.mkdir(exist_ok=True)
     splits = {name.split("/")[0] for name in names}
     tables = ["axis_info.parquet", *(LAYOUTS[layout].adc.format(split=split) for split in splits)]

@@ -1,4 +1,4 @@
-"""Files of another kind under the name of a Parquet file or a table: called by their names, each with its own mend."""
+"""Files of another kind named like a Parquet file or a table: each is called by its kind, with its own mend."""
 
 from __future__ import annotations
 
@@ -107,12 +107,12 @@ ONLY_PARQUET: Mapping[str, tuple[bytes, str, str]] = {
 }
 NO_PARQUET = {**OTHERS, **ONLY_PARQUET}
 UNKNOWN: Mapping[str, tuple[bytes, str]] = {
-    "cut-off": (GOOD[:-1000], "is no complete Parquet file (truncated or overwritten)"),
-    "cut-off-early": (GOOD[:20], "is no complete Parquet file (truncated or overwritten)"),
-    "cut-off-at-once": (GOOD[:7], "is no Parquet file (7 bytes)"),
-    "end-of-zeros": (GOOD[:-2000] + bytes(2000), "is no complete Parquet file (truncated or overwritten)"),
-    "noise": (b"\x01\x02\xff\xfe" * 99, "is no complete Parquet file (truncated or overwritten)"),
-    "pickle": (pickle.dumps(np.zeros(99)), "is no complete Parquet file (truncated or overwritten)"),
+    "cut-off": (GOOD[:-1000], "is not a complete Parquet file (truncated or overwritten)"),
+    "cut-off-early": (GOOD[:20], "is not a complete Parquet file (truncated or overwritten)"),
+    "cut-off-at-once": (GOOD[:7], "is not a Parquet file (7 bytes)"),
+    "end-of-zeros": (GOOD[:-2000] + bytes(2000), "is not a complete Parquet file (truncated or overwritten)"),
+    "noise": (b"\x01\x02\xff\xfe" * 99, "is not a complete Parquet file (truncated or overwritten)"),
+    "pickle": (pickle.dumps(np.zeros(99)), "is not a complete Parquet file (truncated or overwritten)"),
 }
 
 

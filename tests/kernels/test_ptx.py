@@ -1,4 +1,4 @@
-"""What NVIDIA's compiler made of the shipped kernels, executed on the CPU: the bits are those of the source."""
+"""The PTX that NVIDIA's compiler made of the shipped kernels, executed on the CPU: its bits are those of the source."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 
 def assert_same_bits(one: np.ndarray, other: np.ndarray) -> None:
-    """NaN equals NaN: which of several it is, PTX leaves open."""
+    """NaN equals NaN: PTX leaves open which NaN an instruction returns."""
     np.testing.assert_array_equal(np.isnan(one), np.isnan(other))
     known = ~np.isnan(one)
     np.testing.assert_array_equal(one[known].view(np.uint64), other[known].view(np.uint64))
@@ -158,7 +158,7 @@ DOUBLES = (
 
 @pytest.mark.parametrize("batch", ["integers", "doubles"])
 def test_instructions_have_the_bits_of_their_source(batch: str, tmp_path: Path) -> None:
-    """Whatever PTX the compiler makes of these runs as the expressions do; what it makes of the last is unknown."""
+    """The PTX of each expression gives the bits of the expression, except for the last, whose PTX is unknown."""
     require_compiler()
     require_nvrtc()
     known = INTEGERS if batch == "integers" else DOUBLES[:-1]

@@ -1,4 +1,4 @@
-"""Interpolation over bad pixels: against pandas' and astropy's routines, its variance, and what cannot be mended."""
+"""Interpolation over bad pixels: against pandas' and astropy's routines, its variance, and hopeless cases."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ flags = st.tuples(st.integers(1, 8), st.integers(1, 8)).flatmap(
 
 
 def by_pandas(cube: np.ndarray, bad: np.ndarray) -> np.ndarray:
-    """Interpolate along the slit, and what is left along wavelength."""
+    """Interpolate along the slit, then the columns that remain along wavelength."""
     result = np.where(bad, np.nan, cube)
     for frame in result:
         table = pd.DataFrame(frame).interpolate(axis="columns", limit_direction="both")
@@ -84,7 +84,7 @@ def test_the_coefficients_of_a_sum_move_to_measured_pixels(dq: np.ndarray) -> No
 
 
 def test_variance_is_that_of_the_mean() -> None:
-    """Of many draws of noise alone: the scatter of an interpolated pixel, in a column and across columns."""
+    """Many draws of pure noise give the scatter of an interpolated pixel, in a column and across columns."""
     rng = np.random.default_rng(3)
     dq = np.zeros((4, 6), np.uint8)
     dq[0, 2:4] = dq[2] = DQ.DEAD

@@ -24,7 +24,7 @@ BACKGROUND = ((0, 2), (6, 8))
 
 
 def draw(seed: int = 0, n: int = 5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A bright row 3, a gradient, noise; a variance; and flags, a whole column's and NaN at one of them."""
+    """Draw a signal with a bright row 3, its variance, and flags: a whole column, and pixels of which one is NaN."""
     rng = np.random.default_rng(seed)
     profile = 50.0 + 1000.0 * np.exp(-0.5 * ((np.arange(8) - 3.2) / 1.1) ** 2)
     signal = profile * rng.uniform(0.8, 1.2, (6, 1)) + rng.normal(0.0, 5.0, (n, 6, 8))
@@ -113,7 +113,7 @@ def test_is_the_definition(
 
 @pytest.mark.parametrize("weights", ["plain", "variance"])
 def test_without_a_usable_background_pixel_there_is_no_light_curve(weights: str) -> None:
-    """Not subtracting it there would put that wavelength, or that photometer, on another footing than the others."""
+    """Without the subtraction, that wavelength, or that photometer, would not compare with the others."""
     signal, variance, _ = draw()
     signal = np.nan_to_num(signal)
     dq = np.zeros((6, 8), np.uint8)
@@ -139,7 +139,7 @@ def test_without_a_usable_background_pixel_there_is_no_light_curve(weights: str)
 @pytest.mark.parametrize("weights", ["plain", "variance"])
 @pytest.mark.parametrize("detector", [AIRS, FGS1], ids=lambda detector: detector.name)
 def test_errors_are_the_scatter_also_with_interpolated_pixels(detector: Detector, weights: str) -> None:
-    """Of 20,000 bins of known noise; a column that is wholly interpolated included."""
+    """20,000 bins of known noise, with a column that is wholly interpolated."""
     _, _, dq = draw()
     rng = np.random.default_rng(1)
     level = 50.0 + 1000.0 * np.exp(-0.5 * ((np.arange(8) - 3.2) / 1.1) ** 2)
@@ -185,9 +185,9 @@ def test_optimal_weights_lower_the_noise_and_keep_the_depth() -> None:
         ({"background_rows": ((0, 40),)}, "background_rows = (0, 40)"),
         (
             {"background_rows": ((0, 20), (9, 32))},
-            "background_rows = ((0, 20), (9, 32)): just the rows that are summed",
+            "background_rows = ((0, 20), (9, 32)): these are the rows that are summed",
         ),
-        ({"rows": (3, 5), "background_rows": ((3, 5),)}, "of which nothing is left; choose others"),
+        ({"rows": (3, 5), "background_rows": ((3, 5),)}, "so nothing would be left; choose others"),
         ({"detector": "FGS1"}, "unknown choice detector; there are weights, rows, background_rows"),
     ],
     ids=str,

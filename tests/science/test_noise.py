@@ -35,7 +35,7 @@ FGS1 = DETECTORS["FGS1"]
 
 @dataclass(frozen=True)
 class Sky:
-    """Two planets of 3000 AIRS-CH0 frames (50 default bins), and what they were made from."""
+    """Two planets of 3000 AIRS-CH0 frames (50 default bins), and the truth they were made from."""
 
     folder: Path
 
@@ -89,7 +89,7 @@ def test_residuals_are_standard_at_default_bins(sky: Sky, name: str, groups: tup
 
 
 def draw_bright_fgs1(n_bins: int, seed: int) -> tuple[Observation, np.ndarray]:
-    """The bright pixels of FGS1 alone, out of transit: an observation one row high, and a pair's expected signal."""
+    """Draw the bright pixels of FGS1, out of transit: an observation one row high, and a pair's expected signal."""
     rng = np.random.default_rng(seed)
     frames = scene.draw_frames(rng, FGS1, "2025")
     start_s, end_s = FGS1.true_integration_s
@@ -141,7 +141,7 @@ def test_residuals_are_standard_at_other_bins(sky: Sky, name: str) -> None:
 
 
 def test_bins_of_one_are_where_the_formula_stops(sky: Sky) -> None:
-    """Read from the measured charge, the variance is correlated with the signal, and a charge below 0 counts as 0."""
+    """The variance uses the measured charge, so it is correlated with the signal, and a charge below 0 counts as 0."""
     assert -0.03 < sky.residuals("AIRS-CH0", bins={"AIRS-CH0": 1})["faint"].mean() < -0.02
     faint = sky.residuals("FGS1", bins={"FGS1": 1})["faint"]
     assert 0.97 < faint.std() < 0.99
@@ -239,7 +239,7 @@ def test_variance_is_the_formula_pixel_by_pixel(name: str, adc: str, reduce: str
 @pytest.mark.parametrize("gain", ["divide", "multiply"])
 @pytest.mark.parametrize("name", DETECTORS)
 def test_noise_excess_is_one_without_jitter(sky: Sky, name: str, gain: str) -> None:
-    """Bins are short, so that the transit's slope from one to the next is lost in the noise."""
+    """Bins are short, so the transit's slope between bins is lost in the noise."""
     pixels: dict[bool, list[np.ndarray]] = {True: [], False: []}
     curves = []
     for cal, _, bright in sky.calibrated(name, bins=SHORT, gain=gain):
@@ -269,7 +269,7 @@ def test_noise_excess_grows_as_noise_is_added(sky: Sky) -> None:
 
 
 def test_noise_excess_shows_jitter_of_the_whole_frame(sky: Sky) -> None:
-    """All light times 1 + ε: as much as σ(ε) · flux over the formula's σ, in pixels and in light curves."""
+    """All light is times 1 + ε: the excess is σ(ε) · flux over the formula's σ, in pixels and in light curves."""
     cal = next(sky.calibrated("AIRS-CH0", bins=SHORT))[0]
     jitter = 0.01 * np.random.default_rng(1).standard_normal(len(cal.time))
     shaken = replace(cal, signal=cal.signal * (1 + jitter[:, None, None]))

@@ -1,4 +1,4 @@
-"""Settings: what they may be, how they are named in errors, and that they survive TOML, pickle and hashing."""
+"""Settings: their possible values, their names in errors, and that they survive TOML, pickle and hashing."""
 
 from __future__ import annotations
 
@@ -299,7 +299,7 @@ def test_rows_that_are_all_background(rows: Any, background: Any) -> None:
     summed = {} if rows is None else {"rows": {"FGS1": rows}}
     with pytest.raises(ConfigError) as error:
         Calibration(background_rows={"FGS1": background}, **summed)
-    refused(error, "background_rows: FGS1 = ((", "just the rows that are summed, of which nothing is left")
+    refused(error, "background_rows: FGS1 = ((", "these are the rows that are summed, so nothing would be left")
     Calibration(background_rows={"FGS1": background}, rows={"FGS1": [8, 25]})
     Calibration(background_rows={"AIRS-CH0": background}, rows={"FGS1": rows or [1, 2], "AIRS-CH0": [7, 24]})
 
@@ -544,7 +544,7 @@ def from_flags(*flags: str) -> Calibration:
 
 
 @pytest.mark.parametrize("name", FLAGS)
-def test_the_last_word_on_a_switch_is_a_flag_s(tmp_path: Path, name: str) -> None:
+def test_a_switch_overrules_the_file(tmp_path: Path, name: str) -> None:
     path = tmp_path / "a.toml"
     option = name.replace("_", "-")
     for written in (True, False):
@@ -569,7 +569,7 @@ def test_the_last_word_on_a_switch_is_a_flag_s(tmp_path: Path, name: str) -> Non
     ids=str,
 )
 def test_bins_by_flag_are_bins(tmp_path: Path, flags: list[str], pairs: list[int]) -> None:
-    """Where the file says binning = false, they would be of no effect otherwise."""
+    """A --bin switches binning on, even where the file says binning = false."""
     path = tmp_path / "a.toml"
     path.write_text('binning = false\n[bins]\nFGS1 = 60\n"AIRS-CH0" = 7\n')
     config = from_flags(f"--config={path}", *flags)
@@ -578,7 +578,7 @@ def test_bins_by_flag_are_bins(tmp_path: Path, flags: list[str], pairs: list[int
 
 @pytest.mark.parametrize("flags", [("--no-binning", "--bin=FGS1=12"), ("--bin=FGS1=12", "--no-binning")], ids=str)
 def test_bins_and_no_bins_are_refused(flags: tuple[str, ...]) -> None:
-    """Either could be meant by who wants bins of one detector alone."""
+    """A user who wants bins of one detector alone may write either."""
     with pytest.raises(ConfigError, match=r"--no-binning and --bin: one or the other; .*--bin FGS1=none"):
         from_flags(*flags)
 
@@ -608,7 +608,7 @@ def test_a_file_is_judged_with_the_flags(tmp_path: Path) -> None:
     path = tmp_path / "a.toml"
     path.write_text("[background_rows]\nFGS1 = [[0, 32]]\n")
     assert from_flags(f"--config={path}", "--rows=FGS1=8:24").rows["FGS1"] == (8, 24)
-    with pytest.raises(ConfigError, match="just the rows that are summed"):
+    with pytest.raises(ConfigError, match="these are the rows that are summed"):
         from_flags(f"--config={path}")
     path.write_text("rows = 3\n")
     with pytest.raises(ConfigError, match="rows = 3: must map a detector"):

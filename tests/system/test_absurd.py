@@ -1,4 +1,4 @@
-"""Files that declare more than there can be, or are no files: refused before anything is allocated or waited for."""
+"""Absurd files, such as ones that declare impossible sizes, or FIFOs: refused before any allocation or waiting."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def constant(rows: int) -> bytes:
 
 
 def page_says(index: int, **fields: int) -> Change:
-    """Let a page header of one column declare sizes that are not so."""
+    """Make one column's page header declare false sizes."""
 
     def change(anatomy: Anatomy) -> None:
         page = anatomy.chunks[COLUMN].pages[index]
@@ -76,7 +76,7 @@ def page_says(index: int, **fields: int) -> Change:
 
 
 def inflating(size: int, declared: int) -> Change:
-    """Let a page hold so many zeros, and its header say how many."""
+    """Make a page hold many zeros, with any count in its header."""
 
     def change(anatomy: Anatomy) -> None:
         chunk = anatomy.chunks[COLUMN]
@@ -87,7 +87,7 @@ def inflating(size: int, declared: int) -> Change:
 
 
 def more_pages(count: int, size: int) -> Change:
-    """Put pages of no values before the others, each of so many zeros."""
+    """Put pages without values, each of many zeros, before the others."""
 
     def change(anatomy: Anatomy) -> None:
         chunk = anatomy.chunks[COLUMN]
@@ -100,7 +100,7 @@ def more_pages(count: int, size: int) -> Change:
 
 
 def extra(anatomy: Anatomy) -> None:
-    """Give the header of one page a field that no Parquet has."""
+    """Give one page's header a field that Parquet does not have."""
     anatomy.chunks[COLUMN].pages[1].header[12] = Value(STRUCT, {1: Value(I64, 2**40)})
 
 
@@ -168,8 +168,14 @@ FILES: dict[str, tuple[bytes, str] | tuple[bytes, str, str]] = {
     "signal-dictionary-2-GiB": (changed(page_says(0, uncompressed=2**31 - 1)), "more bytes or values than its rows"),
     "signal-dictionary-of-2**31": (changed(page_says(0, values=2**31 - 1)), "more bytes or values than its rows"),
     "signal-page-of-2**31": (changed(page_says(1, values=2**31 - 1)), "more bytes or values than its rows"),
-    "signal-page-below-nothing": (changed(page_says(1, uncompressed=-1)), "less than nothing"),
-    "signal-values-below-nothing": (changed(page_says(1, values=-5)), "less than nothing"),
+    "signal-page-below-nothing": (
+        changed(page_says(1, uncompressed=-1)),
+        "header with a negative size or count",
+    ),
+    "signal-values-below-nothing": (
+        changed(page_says(1, values=-5)),
+        "header with a negative size or count",
+    ),
     "signal-stored-2-GiB": (changed(page_says(1, compressed=2**31 - 1)), "ends outside the file"),
     "signal-bomb": (changed(inflating(2**28, 2**28)), "more bytes or values than its rows"),
     "signal-hidden-bomb": (changed(inflating(2**28, 64)), "cannot be decoded ("),
@@ -180,7 +186,7 @@ FILES: dict[str, tuple[bytes, str] | tuple[bytes, str, str]] = {
     "signal-outside-crop": (with_footer(said_outside_crop), f"read {N * FRAMES}", "column"),
     "signal-no-magic": (b"PORK" + GOOD["polars-zstd"][4:], f"read {N * FRAMES}", "does not begin as a Parquet file"),
     "signal-encrypted": (encrypted(GOOD["polars-zstd"]), "is encrypted"),
-    "signal-footer-of-4-GiB": (GOOD["polars-zstd"][:-8] + b"\xff\xff\xff\xffPAR1", "no complete Parquet file"),
+    "signal-footer-of-4-GiB": (GOOD["polars-zstd"][:-8] + b"\xff\xff\xff\xffPAR1", "not a complete Parquet file"),
     "signal-footer-of-40-MiB": (
         b"PAR1" + bytes(40 * 2**20) + (40 * 2**20).to_bytes(4, "little") + b"PAR1",
         "a footer of 41,943,040 bytes",
@@ -251,7 +257,7 @@ def put(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What is said of every file, one after the other."""
+    """Return the line said of each file, one file after the other."""
     work = tmp_path_factory.mktemp("absurd")
     (work / "files").mkdir()
     put(work / "files")

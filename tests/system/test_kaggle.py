@@ -199,7 +199,7 @@ def test_a_broken_file_costs_one_item_and_is_named(tmp_path: Path) -> None:
     run = execute(tmp_path, GPUCAL_DATA=str(raw))
     printed = run.text("run").splitlines()
     assert printed[0].startswith("3 done, 0 already there, 1 failed in ")
-    assert f"train/{second}/FGS1_signal.parquet: is no Parquet file" in printed[1]
+    assert f"train/{second}/FGS1_signal.parquet: is not a Parquet file" in printed[1]
     assert run.ids == [(first, 0)]
     assert "1 items failed" in run.text("curves")
 

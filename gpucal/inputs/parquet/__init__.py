@@ -1,1 +1,1 @@
-"""Parquet files: their footers and pages, judged before anything is decoded."""
+"""Parquet files: footers and pages are checked before anything is decoded."""

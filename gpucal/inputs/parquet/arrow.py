@@ -13,20 +13,7 @@ __all__ = ["in_file_order", "read_positions", "values_of"]
 
 
 def read_positions(file: pq.ParquetFile, positions: NDArray[np.intp]) -> pa.Table:
-    """Decode some columns of an open file.
-
-    Parameters
-    ----------
-    file : pyarrow.parquet.ParquetFile
-        The file.
-    positions : ndarray of intp
-        Positions of the columns in it, in any order.
-
-    Returns
-    -------
-    pyarrow.Table
-        These columns, in this order.
-    """
+    """Decode the columns at these positions of an open file, in any order; the table has the same order."""
     ascending, back = in_file_order(positions)
     # By position, as the public read(columns=) cannot tell apart columns of one name or names with dots.
     table = file.reader.read_all(column_indices=ascending.tolist(), use_threads=False)
@@ -34,7 +21,7 @@ def read_positions(file: pq.ParquetFile, positions: NDArray[np.intp]) -> pa.Tabl
 
 
 def in_file_order(positions: NDArray[np.intp]) -> tuple[NDArray[np.intp], list[int] | None]:
-    """Sort columns for a decoder: what order one gives them in, if they are asked for in another, is its own affair.
+    """Sort column positions for a decoder, as decoders differ in the order they return columns in.
 
     Parameters
     ----------
@@ -46,7 +33,7 @@ def in_file_order(positions: NDArray[np.intp]) -> tuple[NDArray[np.intp], list[i
     ascending : ndarray of intp
         The same, sorted.
     back : list of int, or None
-        Where each of `positions` is among the sorted ones; None if they were sorted.
+        Index of each of `positions` among the sorted ones; None if they were sorted.
     """
     if (positions[1:] > positions[:-1]).all():
         return positions, None
@@ -65,12 +52,12 @@ def values_of(column: pa.ChunkedArray) -> NDArray[Any]:
     Returns
     -------
     ndarray, shape (row,)
-        Read-only where it shares the column's memory.
+        Read-only if it shares the column's memory.
 
     Raises
     ------
     TypeError
-        If it holds something else, or a null that is no floating-point number.
+        If the column holds another type, or a null among integers or booleans.
     """
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)

@@ -1,7 +1,8 @@
-"""The footer of a Parquet file: rows, and where each column chunk is, and how large it says it is.
+"""The footer of a Parquet file: rows, and the offset and declared size of each column chunk.
 
-Parsed here, as asking pyarrow 26 for a column chunk of a damaged footer can end the process. Chunks are parsed all at
-once where a pattern finds them, and what is found that way counts only if each begins where the last one ends.
+gpucal parses it itself, because asking pyarrow 26 for a column chunk of a damaged footer can end the process. A pattern
+finds column chunks, which are then parsed all at once. A chunk found that way counts only if it begins where the one
+before it ends.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ from numpy.typing import NDArray
 from gpucal.errors import InputError
 from gpucal.inputs.files import AGAIN
 from gpucal.inputs.kinds import HEAD, mistaken
-from gpucal.inputs.parquet.thrift import I32, I64, LIST, STRUCT, Place, Reader, Unreadable, parse_structs
+from gpucal.inputs.parquet.thrift import I32, I64, LIST, STRUCT, FieldPath, StructReader, Unreadable, parse_structs
 
 __all__ = ["MAGIC", "Footer", "end_of", "parse_footer"]
 
 MAGIC = b"PAR1"
-"""How a Parquet file begins and ends."""
+"""The mark at the beginning and the end of a Parquet file."""
 
-# Bytes and columns of any footer: 15 row groups of AIRS-CH0 as Polars writes them, and five times its 11,392 columns.
-# Parsed by pyarrow, they take 800 and 130 MB.
+# Limits of a footer: the bytes of 15 row groups of AIRS-CH0 as Polars writes them, and five times its 11,392 columns.
+# pyarrow needs 800 MB to parse so many bytes, and 130 MB for so many columns.
 _MOST_BYTES, _MOST_COLUMNS = 2**25, 2**16
 
 # A column of the schema as most writers have it: physical type, repetition, name of up to 64 bytes, converted type,
-# logical type. Then how a column chunk begins: place, metadata, physical type, encodings. And what most have at last.
+# logical type. Then the beginning of a column chunk: offset, metadata, physical type, encodings. Then a column order.
 _NAME = b"|".join(b"\\x%02x.{%d}" % (size, size) for size in range(1, 65))
 _COLUMN = re.compile(
     rb"\x15[\x00-\x0e]\x25[\x00-\x02]\x18(?:%s)(?:\x25.)?(?:\x4c\xac\x13.[\x11\x12]\0\0)?\0" % _NAME, 16
@@ -38,20 +39,20 @@ _COLUMN = re.compile(
 _CHUNK = re.compile(rb"\x26[\x80-\xff]{0,6}[\x00-\x7f]\x1c\x15[\x00-\x0e]\x19")
 _ORDER = re.compile(rb"\x1c\0\0")
 
-_WANTED: Mapping[Place, int] = {
+_WANTED: Mapping[FieldPath, int] = {
     (3, 1): I32,  # physical type
     (3, 4): I32,  # codec
     (3, 5): I64,  # values
     (3, 6): I64,  # bytes uncompressed
     (3, 7): I64,  # and compressed
-    (3, 9): I64,  # place of the first data page
+    (3, 9): I64,  # offset of the first data page
     (3, 11): I64,  # and of the dictionary
 }
 
 
 @dataclass(frozen=True)
 class Footer:
-    """What a footer says.
+    """The content of a footer.
 
     Parameters
     ----------
@@ -64,7 +65,7 @@ class Footer:
     values, uncompressed, compressed : ndarray of int64, shape (row group, column)
         Values in a column chunk, and bytes of its pages with their headers.
     data, dictionary : ndarray of int64, shape (row group, column)
-        Places of the first data page and of the dictionary; `gpucal.inputs.parquet.thrift.ABSENT` where none is given.
+        Offsets of the first data page and of the dictionary; `gpucal.inputs.parquet.thrift.ABSENT` if none is given.
     """
 
     n_rows: int
@@ -79,24 +80,10 @@ class Footer:
 
 
 def end_of(file: BinaryIO, path: Path) -> bytes:
-    """Read a Parquet file's end: its footer, the footer's length and the mark, and nothing that no footer should have.
+    """Read a Parquet file's end: its footer, the footer's length and the closing mark.
 
-    Parameters
-    ----------
-    file : file object
-        The file.
-    path : Path
-        Which, for messages.
-
-    Returns
-    -------
-    bytes
-        From the footer on.
-
-    Raises
-    ------
-    InputError
-        If it is no Parquet file, encrypted, or its footer has too many bytes or columns to be parsed.
+    Files that are not Parquet, are encrypted, or have a footer with too many bytes or columns to parse are refused
+    first.
     """
     size = file.seek(0, 2)
     file.seek(max(size - 8, 0))
@@ -106,27 +93,27 @@ def end_of(file: BinaryIO, path: Path) -> bytes:
         if error := mistaken(file.read(HEAD), path, "Parquet"):
             raise error
     if size < 12:
-        raise InputError(f"is no Parquet file ({size} bytes)", AGAIN, path)
+        raise InputError(f"is not a Parquet file ({size} bytes)", AGAIN, path)
     length = int.from_bytes(tail[:4], "little")
     if tail[4:] == b"PARE":
         raise InputError("is encrypted", AGAIN, path)
     if tail[4:] != MAGIC or length > size - 12:
-        raise InputError("is no complete Parquet file (truncated or overwritten)", AGAIN, path)
+        raise InputError("is not a complete Parquet file (truncated or overwritten)", AGAIN, path)
     if length > _MOST_BYTES:
-        raise InputError(f"has a footer of {length:,} bytes, possible are {_MOST_BYTES:,}", AGAIN, path)
+        raise InputError(f"has a footer of {length:,} bytes, expected at most {_MOST_BYTES:,}", AGAIN, path)
     file.seek(size - 8 - length)
     footer = file.read(length)
     try:
-        columns = _count_columns(Reader(footer, 0, len(footer)))
+        columns = _count_columns(StructReader(footer, 0, len(footer)))
     except Unreadable as error:
-        raise InputError(f"is no readable Parquet file: its footer {error}", AGAIN, path) from error
+        raise InputError(f"is not a readable Parquet file: its footer {error}", AGAIN, path) from error
     if columns > _MOST_COLUMNS:
-        raise InputError(f"has {columns:,} columns, possible are {_MOST_COLUMNS:,}", AGAIN, path)
+        raise InputError(f"has {columns:,} columns, expected at most {_MOST_COLUMNS:,}", AGAIN, path)
     return footer + tail
 
 
-def _count_columns(reader: Reader) -> int:
-    """Count the columns of a schema, and what they are in, without parsing it: pyarrow takes 1.6 GB for 900,000."""
+def _count_columns(reader: StructReader) -> int:
+    """Count a schema's columns and the groups around them without parsing it: pyarrow takes 1.6 GB for 900,000."""
     field = 0
     while True:
         field, kind = reader.head(field)
@@ -138,28 +125,12 @@ def _count_columns(reader: Reader) -> int:
 
 
 def parse_footer(data: bytes, at: int, stop: int, n_columns: int) -> Footer:
-    """Parse a footer.
+    """Parse the footer in ``data[at:stop]``; at least eight bytes must follow it.
 
-    Parameters
-    ----------
-    data : bytes
-        What it is in; at least eight bytes follow.
-    at, stop : int
-        Where it begins and ends.
-    n_columns : int
-        Columns, counting those inside structs and lists.
-
-    Returns
-    -------
-    Footer
-        What it says.
-
-    Raises
-    ------
-    Unreadable
-        If it cannot be parsed, or does not describe so many columns.
+    ``n_columns`` counts columns inside structs and lists, too. `Unreadable` is raised if the footer cannot be parsed,
+    or a row group has another number of columns.
     """
-    reader = Reader(data, at, stop)
+    reader = StructReader(data, at, stop)
     n_rows, rows, groups = -1, [], []
     chunks: _Chunks | None = None
     field = 0
@@ -188,8 +159,8 @@ def parse_footer(data: bytes, at: int, stop: int, n_columns: int) -> Footer:
     return Footer(n_rows, np.array(rows, np.int64), *table)
 
 
-def _pass_structs(reader: Reader, count: int, pattern: re.Pattern[bytes]) -> None:
-    """Pass the structs of a list, those of a pattern quickly."""
+def _pass_structs(reader: StructReader, count: int, pattern: re.Pattern[bytes]) -> None:
+    """Skip the structs of a list; those that match the pattern are fast."""
     match, data, stop = pattern.match, reader.data, reader.stop
     for _ in range(count):
         if found := match(data, reader.at, stop):
@@ -199,22 +170,25 @@ def _pass_structs(reader: Reader, count: int, pattern: re.Pattern[bytes]) -> Non
 
 
 class _Chunks:
-    """Column chunks that a pattern finds behind a place, parsed in advance; for each, how many in line follow it."""
+    """Column chunks after an offset, found by a pattern and parsed in advance.
+
+    ``until`` gives, for each of them, the index after the last of its unbroken sequence.
+    """
 
     def __init__(self, data: bytes, at: int, stop: int) -> None:
         self.data, self.stop = data, stop
         self.starts = np.fromiter((match.start() for match in _CHUNK.finditer(data, at, stop)), np.int64)
         try:
             self.found, self.ends, _ = parse_structs(data, self.starts, stop, _WANTED)
-        except Unreadable:  # the pattern matched something else: one by one, then
+        except Unreadable:  # the pattern matched something else: parse the chunks one by one
             self.starts = self.starts[:0]
             self.found, self.ends, _ = parse_structs(data, self.starts, stop, _WANTED)
-        # the first of the next ones that does not begin where the one before ends
+        # for each chunk, the next one that does not begin where the one before it ends
         breaks = np.flatnonzero(np.append(self.ends[:-1] != self.starts[1:], True)[: self.starts.size]) + 1
         self.until = breaks[np.searchsorted(breaks, np.arange(1, self.starts.size + 1))]
 
-    def take(self, reader: Reader, count: int) -> NDArray[np.int64]:
-        """Read so many chunks, those parsed in advance all at once."""
+    def read(self, reader: StructReader, count: int) -> NDArray[np.int64]:
+        """Read the next column chunks, those parsed in advance all at once."""
         parts, left = [], count
         while left:
             first = int(np.searchsorted(self.starts, reader.at))
@@ -229,8 +203,10 @@ class _Chunks:
         return np.concatenate(parts, axis=1) if parts else np.zeros((len(_WANTED), 0), np.int64)
 
 
-def _row_group(reader: Reader, chunks: _Chunks | None, n_columns: int) -> tuple[int, NDArray[np.int64], _Chunks | None]:
-    """Read a row group: its rows, and what is wanted of its chunks."""
+def _row_group(
+    reader: StructReader, chunks: _Chunks | None, n_columns: int
+) -> tuple[int, NDArray[np.int64], _Chunks | None]:
+    """Read a row group: its rows, and the wanted fields of its column chunks."""
     n_rows, found, field = -1, None, 0
     while True:
         field, kind = reader.head(field)
@@ -243,7 +219,7 @@ def _row_group(reader: Reader, chunks: _Chunks | None, n_columns: int) -> tuple[
             if items != STRUCT or count != n_columns:
                 raise Unreadable(f"has a row group of {count:,} columns, not {n_columns:,}")
             chunks = chunks or _Chunks(reader.data, reader.at, reader.stop)
-            found = chunks.take(reader, count)
+            found = chunks.read(reader, count)
         elif field in (1, 3):
             raise Unreadable("has a field of the wrong kind")
         else:

@@ -1,6 +1,6 @@
 """Small Parquet tables, such as calibration frames: checked before they are decoded, then decoded whole by pyarrow.
 
-And which columns of a table are pixels, and in which order, for these and for signal files.
+`pixel_columns` finds the columns that are pixels, and their order, for these tables and for signal files.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ __all__ = ["pixel_columns", "read_columns"]
 def pixel_columns(schema: pa.Schema) -> NDArray[np.intp]:
     """Find the columns that hold pixels: all but index columns that pandas wrote.
 
-    Names ``column_0`` to ``column_(n-1)``, or ``0`` to ``n-1``, say which pixel is which: some libraries save columns
-    sorted by name. Where names are anything else, positions say it.
+    Names ``column_0`` to ``column_(n-1)``, or ``0`` to ``n-1``, give the order of the pixels, as some libraries save
+    columns sorted by name. With any other names, the order in the file is the order of the pixels.
 
     Parameters
     ----------
@@ -48,8 +48,8 @@ def pixel_columns(schema: pa.Schema) -> NDArray[np.intp]:
     prefix = "column_" if names and names[0].startswith("column_") else ""
     numbered = [f"{prefix}{k}" for k in range(len(names))]
     if names != numbered and set(names) == set(numbered):
-        place = dict(zip(names, positions, strict=True))
-        positions = np.array([place[name] for name in numbered], dtype=np.intp)
+        position = dict(zip(names, positions, strict=True))
+        positions = np.array([position[name] for name in numbered], dtype=np.intp)
     return positions
 
 
@@ -60,7 +60,7 @@ def _pandas_index(schema: pa.Schema) -> frozenset[str]:
         return frozenset()
     try:
         return frozenset(name for name in json.loads(text)["index_columns"] if isinstance(name, str))
-    except (ValueError, TypeError, KeyError, RecursionError):  # not what pandas writes, so nothing is known of an index
+    except (ValueError, TypeError, KeyError, RecursionError):  # not written by pandas: no index is known
         return frozenset()
 
 
@@ -72,10 +72,10 @@ def read_columns(data: bytes, path: Path, choose: Callable[[pa.Schema, int], NDA
     data : bytes
         The file.
     path : Path
-        Where it came from, for messages.
+        Its path, for messages.
     choose : callable
-        From the schema and the number of rows to the positions of the columns wanted, in any order; raises InputError
-        if they are not as they should be. Nothing is decoded before.
+        Returns the positions of the columns wanted, in any order, from the schema and the number of rows. It raises
+        InputError if the schema is not as expected. It is called before anything is decoded.
 
     Returns
     -------
@@ -85,7 +85,7 @@ def read_columns(data: bytes, path: Path, choose: Callable[[pa.Schema, int], NDA
     Raises
     ------
     InputError
-        If it is not Parquet, or cannot be decoded in memory in proportion to its rows.
+        If the file is not Parquet, or decoding would need more memory than its rows can.
     """
     try:
         end = end_of(BytesIO(data), path)
@@ -94,13 +94,13 @@ def read_columns(data: bytes, path: Path, choose: Callable[[pa.Schema, int], NDA
             footer = read_footer(end, len(data), n_columns, path)
             columns = choose(schema, footer.n_rows)
             if n_columns != len(schema):
-                raise InputError("has a column of several", AGAIN, path)
+                raise InputError("has a column of structs or lists", AGAIN, path)
             check_pages(data, footer, columns, path)
             table = read_positions(file, columns)
     except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"is no readable Parquet file ({shortened(error)})", AGAIN, path) from error
+        raise InputError(f"is not a readable Parquet file ({shortened(error)})", AGAIN, path) from error
     if table.num_rows != footer.n_rows:
         raise InputError("decodes to another size than its footer says", AGAIN, path)
     return table

@@ -1,7 +1,7 @@
 """Thrift's compact protocol, as Parquet's headers use it: structs that look alike parsed all at once, without a schema.
 
-One struct is parsed byte by byte, and its layout noted; NumPy then follows that layout through all the others. What it
-does not fit is the first of the next layout. So 9,024 page headers take 2 ms.
+One struct is parsed byte by byte, and its layout noted. NumPy then follows that layout through all the others. The
+first struct that does not fit gives the next layout. So 9,024 page headers take 2 ms.
 """
 
 from __future__ import annotations
@@ -13,34 +13,38 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ABSENT", "BINARY", "I32", "I64", "LIST", "STRUCT", "TRUE", "Place", "Reader", "Unreadable", "parse_structs"]
+__all__ = [
+    "ABSENT",
+    "BINARY",
+    "I32",
+    "I64",
+    "LIST",
+    "STRUCT",
+    "TRUE",
+    "FieldPath",
+    "StructReader",
+    "Unreadable",
+    "parse_structs",
+]
 
 TRUE, FALSE, BYTE, I16, I32, I64, DOUBLE, BINARY, LIST, SET, MAP, STRUCT = range(1, 13)
 
 ABSENT = -(2**62)
-"""Instead of the number of a field that a struct does not have."""
+"""Stands for the value of a field that a struct does not have."""
 
-Place: TypeAlias = "tuple[int, ...]"
-"""Where a field is: field numbers from the outside in."""
+FieldPath: TypeAlias = "tuple[int, ...]"
+"""A field, by the field numbers from the outside in."""
 
-_DEEPEST = 16  # structs and lists inside each other
-_MOST_ITEMS = 1000  # of lists in a struct whose layout is noted
-_MOST_LAYOUTS = 16  # that NumPy follows; the structs that fit none of them are parsed byte by byte, 30 µs each
+# Limits: structs and lists inside each other; items of a list in a struct whose layout is noted; layouts that NumPy
+# follows. Structs that fit no layout are parsed byte by byte, 30 µs each.
+_DEEPEST, _MOST_ITEMS, _MOST_LAYOUTS = 16, 1000, 16
 
-# What a step does behind the bytes it compares: nothing, read a number, or pass as many bytes as a number says.
+# The action of a step after the bytes it compares: nothing, read a number, or skip as many bytes as a number says.
 _NOTHING, _NUMBER, _BLOB = range(3)
 
 
 class Unreadable(ValueError):
-    """Something is no struct.
-
-    Parameters
-    ----------
-    problem : str
-        Why not.
-    which : int
-        Which of several.
-    """
+    """Bytes that are not a struct; ``which`` is the index of the struct among several."""
 
     def __init__(self, problem: str, which: int = 0) -> None:
         super().__init__(problem)
@@ -49,81 +53,48 @@ class Unreadable(ValueError):
 
 @dataclass
 class Layout:
-    """How a struct is written.
+    """The form in which a struct is written.
 
     Parameters
     ----------
     kinds : dict
         Kind of each field, at any depth.
     numbers : dict
-        Which of the numbers in it, in their order, is a field.
+        Index of each number field among the struct's numbers.
     steps : list of (int, int, int)
-        What follows what: what to do, behind how many bytes, of which value.
+        Action, bytes to compare before it, and their value.
     passed : list of int
-        Bytes to pass behind each step, whatever they are.
+        Bytes to skip after each step, whatever they are.
     """
 
-    kinds: dict[Place, int] = field(default_factory=dict)
-    numbers: dict[Place, int] = field(default_factory=dict)
+    kinds: dict[FieldPath, int] = field(default_factory=dict)
+    numbers: dict[FieldPath, int] = field(default_factory=dict)
     steps: list[tuple[int, int, int]] = field(default_factory=list)
     passed: list[int] = field(default_factory=list)
 
-    def add(self, what: int, same: bytes = b"", passed: int = 0) -> None:
-        """Append a step, or join it to the one before.
-
-        Parameters
-        ----------
-        what : int
-            What to do.
-        same : bytes
-            Bytes in front of it.
-        passed : int
-            Bytes behind it.
-        """
+    def add(self, action: int, expected: bytes = b"", passed: int = 0) -> None:
+        """Append a step, or join it to the one before; ``passed`` bytes after it are skipped."""
         if self.steps and self.steps[-1][0] == _NOTHING and not self.passed[-1]:
             _, size, value = self.steps[-1]
-            # eight bytes are looked at in a step, and six leave room for numbers up to 2**42
-            if size + len(same) <= (7 if what == _NOTHING else 2):
-                joined = value | int.from_bytes(same, "little") << 8 * size
-                self.steps[-1], self.passed[-1] = (what, size + len(same), joined), passed
+            # a step reads eight bytes, and six of them hold numbers up to 2**42
+            if size + len(expected) <= (7 if action == _NOTHING else 2):
+                joined = value | int.from_bytes(expected, "little") << 8 * size
+                self.steps[-1], self.passed[-1] = (action, size + len(expected), joined), passed
                 return
-        self.steps.append((what, len(same), int.from_bytes(same, "little")))
+        self.steps.append((action, len(expected), int.from_bytes(expected, "little")))
         self.passed.append(passed)
 
 
-class Reader:
-    """Reads what follows a place, field by field.
-
-    Parameters
-    ----------
-    data : bytes
-        What it is in.
-    at : int
-        The place; moves on.
-    stop : int
-        Where everything has to end.
-    """
+class StructReader:
+    """Reads ``data`` field by field from ``at``, which moves on, to ``stop``."""
 
     def __init__(self, data: bytes, at: int, stop: int) -> None:
         self.data, self.at, self.stop = data, at, stop
 
     def head(self, last: int) -> tuple[int, int]:
-        """Read the head of a field.
+        """Read the head of a field: its number, from that of the field before (0 for the first), and its kind.
 
-        Parameters
-        ----------
-        last : int
-            Number of the field before; 0 for the first.
-
-        Returns
-        -------
-        number, kind : int
-            The field; numbers ascend. 0 and 0 at the end of the struct.
-
-        Raises
-        ------
-        Unreadable
-            If there is none.
+        Both are 0 at the end of the struct.
         """
         byte = self._byte()
         if 0 < byte < 16:
@@ -132,67 +103,21 @@ class Reader:
         return (last + (byte >> 4), TRUE if kind == FALSE else kind) if byte else (0, 0)
 
     def number(self) -> int:
-        """Read a number.
-
-        Returns
-        -------
-        int
-            Its value.
-
-        Raises
-        ------
-        Unreadable
-            If there is none of 62 bits.
-        """
+        """Read a number of at most 62 bits."""
         raw = self._raw()
         return (raw >> 1) ^ -(raw & 1)
 
     def items(self) -> tuple[int, int]:
-        """Read the head of a list.
-
-        Returns
-        -------
-        kind, count : int
-            Of its items.
-
-        Raises
-        ------
-        Unreadable
-            If there is none.
-        """
+        """Read the head of a list: the kind of its items, and their count."""
         byte = self._byte()
         return byte & 15, self._raw() if byte >> 4 == 15 else byte >> 4
 
     def skip(self, kind: int) -> None:
-        """Pass a field, of which the head has been read.
-
-        Parameters
-        ----------
-        kind : int
-            The field's.
-
-        Raises
-        ------
-        Unreadable
-            If it is not there.
-        """
+        """Skip a field whose head has been read."""
         self._value(kind, (), None, [])
 
     def struct(self) -> tuple[Layout, list[int]]:
-        """Read a struct and note its layout.
-
-        Returns
-        -------
-        layout : Layout
-            The layout.
-        numbers : list of int
-            Its numbers, in the order of `Layout.numbers`.
-
-        Raises
-        ------
-        Unreadable
-            If it is none.
-        """
+        """Read a struct; return its layout and its numbers, in the order of `Layout.numbers`."""
         layout = Layout()
         numbers: list[int] = []
         self._struct((), layout, numbers)
@@ -214,7 +139,7 @@ class Reader:
             raise Unreadable("has a number of more than 62 bits")
         return value
 
-    def _struct(self, place: Place, layout: Layout | None, numbers: list[int]) -> None:
+    def _struct(self, path: FieldPath, layout: Layout | None, numbers: list[int]) -> None:
         last = 0
         while True:
             before = self.at
@@ -224,27 +149,29 @@ class Reader:
             if not kind:
                 return
             if layout is not None:
-                layout.kinds[(*place, last)] = kind
-            self._value(kind, (*place, last), layout, numbers)
+                layout.kinds[(*path, last)] = kind
+            self._value(kind, (*path, last), layout, numbers)
 
-    def _value(self, kind: int, place: Place, layout: Layout | None, numbers: list[int], in_list: bool = False) -> None:
-        if len(place) > _DEEPEST:
+    def _value(
+        self, kind: int, path: FieldPath, layout: Layout | None, numbers: list[int], in_list: bool = False
+    ) -> None:
+        if len(path) > _DEEPEST:
             raise Unreadable("is nested too deeply")
-        what = passed = 0
+        action = passed = 0
         before = self.at
         if kind in (I16, I32, I64):
             if layout is not None:
-                layout.numbers[place] = len(numbers)
+                layout.numbers[path] = len(numbers)
             numbers.append(self.number())
-            what = _NUMBER
+            action = _NUMBER
         elif kind == STRUCT:
-            return self._struct(place, layout, numbers)
+            return self._struct(path, layout, numbers)
         elif kind == LIST:
-            return self._list(place, layout, numbers)
+            return self._list(path, layout, numbers)
         elif kind == BINARY:
             size = self._raw()
             self.at += size
-            what = _BLOB
+            action = _BLOB
         elif kind in (BYTE, DOUBLE) or (in_list and kind in (TRUE, FALSE)):
             passed = 8 if kind == DOUBLE else 1
             self.at += passed
@@ -253,67 +180,67 @@ class Reader:
         if self.at > self.stop:
             raise Unreadable("ends too soon")
         if layout is not None and self.at > before:
-            layout.add(what, passed=passed)
+            layout.add(action, passed=passed)
         return None
 
-    def _list(self, place: Place, layout: Layout | None, numbers: list[int]) -> None:
+    def _list(self, path: FieldPath, layout: Layout | None, numbers: list[int]) -> None:
         before = self.at
         kind, count = self.items()
-        if count > self.stop - self.at:  # an item is a byte at least, and a footer of 30 bytes may say 2**61 of them
+        if count > self.stop - self.at:  # an item has at least one byte, but 30 bytes may declare 2**61 items
             raise Unreadable("has a list of more items than it has bytes")
         if layout is not None:
             if count > _MOST_ITEMS:
                 raise Unreadable("has a list that is too long")
             layout.add(_NOTHING, self.data[before : self.at])
         for item in range(count):
-            self._value(kind, (*place, item), layout, numbers, in_list=True)
+            self._value(kind, (*path, item), layout, numbers, in_list=True)
 
 
 def parse_structs(
-    data: bytes, at: NDArray[np.int64], stop: int, wanted: Mapping[Place, int]
+    data: bytes, at: NDArray[np.int64], stop: int, wanted: Mapping[FieldPath, int]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], list[Layout]]:
-    """Parse the struct at each of many places.
+    """Parse the struct at each of many offsets.
 
     Parameters
     ----------
     data : bytes
-        What they are in.
+        The bytes that hold them.
     at : ndarray of int64, shape (struct,)
-        Where they begin.
+        Offset of each.
     stop : int
-        Where all have to end; at least eight bytes of data follow.
+        Offset that none may go beyond; at least eight bytes of data follow.
     wanted : mapping of tuple to int
-        Fields of numbers, and the kind that each must have.
+        Number fields, and the kind that each must have.
 
     Returns
     -------
     numbers : ndarray of int64, shape (field, struct)
-        What was wanted; `ABSENT` where there is no such field.
+        Values of the wanted fields; `ABSENT` where a struct has no such field.
     ends : ndarray of int64, shape (struct,)
-        Where each ends.
+        Offset after each.
     layouts : list of Layout
-        Of what layouts they are.
+        The layouts met.
 
     Raises
     ------
     Unreadable
-        If there is no struct, or a field of another kind.
+        If an offset holds no struct, or a wanted field has another kind.
     """
-    words = np.ndarray(len(data) - 7, "<i8", data, strides=(1,))  # the eight bytes from every place on
+    words = np.ndarray(len(data) - 7, "<i8", data, strides=(1,))  # the eight bytes at every offset
     found, ends = np.full((len(wanted), at.size), ABSENT), np.zeros_like(at)
     layouts: list[Layout] = []
     left = np.arange(at.size)
     while left.size:
         first, left = left[0], left[1:]
-        reader = Reader(data, int(at[first]), stop)
+        reader = StructReader(data, int(at[first]), stop)
         try:
             layout, numbers = reader.struct()
         except Unreadable as error:
             raise Unreadable(str(error), int(first)) from None
-        for place, kind in wanted.items():
-            if layout.kinds.get(place, kind) != kind:
+        for path, kind in wanted.items():
+            if layout.kinds.get(path, kind) != kind:
                 raise Unreadable("has a field of the wrong kind", int(first))
-        rows = [(row, layout.numbers[place]) for row, place in enumerate(wanted) if place in layout.numbers]
+        rows = [(row, layout.numbers[path]) for row, path in enumerate(wanted) if path in layout.numbers]
         ends[first] = reader.at
         for row, number in rows:
             found[row, first] = numbers[number]
@@ -331,20 +258,20 @@ def parse_structs(
 def _follow(
     words: NDArray[np.int64], at: NDArray[np.int64], stop: int, layout: Layout, wanted: Sequence[int]
 ) -> tuple[list[NDArray[np.int64]], NDArray[np.int64], NDArray[np.bool_]]:
-    """Follow a layout from many places; return the numbers wanted, the ends, and which structs are of this layout."""
+    """Follow a layout from many offsets; return the numbers wanted, the ends, and which structs have this layout."""
     fits = np.ones(at.size, bool)
     numbers: dict[int, NDArray[np.int64]] = {}
     met = 0
-    for (what, size, same), passed in zip(layout.steps, layout.passed, strict=True):
+    for (action, size, expected), passed in zip(layout.steps, layout.passed, strict=True):
         word = words[np.minimum(at, words.size - 1)]
-        fits &= (word & ((1 << 8 * size) - 1)) == same
+        fits &= (word & ((1 << 8 * size) - 1)) == expected
         at = at + (size + passed)
-        if what == _NOTHING:
+        if action == _NOTHING:
             continue
         raw, length = _variable(word >> 8 * size, 7 - size if size else 7)
         fits &= length > 0
         at += length
-        if what == _BLOB:
+        if action == _BLOB:
             at += raw
         else:
             if met in wanted:
@@ -354,7 +281,7 @@ def _follow(
 
 
 def _variable(bits: NDArray[np.int64], most: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Decode the number of up to so many bytes that each begins with, and count them; 0 if there are more."""
+    """Decode the number of at most ``most`` bytes at the start of each word, and its length; 0 for longer ones."""
     last = ~bits & (0x80_8080_8080_8080 & ((1 << 8 * most) - 1))  # the last byte is the first without its highest bit
     last &= -last
     bits = bits & (2 * last - 1)

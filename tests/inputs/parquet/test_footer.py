@@ -1,4 +1,4 @@
-"""Footers and page headers, parsed here and by pyarrow alike: whatever their layout, and whatever looks like one."""
+"""Footers and page headers: parsed here as pyarrow parses them, in any layout, and among bytes that look like them."""
 
 from __future__ import annotations
 
@@ -156,6 +156,6 @@ def test_the_error_names_the_column(tmp_path: Path) -> None:
     anatomy.chunks[5].pages[0].header[1].value = 1  # an index page
     data = anatomy.data()
     footer, _ = parsed(data)
-    with pytest.raises(InputError, match=r"signal: column 5 has a page of no known type; copy it again"):
+    with pytest.raises(InputError, match=r"signal: column 5 has a page of an unknown type; copy it again"):
         check_pages(data, footer, np.arange(8), tmp_path / "signal")
     assert check_pages(data, footer, np.array([0, 4, 6]), tmp_path / "signal")
