@@ -26,9 +26,6 @@ import numpy as np
 
 __all__ = ["STEPS", "Array", "adc", "bin", "cds", "dark", "flat", "linearity", "mask", "namespace", "time_parts"]
 
-Array: TypeAlias = Any
-"""An array of any namespace that follows the array API standard."""
-
 STEPS: Mapping[str, str | None] = MappingProxyType(
     {
         "adc": None,
@@ -41,6 +38,9 @@ STEPS: Mapping[str, str | None] = MappingProxyType(
     }
 )
 """The steps in the notebook's order, and the setting that leaves one out; None where there is no such setting."""
+
+Array: TypeAlias = Any
+"""An array of any namespace that follows the array API standard."""
 
 # Values of a part of a cube: 2 MiB in float64.
 _PART = 2**18

@@ -297,21 +297,21 @@ class Calibration:
             The document.
         """
         # JSON's booleans, numbers, strings and arrays are TOML's for every value a setting can take.
-        settings = {name: value for name, value in self._telling().items() if value is not None}
+        settings = {name: value for name, value in self._identity().items() if value is not None}
         lines = [f"{name} = {json.dumps(value)}" for name, value in settings.items() if name not in BY_DETECTOR]
         for name in BY_DETECTOR:
             lines += ["", f"[{name}]", *(f'"{key}" = {json.dumps(value)}' for key, value in settings[name].items())]
         return "\n".join(lines) + "\n"
 
-    def _telling(self) -> dict[str, Any]:
-        """Return every setting but those that are `ADDED` and at their default."""
+    def _identity(self) -> dict[str, Any]:
+        """Return the settings that tell results apart: all but `ADDED` ones at their default."""
         added = {setting.name: setting.default for setting in fields(self) if "added" in setting.metadata}
         return {name: value for name, value in self.to_dict().items() if name not in added or value != added[name]}
 
     @property
     def content_hash(self) -> str:
         """SHA-256 of the settings: equal settings have equal hashes, however they were arrived at."""
-        return hashlib.sha256(json.dumps(self._telling(), sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self._identity(), sort_keys=True).encode()).hexdigest()
 
     def pairs_per_bin(self, detector: Detector, pair_s: float) -> int:
         """Return the CDS pairs in a time bin of a detector.

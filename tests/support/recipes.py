@@ -137,6 +137,7 @@ def step(folder: Path, raw: Path) -> None:
     check_setting("throughput")
     results = calibrated(raw, folder / "out", "--throughput", "--backend=numpy")
     np.testing.assert_array_equal(results["FGS1"][0], done.signal)
+    assert gpucal_("calibrate", raw, folder / "out", "--no-throughput", expected=2).count("throughput = ") == 1
     gpucal_("export", folder / "out", folder / "fits", "--format=fits")
     assert fits.getheader(folder / "fits" / "17-0-FGS1.fits")["S_THROUG"] == "COMPLETE"
 
