@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from gpucal._version import __version__
+from gpucal.backends import PREFERENCE
 from gpucal.hints import did_you_mean, joined, near
+from gpucal.results.formats import FORMATS
 from gpucal.settings.options import add_settings
-from gpucal.settings.rules import FORMATS, PRODUCTS
+from gpucal.settings.rules import PRODUCTS
 from gpucal.settings.values import duration, one_of, part, planet, planets, size, whole
 
 __all__ = ["WRONG", "parsed"]
@@ -19,7 +21,7 @@ __all__ = ["WRONG", "parsed"]
 WRONG = 2
 """Exit code of a request that is itself wrong."""
 
-_BACKENDS = ("auto", "cupy", "numba", "numpy")
+_BACKENDS = ("auto", *PREFERENCE)
 
 _TOO = "the new place of folders that OUT was resumed from; those that were not moved are read anyway"
 
@@ -268,7 +270,7 @@ def _parsers() -> tuple[_Parser, Mapping[str, _Parser]]:
     verb.add_argument("out", metavar="OUT", type=Path, help="results folder")
     verb.add_argument("to", metavar="TO", type=Path, help="folder to write; for zarr one that does not exist")
     verb.add_argument(
-        "--format", type=one_of(FORMATS), choices=FORMATS, default="npy", help="npy by default: one array a detector"
+        "--format", type=one_of(FORMATS), choices=[*FORMATS], default="npy", help="npy by default: one array a detector"
     )
     _add_resume_from(verb, _TOO)
 

@@ -26,9 +26,6 @@ __all__ = ["UNITS", "axes_of", "flag_attributes", "to_hdus", "to_nddata", "to_xa
 UNITS = {"signal": "electron", "variance": "electron2", "time": "hour", "wavelength": "um"}
 """The unit of each array, as attributes say it."""
 
-# FITS keywords have eight characters; the other steps are in full.
-_SHORT = {"linearity": "LINEAR", "interpolate": "INTERP"}
-
 
 class _Product(Protocol):
     """What these functions read of a `Calibrated`, whose methods call them."""
@@ -201,6 +198,7 @@ def to_hdus(cal: _Product) -> fits.HDUList:
 
     signal, history = _on_host(cal), cal.provenance
     primary, science, quality = fits.PrimaryHDU(), fits.ImageHDU(signal, name="SCI"), fits.ImageHDU(cal.dq, name="DQ")
+    # FITS keywords have eight characters.
     cards = {
         "CREATOR": f"gpucal {__version__}",
         "DATE": _date(datetime.now(UTC).isoformat(timespec="seconds")),
@@ -211,7 +209,7 @@ def to_hdus(cal: _Product) -> fits.HDUList:
         "CAL_DATE": _date(history["created"]),
         "BACKEND": history["backend"],
         "SETHASH": history["settings_hash"],
-        **{f"S_{_SHORT.get(step, step.upper())}": done for step, done in history["steps"].items()},
+        **{f"S_{step.upper()[:6]}": done for step, done in history["steps"].items()},
     }
     for card, value in cards.items():
         primary.header[card] = value

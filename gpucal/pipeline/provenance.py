@@ -6,31 +6,18 @@ import platform
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpucal._version import __version__
-from gpucal.science.bad_pixels import unusable
+from gpucal.science.corrections import CORRECTIONS
 from gpucal.science.plan import Plan
+from gpucal.science.steps import STEPS
 from gpucal.settings.calibration import Calibration
 
 __all__ = ["provenance", "steps_done"]
-
-# The steps in the notebook's order, and the setting that leaves one out; the others are told by what was done.
-_STEPS: Mapping[str, str | None] = MappingProxyType(
-    {
-        "adc": None,
-        "mask": "mask",
-        "linearity": "linearity",
-        "dark": "dark",
-        "cds": None,
-        "bin": None,
-        "flat": "flat",
-    }
-)
 
 # Libraries whose version may matter to a number, where they are loaded.
 _LIBRARIES = ("numpy", "pyarrow", "polars", "numba", "cupy")
@@ -53,13 +40,13 @@ def steps_done(config: Calibration, plan: Plan, dq: NDArray[np.uint8]) -> dict[s
     dict of str to str
         Step to ``'COMPLETE'`` or ``'SKIPPED'``.
     """
-    names = list(_STEPS)
+    names = list(STEPS)
     if config.flat_order == "before-cds":
         names.remove("flat")
         names.insert(names.index("cds"), "flat")
-    done = {name: (setting := _STEPS[name]) is None or getattr(config, setting) for name in names}
+    done = {name: (setting := STEPS[name]) is None or getattr(config, setting) for name in names}
     done["bin"] = plan.pairs_per_bin > 1
-    done["interpolate"] = config.bad_pixels == "interpolate" and not unusable(dq).any()
+    done |= {correction.step: correction.is_done(config, dq) for correction in CORRECTIONS}
     return {name: "COMPLETE" if yes else "SKIPPED" for name, yes in done.items()}
 
 

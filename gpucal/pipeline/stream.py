@@ -32,7 +32,7 @@ from gpucal.inputs.signal_file import open_signal
 from gpucal.pipeline.calibrated import Calibrated
 from gpucal.pipeline.memory import BLOCK, Budget
 from gpucal.pipeline.provenance import provenance
-from gpucal.science.bad_pixels import plan_repair
+from gpucal.science.corrections import CORRECTIONS
 from gpucal.science.plan import DQ, Plan, make_plan
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import Detector
@@ -333,9 +333,10 @@ def _landed(backend: Backend, memory: Memory, flight: _Flight) -> Outcome:
     signal, dq = flight.signal, flight.plan.dq.copy()
     dq[flight.saturated] |= np.uint8(DQ.SATURATED)
     dq = np.ascontiguousarray(dq.reshape(detector.shape[0], detector.width).T)
-    dq, change = plan_repair(dq, config.bad_pixels)
-    if change is not None:
-        memory.change(signal, change)
+    for correction in CORRECTIONS:
+        dq, change = correction.plan(config, dq)
+        if change is not None:
+            memory.change(signal, change)
     history = provenance(
         config,
         flight.plan,

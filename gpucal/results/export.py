@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import product
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,18 +23,18 @@ from gpucal.inputs.dataset import SPLITS
 from gpucal.pipeline.calibrated import Calibrated
 from gpucal.pipeline.convert import UNITS, axes_of, flag_attributes, to_hdus
 from gpucal.results.atomic import npy_writer, placing
+from gpucal.results.formats import FORMATS
 from gpucal.results.history import history
 from gpucal.results.origin import is_inside
 from gpucal.results.reader import Results, complete
 from gpucal.results.stacking import differing, one_by_one
 from gpucal.science.plan import DQ
 from gpucal.settings.detectors import DETECTORS
-from gpucal.settings.rules import FORMATS
 
 if TYPE_CHECKING:
     import zarr
 
-__all__ = ["FORMATS", "export"]
+__all__ = ["FORMATS", "export", "write_fits", "write_npy", "write_zarr"]
 
 _KINDS = ("signal", "variance", "dq")
 
@@ -88,10 +89,12 @@ def export(results: Results, to: Path, format: str) -> list[Path]:
     for home in {record.get("dataset") for record in results._records.values()}:
         if home and is_inside(Path(to), [Path(home, part) for part in ("", *SPLITS)]):
             raise OutputError(f"{to}: is in the data set {home}; choose another folder")
-    return _WRITERS[format](results, Path(to))
+    write: Callable[[Results, Path], list[Path]] = resolve_name(FORMATS[format])
+    return write(results, Path(to))
 
 
-def _write_npy(results: Results, to: Path) -> list[Path]:
+def write_npy(results: Results, to: Path) -> list[Path]:
+    """Write the stacks of each detector as NumPy files; see `export`."""
     if to.resolve().parent.parent == results.path.resolve():
         raise OutputError(f"{to}: is where the results' own files are; choose another folder")
     stacks = {detector: _stacks(results, detector) for detector in DETECTORS}
@@ -130,7 +133,8 @@ def _write_npy(results: Results, to: Path) -> list[Path]:
     return written
 
 
-def _write_zarr(results: Results, to: Path) -> list[Path]:
+def write_zarr(results: Results, to: Path) -> list[Path]:
+    """Write the stacks of all detectors as one Zarr store; see `export`."""
     try:
         import zarr
     except ImportError as error:
@@ -184,7 +188,8 @@ def _fill(
             array[i] = getattr(cal, name)
 
 
-def _write_fits(results: Results, to: Path) -> list[Path]:
+def write_fits(results: Results, to: Path) -> list[Path]:
+    """Write a FITS file for each item; see `export`."""
     written = []
     with placing(to) as stage:
         to.mkdir(parents=True, exist_ok=True)
@@ -193,13 +198,6 @@ def _write_fits(results: Results, to: Path) -> list[Path]:
             written.append(to / f"{cal.planet}-{cal.visit}-{detector}.fits")
             to_hdus(cal).writeto(stage(written[-1]), checksum=True)
     return written
-
-
-_WRITERS: Mapping[str, Callable[[Results, Path], list[Path]]] = {
-    "npy": _write_npy,
-    "zarr": _write_zarr,
-    "fits": _write_fits,
-}
 
 
 def _stacks(results: Results, detector: str) -> dict[str, tuple[_Shape, np.dtype[Any]]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from itertools import product, zip_longest
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +25,9 @@ __all__ = ["LIGHT_CURVES", "light_curves_are_current", "write_light_curves"]
 
 LIGHT_CURVES = ("light-curves.npy", "light-curves.errors.npy", "light-curves.ids.npy", "light-curves.parquet")
 """What `write_light_curves` writes."""
+
+# The detector whose times are those of the rows: AIRS-CH0.
+_CLOCK = next(iter(DETECTORS))
 
 # Rows in a row group at least. One an observation would be 187 rows: with 570 columns and 1100 observations that is
 # 1.1 GB of memory for the file's index alone, 26 s, and 0.9 s to read a column back, instead of 0.1 GB, 4 s and 0.1 s.
@@ -64,7 +67,7 @@ def write_light_curves(results: Results) -> None:
         )
     )
     shape = results.light_curves_of(keys[0]).shape
-    schema = _schema(names, kind, results.axes(keys[0], "AIRS-CH0").get("wavelength"), history(results, ORDER))
+    schema = _schema(names, kind, _wavelengths_um(results, keys[0]), history(results, ORDER))
     targets = [results.path / name for name in LIGHT_CURVES]
     with placing(results.path) as stage, ExitStack() as opened:
         flux, error = (opened.enter_context(npy_writer(stage(t), (len(keys), *shape), kind)) for t in targets[:2])
@@ -82,7 +85,7 @@ def write_light_curves(results: Results) -> None:
                 values = np.concatenate(curve, axis=1).astype(kind)
             flux(values[:, : len(names)])
             error(values[:, len(names) :])
-            times = results.axes(key, "AIRS-CH0")["time"]
+            times = results.axes(key, _CLOCK)["time"]
             waiting.append(_rows(schema, key, times, values))
             if len(waiting) * len(times) >= _GROUP_ROWS or key == keys[-1]:
                 group = pa.Table.from_batches(waiting)
@@ -120,9 +123,7 @@ def _curve_names(results: Results) -> list[str]:
     """Name the light curves by the stored columns they are of."""
 
     def of(key: tuple[int, int]) -> list[str]:
-        settings = results._record(key, "AIRS-CH0")["provenance"]["settings"]
-        first, last = Calibration.from_dict(settings).cropped(DETECTORS["AIRS-CH0"]).crop
-        return ["FGS1", *(f"AIRS-CH0_{column:03d}" for column in range(first, last))]
+        return [name for detector in ORDER for name in _curves_of(results, key, detector)]
 
     names = of(results.ids[0])
     if any(of(key) != names for key in results.ids):
@@ -130,18 +131,35 @@ def _curve_names(results: Results) -> list[str]:
     return names
 
 
+def _curves_of(results: Results, key: tuple[int, int], detector: str) -> list[str]:
+    if DETECTORS[detector].photometer:
+        return [detector]
+    settings = results._record(key, detector)["provenance"]["settings"]
+    columns = range(*Calibration.from_dict(settings).cropped(DETECTORS[detector]).crop)
+    return [f"{detector}_{column:03d}" for column in columns]
+
+
+def _wavelengths_um(results: Results, key: tuple[int, int]) -> list[float | None]:
+    """Read the wavelength of each light curve; None where the data set has none, as for a photometer."""
+    wavelengths: list[float | None] = []
+    for detector in ORDER:
+        um = results.axes(key, detector).get("wavelength")
+        wavelengths += [None] * len(_curves_of(results, key, detector)) if um is None else um.tolist()
+    return wavelengths
+
+
 def _schema(
-    names: Sequence[str], kind: np.dtype[Any], wavelength_um: NDArray[np.float64] | None, history: str
+    names: Sequence[str], kind: np.dtype[Any], wavelengths_um: Sequence[float | None], history: str
 ) -> pa.Schema:
     import pyarrow as pa
 
     kinds = {"planet": pa.int64(), "visit": pa.int64(), "bin": pa.int32(), "time_h": pa.float64()}
     keys = [pa.field(name, of) for name, of in kinds.items()]
-    of_columns = [] if wavelength_um is None else [{"wavelength_um": repr(float(one))} for one in wavelength_um]
+    of_columns = [None if um is None else {"wavelength_um": repr(um)} for um in wavelengths_um]
     curves = [
         pa.field(f"{name}{what}", pa.from_numpy_dtype(kind), metadata=about)
         for what in ("", "_error")
-        for name, about in zip_longest(names, [None, *of_columns])
+        for name, about in zip(names, of_columns, strict=True)
     ]
     return pa.schema([*keys, *curves], metadata={"gpucal": history})
 

@@ -20,14 +20,11 @@ from gpucal.results.records import record_path
 from gpucal.results.stacking import stacked
 from gpucal.science.light_curves import Choices, LightCurve
 from gpucal.settings.calibration import Calibration
-from gpucal.settings.detectors import DETECTORS
+from gpucal.settings.detectors import DETECTORS, ORDER
 
 __all__ = ["ORDER", "ResultArray", "Results", "complete", "open_results"]
 
 log = logging.getLogger(__name__)
-
-ORDER = ("FGS1", "AIRS-CH0")
-"""Detectors of the 283 light curves, side by side."""
 
 # What NumPy raises on a damaged file: found by changing every byte of one's header.
 DAMAGED = (EOFError, MemoryError, OverflowError, SyntaxError, TypeError, ValueError, tokenize.TokenError)

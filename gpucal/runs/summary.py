@@ -11,6 +11,7 @@ from typing import Any
 
 from gpucal.errors import GpucalError
 from gpucal.results.atomic import unwritable
+from gpucal.settings.detectors import DETECTORS
 
 __all__ = ["RunFailed", "Summary", "logged_to"]
 
@@ -53,8 +54,8 @@ class Summary:
 
     @property
     def planets_per_hour(self) -> float:
-        """Observations calibrated an hour: half the items, as there are two detectors; 0 if none was."""
-        return self.done / 2 * 3600 / self.seconds if self.seconds else 0.0
+        """Observations calibrated an hour, an item for each detector; 0 if none was."""
+        return self.done / len(DETECTORS) * 3600 / self.seconds if self.seconds else 0.0
 
     @property
     def slowest_stage(self) -> str:

@@ -18,12 +18,26 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import numpy as np
 
-__all__ = ["Array", "adc", "bin", "cds", "dark", "flat", "linearity", "mask", "namespace", "time_parts"]
+__all__ = ["STEPS", "Array", "adc", "bin", "cds", "dark", "flat", "linearity", "mask", "namespace", "time_parts"]
+
+STEPS: Mapping[str, str | None] = MappingProxyType(
+    {
+        "adc": None,
+        "mask": "mask",
+        "linearity": "linearity",
+        "dark": "dark",
+        "cds": None,
+        "bin": "binning",
+        "flat": "flat",
+    }
+)
+"""The steps in the notebook's order, and the setting that leaves one out; None where there is no such setting."""
 
 Array: TypeAlias = Any
 """An array of any namespace that follows the array API standard."""

@@ -29,7 +29,10 @@ from gpucal.settings.rules import (
     checked_number,
 )
 
-__all__ = ["PRESETS", "Calibration"]
+__all__ = ["ADDED", "PRESETS", "Calibration"]
+
+ADDED: Mapping[str, Any] = MappingProxyType({"added": True})
+"""Metadata of a setting that 0.1 did not have: at its default it changes no hash, so that older results still count."""
 
 
 @dataclass(frozen=True)
@@ -294,16 +297,21 @@ class Calibration:
             The document.
         """
         # JSON's booleans, numbers, strings and arrays are TOML's for every value a setting can take.
-        settings = {name: value for name, value in self.to_dict().items() if value is not None}
+        settings = {name: value for name, value in self._identity().items() if value is not None}
         lines = [f"{name} = {json.dumps(value)}" for name, value in settings.items() if name not in BY_DETECTOR]
         for name in BY_DETECTOR:
             lines += ["", f"[{name}]", *(f'"{key}" = {json.dumps(value)}' for key, value in settings[name].items())]
         return "\n".join(lines) + "\n"
 
+    def _identity(self) -> dict[str, Any]:
+        """Return the settings that tell results apart: all but `ADDED` ones at their default."""
+        added = {setting.name: setting.default for setting in fields(self) if "added" in setting.metadata}
+        return {name: value for name, value in self.to_dict().items() if name not in added or value != added[name]}
+
     @property
     def content_hash(self) -> str:
         """SHA-256 of the settings; equal settings have equal hashes, however they were made."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self._identity(), sort_keys=True).encode()).hexdigest()
 
     def pairs_per_bin(self, detector: Detector, pair_s: float) -> int:
         """Return the CDS pairs in a time bin of a detector.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["DETECTORS", "Detector"]
+__all__ = ["DETECTORS", "ORDER", "Detector"]
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,10 @@ DETECTORS: Mapping[str, Detector] = MappingProxyType(
                 true_integration_s=(0.1, 0.2),
                 photometer=True,
             ),
+            # A new detector goes here, the last.
         )
     }
 )
+
+ORDER = tuple(sorted(DETECTORS, key=lambda name: not DETECTORS[name].photometer))
+"""Detectors in the order of the 283 light curves, side by side: photometers first."""

@@ -18,7 +18,6 @@ from gpucal.settings.detectors import DETECTORS, Detector
 __all__ = [
     "BY_DETECTOR",
     "CHOICES",
-    "FORMATS",
     "OPEN",
     "PRESET_SETTINGS",
     "PRODUCTS",
@@ -34,9 +33,6 @@ __all__ = [
 
 PRODUCTS = ("cubes", "light-curves")
 """Products that a results folder can hold of an item."""
-
-FORMATS = ("npy", "zarr", "fits")
-"""Formats that a results folder can be exported to."""
 
 PRESET_SETTINGS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {

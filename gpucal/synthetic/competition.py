@@ -201,6 +201,9 @@ def synthesize(
 
 def _check(layout: str, planets: int, frames: int, seed: int, visits: int, splits: Sequence[str], workers: int) -> None:
     """Refuse settings that are not possible."""
+    if unknown := [name for name in DETECTORS if name not in _FULL_WELL]:
+        mend = "use real data, or add it to the tables in gpucal/synthetic"
+        raise ConfigError(f"synthetic data: the brightness of {', '.join(unknown)} is not known; {mend}")
     if layout not in ("2024", "2025"):
         raise ConfigError(f"layout {layout!r} is unknown; use 2024 or 2025")
     if frames < 2 or frames % 2:

@@ -442,6 +442,12 @@ def test_import_is_light() -> None:
     assert min(float(python(clock)) for _ in range(5)) < 0.15
 
 
+def test_the_tables_behind_flags_are_light() -> None:
+    heavy = "{'numpy', 'pyarrow', 'gpucal.backends.numpy_', 'gpucal.results.export', 'gpucal.settings.calibration'}"
+    loaded = python(f"import sys, gpucal.cli.parser; print(sorted({heavy} & set(sys.modules)))")
+    assert loaded == "[]"
+
+
 def test_help_is_quick() -> None:
     code = (
         "import time; start = time.perf_counter()\n"
