@@ -20,7 +20,7 @@ from gpucal.backends import choose
 from gpucal.errors import InputError, OutputError, OutputLost
 from gpucal.inputs.dataset import Observation
 from gpucal.pipeline.calibrated import arrays_of
-from gpucal.pipeline.stream import Item, Line, Outcome, out_of_memory
+from gpucal.pipeline.stream import Item, Outcome, Pipeline, out_of_memory
 from gpucal.results.origin import home_of
 from gpucal.results.records import is_finished
 from gpucal.results.writer import Store
@@ -166,7 +166,7 @@ class _Work:
                 self.summary.stopped = "interrupted"
                 return
             self.busy.clear()
-            line = Line(
+            pipeline = Pipeline(
                 self._begin(),
                 dtype=kind,
                 threads=job.threads,
@@ -176,11 +176,11 @@ class _Work:
                 strict=job.strict,
             )
             # Items are written in another thread, as an interrupt reaches the main one only: it splits no item.
-            with line, ThreadPoolExecutor(1, "gpucal-write") as writer:
-                line.wait_for_data()
+            with pipeline, ThreadPoolExecutor(1, "gpucal-write") as writer:
+                pipeline.wait_for_data()
                 backend = choose(job.backend)
                 self.summary.backend = backend.name
-                for outcome in line.outcomes(backend):
+                for outcome in pipeline.outcomes(backend):
                     key = _key(outcome.item)
                     if outcome.result is None and key in self.busy:
                         self.waiting.append(outcome.item)
