@@ -174,9 +174,9 @@ def to_hdus(cal: _Product) -> fits.HDUList:
     -------
     HDUList
         The primary header has CREATOR, DATE (of the file), PLANET, VISIT, DETECTOR, CAL_VER, CAL_DATE, BACKEND and
-        SETHASH. Cards S_ADC, S_MASK, ... say of each step whether it is COMPLETE or SKIPPED. The images are SCI, ERR
-        (standard deviations, if there is a variance) and DQ, in electrons, their axes in FITS's reversed order. The
-        tables are TIME (h), WAVELENGTH (µm; not for FGS1), and PROVENANCE, one cell of JSON.
+        SETHASH. Cards S_ADC, S_MASK, ... say of each step whether it is COMPLETE or SKIPPED. The images are SCI and
+        ERR, in electrons, and DQ; ERR has standard deviations, where there is a variance. Their axes are in FITS's
+        reversed order. The tables are TIME (h), WAVELENGTH (µm; not for FGS1), and PROVENANCE, one cell of JSON.
 
     Raises
     ------

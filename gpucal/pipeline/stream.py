@@ -289,7 +289,7 @@ def _await(
         if isinstance(error, DeviceError):  # the device's memory: the next item would lack it too
             raise
         failed = error if isinstance(error, InputError) else out_of_memory()
-        # Without its traceback, a circle (frame, flight, future, error, frame) that would keep the item's memory.
+        # Drop the traceback, which would keep the item's memory in a circle: frame, flight, future, error, frame.
         plain = failed.with_traceback(None).at(item.obs.where(item.detector))
         return Outcome(item, plain, "", began, {}), reserved, None
 

@@ -1,4 +1,4 @@
-"""Items on their way through: in order, whatever fails, whoever leaves, whatever the memory; nothing left behind."""
+"""The pipeline keeps items in order through failures, early exits and small memory, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def own(many: Path, tmp_path: Path) -> Path:
-    """The same, to be damaged."""
+    """A copy of the seven planets, to be damaged."""
     return Path(shutil.copytree(many, tmp_path / "own"))
 
 
@@ -76,19 +76,19 @@ def outcomes_of(folder: Path, threads: int = 2, backend: Backend | None = None, 
 
 
 def tight(threads: int, space: int) -> int:
-    """Memory that leaves so many bytes to files and outputs."""
+    """Return the memory that leaves so many bytes to files and outputs."""
     memory = budget.PROCESS + threads * budget.decode_bytes(budget.BLOCK) + space
     assert budget.Budget(memory, threads).total == space
     return memory
 
 
 def need_of(folder: Path) -> int:
-    """Bytes the largest item reserves, where Polars decodes; pyarrow's footer comes on top."""
+    """Return the bytes that the largest item reserves if Polars decodes; pyarrow's footer comes on top."""
     return max(signal_of(folder, planet).stat().st_size for planet in PLANETS) + OUTPUT
 
 
 def sleepy(seconds: float, spent: list[float] | None = None) -> Backend:
-    """A backend that takes its time, and leaves the interpreter to others."""
+    """A backend that sleeps while it bins, so that other threads can run."""
 
     def bin_block(plan: Any, pixels: slice, counts: np.ndarray, out: np.ndarray) -> np.ndarray:
         start = time.perf_counter()
@@ -101,7 +101,7 @@ def sleepy(seconds: float, spent: list[float] | None = None) -> Backend:
 
 
 class Watched(budget.Budget):
-    """A budget that keeps what was in use after each change, and how many shared it."""
+    """A budget that records the bytes in use after each change, and the number of items."""
 
     seen: list[tuple[int, int, int]]
     last: Watched
@@ -181,7 +181,7 @@ def test_memory_and_workers_do_not_change_a_bit(many: Path, workers: int, spare:
 
 
 def test_what_cannot_be_allocated_is_given_back(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else nobody would ever have it again, and the next items would wait for it."""
+    """If the memory were not returned, the next items would wait for ever."""
     plain, calls = np.empty, []
 
     def empty(shape: object, *how: object, **more: object) -> object:
