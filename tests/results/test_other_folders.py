@@ -205,7 +205,7 @@ def test_a_later_run_without_it_makes_what_is_asked_for_and_keeps_the_rest(
     assert again(source, two, planets=[17]).skipped == 2
     (message,) = caplog.messages
     assert message.startswith(f"{two}: 1 of its observations is elsewhere (planet 23 visit 0), in ")
-    assert message.endswith("; what is asked for of them is made again")
+    assert message.endswith("; this run calibrates those it needs again")
     assert noted(two) == {"one": items(23)}
     (tmp_path / "aside").rename(home / "one")
     assert gpucal.open_results(two).ids == BOTH
