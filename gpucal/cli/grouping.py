@@ -1,4 +1,4 @@
-"""Lines that say the same of other planets or files: the first is shown at once, the others are counted."""
+"""Groups lines that differ only in their planet or file: the first is shown at once, the others are counted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gpucal.settings.detectors import DETECTORS
 
 __all__ = ["Kinds", "kind_of"]
 
-# What tells a line from others of its kind, in this order.
+# Parts in which lines of one kind may differ, removed in this order.
 _PARTICULARS = (
     re.compile(r"\b(?:GPU|worker) \S+: "),
     re.compile(r"\bplanet \d+ visit \d+\b"),
@@ -25,24 +25,13 @@ _PARTICULARS = (
 
 
 def kind_of(line: str) -> str:
-    """Say what a line says, whatever it says it of.
-
-    Parameters
-    ----------
-    line : str
-        Of a failure or a warning.
-
-    Returns
-    -------
-    str
-        The line without planet, visit, detector, device, paths and numbers: equal for lines of one kind.
-    """
+    """Return a line without planet, visit, detector, device, paths and numbers; lines of one kind are then equal."""
     for particular in _PARTICULARS:
         line = particular.sub("", line)
     return " ".join(line.split())
 
 
-# As many lines of a kind are shown one by one.
+# The most lines of a kind that are shown one by one.
 _FEW = 5
 
 
@@ -54,24 +43,13 @@ class _Kind:
 
 @dataclass
 class Kinds:
-    """The kinds of the lines that have come; any thread may bring some."""
+    """The kinds of the lines so far, and their counts; safe to use from any thread."""
 
     _kinds: dict[str, _Kind] = field(default_factory=dict)
     _turn: Lock = field(default_factory=Lock)
 
     def is_first(self, line: str) -> bool:
-        """Count a line.
-
-        Parameters
-        ----------
-        line : str
-            The line.
-
-        Returns
-        -------
-        bool
-            Whether it is the first of its kind, to be shown.
-        """
+        """Count a line; returns True if it is the first of its kind, which is to be shown."""
         name = kind_of(line)
         with self._turn:
             kind = self._kinds.setdefault(name, _Kind())
@@ -81,34 +59,14 @@ class Kinds:
             return kind.count == 1
 
     def admits(self, record: LogRecord) -> bool:
-        """Count a logged line; a filter for a handler of `logging`.
-
-        Parameters
-        ----------
-        record : LogRecord
-            Of the line.
-
-        Returns
-        -------
-        bool
-            As of `is_first`.
-        """
+        """Count a logged line, as a filter of a `logging` handler: only the first of each kind passes."""
         return self.is_first(record.getMessage())
 
     def rest(self, where: str, *, shown: bool = True) -> Iterator[str]:
-        """Account for the lines that were not the first of their kind.
+        """List the lines that were not shown: a few of a kind one by one, more as one line with their number.
 
-        Parameters
-        ----------
-        where : str
-            Where all of them are, such as ``all of them in OUT/gpucal.log``.
-        shown : bool
-            Whether the first ones have been shown.
-
-        Yields
-        ------
-        str
-            A line a kind; a few lines of a kind one by one.
+        ``where`` says where all of them are, such as ``all of them in OUT/gpucal.log``. ``shown`` tells whether the
+        first line of each kind was shown.
         """
         for kind in self._kinds.values():
             if kind.count > _FEW:
