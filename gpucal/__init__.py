@@ -1,6 +1,6 @@
 """Ariel Data Challenge detector calibration: the organisers' seven steps, exact, fast, in bounded memory.
 
-The public names load their modules when first used, so that ``import gpucal`` costs nothing.
+Public names load their modules when they are first used, so that ``import gpucal`` is fast.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 if not Path(__file__).with_name("kernels").is_dir():
-    # A checkout: there gpucal.kernels is the folder beside this one; what is installed has it inside.
+    # In a checkout gpucal.kernels is the folder beside this one; an installed package has it inside.
     __path__.append(str(Path(__file__).parents[1]))
 
 find_moved()

@@ -1,4 +1,4 @@
-"""Lines that say the same of other planets or files: the first few are shown, the others are counted."""
+"""Groups lines that differ only in their planet or file: the first few are shown, the others are counted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gpucal.settings.detectors import DETECTORS
 
 __all__ = ["FEW", "Kinds", "kind_of"]
 
-# What tells a line from others of its kind, in this order.
+# Parts in which lines of one kind may differ, removed in this order.
 _PARTICULARS = (
     re.compile(r"\b(?:GPU|worker) \S+: "),
     re.compile(r"\bplanet \d+ visit \d+\b"),
@@ -25,25 +25,14 @@ _PARTICULARS = (
 
 
 def kind_of(line: str) -> str:
-    """Say what a line says, whatever it says it of.
-
-    Parameters
-    ----------
-    line : str
-        Of a failure or a warning.
-
-    Returns
-    -------
-    str
-        The line without planet, visit, detector, device, paths and numbers: equal for lines of one kind.
-    """
+    """Return a line without planet, visit, detector, device, paths and numbers; lines of one kind are then equal."""
     for particular in _PARTICULARS:
         line = particular.sub("", line)
     return " ".join(line.split())
 
 
 FEW = 5
-"""How many lines of a kind are shown one by one."""
+"""The most lines of a kind that are shown one by one."""
 
 
 @dataclass
@@ -54,24 +43,13 @@ class _Kind:
 
 @dataclass
 class Kinds:
-    """The kinds of the lines that have come; any thread may bring some."""
+    """The kinds of the lines so far, and their counts; safe to use from any thread."""
 
     _kinds: dict[str, _Kind] = field(default_factory=dict)
     _turn: Lock = field(default_factory=Lock)
 
     def is_news(self, line: str) -> bool:
-        """Count a line.
-
-        Parameters
-        ----------
-        line : str
-            The line.
-
-        Returns
-        -------
-        bool
-            Whether it is among the first of its kind, to be shown.
-        """
+        """Count a line; returns True if it is among the first of its kind, which are shown."""
         name = kind_of(line)
         with self._turn:
             kind = self._kinds.setdefault(name, _Kind())
@@ -81,34 +59,14 @@ class Kinds:
             return news
 
     def admits(self, record: LogRecord) -> bool:
-        """Count a logged line; a filter for a handler of `logging`.
-
-        Parameters
-        ----------
-        record : LogRecord
-            Of the line.
-
-        Returns
-        -------
-        bool
-            As of `is_news`.
-        """
+        """Count a logged line, as a filter of a `logging` handler: only the first few of each kind pass."""
         return self.is_news(record.getMessage())
 
     def rest(self, where: str, *, shown: bool = True) -> Iterator[str]:
-        """Account for the kinds that had more than a few lines.
+        """Give a line with the number for each kind that has more than a few lines.
 
-        Parameters
-        ----------
-        where : str
-            Where all of them are, such as ``all of them in OUT/gpucal.log``.
-        shown : bool
-            Whether the first few have been; else those of kinds that had no more come too.
-
-        Yields
-        ------
-        str
-            A line a kind.
+        ``where`` says where all of them are, such as ``all of them in OUT/gpucal.log``. ``shown`` tells whether the
+        first few were shown; if not, kinds with only a few lines are listed too.
         """
         for kind in self._kinds.values():
             if kind.count > FEW:

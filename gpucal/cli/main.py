@@ -1,7 +1,7 @@
 """The command line.
 
-Exit 0: all done; 1: some observations failed, the rest are done, or something is not as recorded; 2: the request was
-wrong; 3: the time limit came before the end; 128 and a signal's number: that ended it.
+Exit codes: 0, all done; 1, some items failed, or files differ from their records; 2, the request was wrong; 3, the time
+limit came before the end; 128 and a signal's number, that signal ended it.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 __all__ = ["console", "main"]
 
 DONE, FAILED, LATE = 0, 1, 3
-SIGNALLED = 128  # and the signal's number, as shells have it
+SIGNALLED = 128  # plus the signal's number, as in shells
 
 
 def console() -> NoReturn:
-    """Run the command line and end the process, without the garbage collector's looks at what libraries import.
+    """Run the command line and end the process, with fewer passes of the garbage collector.
 
-    Numba and Polars bring some 500,000 objects. Collecting them while they are imported, and three times at the end of
-    the process, took 0.1 s and 0.4 s of the 2.4 s that one planet took.
+    Numba and Polars bring some 500,000 objects. Collecting them during their import took 0.1 s, and collecting them
+    three times at the end of the process took 0.4 s, of the 2.4 s that one planet took.
     """
     gc.set_threshold(200_000)
     code = main()
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     argv : sequence of str, optional
-        Arguments; by default the process's own.
+        Arguments; by default those of the process.
 
     Returns
     -------
@@ -71,14 +71,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.signals, arguments.terminal = _Signals(), handler
     try:
         with warnings.catch_warnings(), arguments.signals:
-            warnings.simplefilter("ignore", RunWarning)  # the log and the summary say it here
+            warnings.simplefilter("ignore", RunWarning)  # the log and the summary report it
             _check_folders(arguments)
             code = _VERBS[arguments.verb](arguments)
     except GpucalError as error:
         _say(traceback.format_exc().rstrip() if arguments.debug else f"gpucal: {error}", sys.stderr)
         return WRONG
-    except BrokenPipeError:  # of `| head`: nobody is listening any more
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still in its buffer
+    except BrokenPipeError:  # the reading process has ended, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the rest of the buffer
         return SIGNALLED + signal.SIGPIPE
     except KeyboardInterrupt:
         number = arguments.signals.came or signal.SIGINT
@@ -90,10 +90,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class _Signals:
-    """SIGINT and SIGTERM, which interrupt what is going on; or, if it asks between its steps, the second ends it.
+    """Handles SIGINT and SIGTERM: they raise KeyboardInterrupt. Once a run asks for them, only the second one ends it.
 
-    An exception that comes in the middle of anything may leave a file behind, or be taken for an error of what it hits:
-    NumPy calls a file damaged whose header it was reading.
+    An exception at an arbitrary moment may leave a file behind, or be mistaken for an error of the code it interrupts.
+    NumPy, for example, reports a file as damaged if it is interrupted while reading its header.
     """
 
     def __init__(self) -> None:
@@ -102,22 +102,21 @@ class _Signals:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> None:
-        if threading.current_thread() is threading.main_thread():  # only that one may have handlers
+        if threading.current_thread() is threading.main_thread():  # only the main thread may set handlers
             for number in (signal.SIGINT, signal.SIGTERM):
-                # A signal that is ignored, as by nohup or a shell's &, stays ignored.
+                # A signal that is ignored, as nohup or a shell's & do, stays ignored.
                 if (before := signal.getsignal(number)) is not signal.SIG_IGN:
                     self._before[number] = before
-                    signal.signal(number, self._take)
+                    signal.signal(number, self._receive)
 
     def __exit__(self, *error: object) -> None:
         for number, before in self._before.items():
             signal.signal(number, before)
 
-    def _take(self, number: int, frame: object) -> None:
+    def _receive(self, number: int, frame: object) -> None:
         first, self.came = not self.came, number
-        if (
-            self._asked and not first
-        ):  # as a kill would: whatever hangs is not waited for, and nothing finished is harmed
+        if self._asked and not first:
+            # End at once, as a kill does, in case something hangs. Finished items are safe.
             os.write(sys.stderr.fileno(), f"gpucal: ended by {signal.Signals(number).name}\n".encode())
             os._exit(SIGNALLED + number)
         if not self._asked:
@@ -125,7 +124,7 @@ class _Signals:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Have the first one wait for the end of the block: Python ignores, and says so, what comes between imports."""
+        """Delay the first signal to the end of the block: Python ignores and reports one that comes between imports."""
         self._asked = True
         yield
         self._asked = False
@@ -133,13 +132,13 @@ class _Signals:
             raise KeyboardInterrupt
 
     def __call__(self) -> bool:
-        """Tell whether one has come; from the first time this is asked on, the first one does no more than this."""
+        """Tell whether a signal has come. After the first call, the first signal raises no exception."""
         self._asked = True
         return self.came != 0
 
 
 def _check_folders(arguments: argparse.Namespace) -> None:
-    """Refuse a file where a folder is wanted, and a folder to be read that is not there or is another one."""
+    """Refuse a file in place of a folder, and an input folder that does not exist or holds something else."""
     given = vars(arguments)
     named = [("OUT", given.get("out")), ("TO", given.get("to"))]
     named += [("--resume-from", folder) for folder in given.get("resume_from", [])]
@@ -150,7 +149,7 @@ def _check_folders(arguments: argparse.Namespace) -> None:
         if not folder.exists():
             hint = did_you_mean(near_path(folder), "give a folder that `gpucal calibrate` wrote")
             raise OutputError(f"{folder}: does not exist, so it holds no results to resume from{hint}")
-    if arguments.verb in _READERS:
+    if arguments.verb in _READ_OUT:
         _check_results(arguments.out)
 
 
@@ -202,9 +201,13 @@ def _calibrate(arguments: argparse.Namespace) -> int:
         if arguments.json:
             _say(json.dumps(summary.to_dict()))
         raise KeyboardInterrupt
-    _say(json.dumps(summary.to_dict()) if arguments.json else f"{summary}; results in {arguments.out}")
+    _say(
+        json.dumps(summary.to_dict())
+        if arguments.json
+        else f"{summary}. Results: {arguments.out}. Next: gpucal report {arguments.out}"
+    )
     if summary.left and summary.stopped == "time limit":
-        return LATE  # so that who goes on as long as there is something left does so, whatever has failed
+        return LATE  # so that a script may repeat the run while items are left, even if some failed
     return FAILED if summary.failed else LATE if summary.left else DONE
 
 
@@ -241,7 +244,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         if arguments.all or kinds.is_news(line):
             _say(line)
     _say_rest(arguments, kinds, shown=True)
-    mend = "; remove what is there of it and run `gpucal calibrate` again" if found else ""
+    mend = "; remove the files that do not match and run `gpucal calibrate` again" if found else ""
     _say(f"{arguments.out}: {found or 'no'} mismatch{'es' if found != 1 else ''}{mend}")
     return FAILED if found else DONE
 
@@ -341,7 +344,7 @@ def _selftest(arguments: argparse.Namespace) -> int:
                 continue
             times = ", ".join(f"{part} {milliseconds:.2f} ms" for part, milliseconds in report.milliseconds.items())
             verdict = "WRONG NUMBERS" if report.wrong else "agrees with NumPy"
-            worst = f"{report.parity:.2g} of what rounding explains"
+            worst = f"largest difference {report.parity:.2g} of the rounding limit"
             _say(f"{report.backend}: {verdict} ({worst}); {report.runs_on}; {times}")
         _say(PROVED)
     return FAILED if any(report.wrong for report in reports) else DONE
@@ -405,10 +408,10 @@ _VERBS: Mapping[str, Callable[[argparse.Namespace], int]] = {
 
 
 # Verbs that read the results folder OUT.
-_READERS = ("verify", "report", "export", "plot")
+_READ_OUT = ("verify", "report", "export", "plot")
 
 
 def _say(line: str, stream: TextIO | None = None) -> None:
     stream = stream or sys.stdout
     stream.write(line + "\n")
-    stream.flush()  # as long as a signal or a reader that is gone is still ours to handle
+    stream.flush()  # now, while signals and broken pipes are still handled

@@ -25,22 +25,22 @@ _BACKENDS = ("auto", *PREFERENCE)
 
 _TOO = "the new place of folders that OUT was resumed from; those that were not moved are read anyway"
 
-# What argparse says, and how it is said here.
+# Messages of argparse, and their rewording.
 _REWORDED = (
     (r"argument (\S+): expected .*", r"\1 needs a value"),
     (r"argument (.+?): ignored explicit argument '(.*)'", r"\1 takes no value"),
     (r"argument (.+?): (.*)", r"\1: \2"),
 )
 
-# How alike a flag of this verb and one of another must be to be taken for each other.
+# How similar a flag of this verb must be to a flag of another verb to be suggested instead of it.
 _SURE = 0.8
 
-# A word that argparse takes for a flag, or that was to be one: with a dash as texts have it.
+# A word that argparse reads as a flag, or that was meant as one, with a typographic dash.
 _FLAG = re.compile(r"[-–—]+[A-Za-z][^\s=]*")
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, as all errors here are, without the usage in front; no flag is cut short."""
+    """A parser that prints errors as one line, without the usage in front, and accepts no abbreviated flags."""
 
     def __init__(self, **options: object) -> None:
         super().__init__(allow_abbrev=False, **options)  # type: ignore[arg-type]
@@ -59,38 +59,27 @@ class _Parser(argparse.ArgumentParser):
 
     @property
     def flags(self) -> Mapping[str, argparse.Action]:
-        """What may be written with a dash in front."""
+        """The words with a leading dash that this parser accepts."""
         return self._option_string_actions
 
     @property
     def synopsis(self) -> list[str]:
-        """How it is called, without flags."""
+        """The words of a command without flags."""
         names = [(action.metavar, action.nargs) for action in self._actions if not action.option_strings]
         return [self.prog, *(f"[{name}]" if nargs == "?" else str(name) for name, nargs in names)]
 
 
 class _Planets(argparse.Action):
-    """Adds the planets of one word, or several, to those named before."""
+    """Adds the planets of one word or several to those named before."""
 
     def __call__(self, parser: object, namespace: argparse.Namespace, values: object, option: object = None) -> None:
-        assert isinstance(values, list)  # a list a word
+        assert isinstance(values, list)  # one list per word
         before = getattr(namespace, self.dest) or []
         setattr(namespace, self.dest, [*before, *(planet for some in values for planet in some)])
 
 
 def parsed(argv: Sequence[str]) -> argparse.Namespace:
-    """Parse the command line; what comes of it has a ``verb`` by name.
-
-    Parameters
-    ----------
-    argv : sequence of str
-        The arguments.
-
-    Returns
-    -------
-    Namespace
-        Help, the version and errors end the process instead, errors with exit code 2.
-    """
+    """Parse the command line; the result has a ``verb``. Help, version and errors (exit code 2) end the process."""
     made, verbs = _parsers()
     words = [*argv]
     if words[:1] == ["help"]:
@@ -117,7 +106,7 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _check_flags(parser: _Parser, words: Sequence[str], top: _Parser, verbs: Mapping[str, _Parser]) -> None:
-    """Refuse unknown flags, before what argparse would say of the rest: that may well be due to them."""
+    """Refuse unknown flags first, as they may be the cause of other errors that argparse would report."""
     for word in words:
         if word == "--":
             return
@@ -125,7 +114,7 @@ def _check_flags(parser: _Parser, words: Sequence[str], top: _Parser, verbs: Map
         if not _FLAG.fullmatch(name) or name in parser.flags:
             continue
         others = [f"`{one.prog}`" for one in (top, *verbs.values()) if name in one.flags]
-        # One of another verb, unless one of this is as good as that.
+        # Prefer a flag of another verb, unless a flag of this verb is as similar.
         found = [flag for flag in near(name, parser.flags, _SURE) if flag[:3] == name[:3] or not others]
         found = found or ([] if others else near(name, parser.flags))
         has = f"{joined(others, 'and')} {'has' if len(others) == 1 else 'have'} it" if others else ""
@@ -134,7 +123,7 @@ def _check_flags(parser: _Parser, words: Sequence[str], top: _Parser, verbs: Map
 
 
 def _with_negatives(words: Sequence[str], parser: _Parser) -> list[str]:
-    """Put negative values and their flags in one word: argparse takes -2GB for a flag."""
+    """Join negative values to their flags, as argparse reads -2GB as a flag."""
     merged: list[str] = []
     for word in words:
         if re.match(r"-[\d.]", word) and merged and merged[-1] in parser.flags:
@@ -145,7 +134,7 @@ def _with_negatives(words: Sequence[str], parser: _Parser) -> list[str]:
 
 
 def _parsers() -> tuple[_Parser, Mapping[str, _Parser]]:
-    """Make the parser of the command line, and list those of its verbs."""
+    """Make the parser of the command line, and list the parsers of its verbs."""
     about = "Calibrate Ariel Data Challenge observations."
     made = _Parser(prog="gpucal", description=about, epilog="`gpucal help VERB` explains one of them.")
     made.add_argument("-V", "--version", action="version", version=f"gpucal {__version__}")

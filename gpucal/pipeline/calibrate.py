@@ -1,4 +1,4 @@
-"""One observation to a `Calibrated`, or many of them in order."""
+"""Calibrates one observation, or a stream of observations in order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gpucal.errors import ConfigError, InputError
 from gpucal.inputs.dataset import Observation
 from gpucal.pipeline.calibrated import Calibrated
 from gpucal.pipeline.machine import usable_cores
-from gpucal.pipeline.stream import Item, Line
+from gpucal.pipeline.stream import Item, Pipeline
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import DETECTORS
 
@@ -38,33 +38,33 @@ def calibrate(
     Parameters
     ----------
     obs : Observation
-        From `gpucal.open_dataset`.
+        An observation of a data set that `gpucal.open_dataset` opened.
     detector : {'AIRS-CH0', 'FGS1'}
-        Which detector.
+        The detector's name.
     config : Calibration, optional
-        Settings; what they leave open, by default everything, is the preset of the dataset's layout.
+        Settings. Those left open take the preset of the data set's layout; by default all are left open.
     backend : {'auto', 'cupy', 'numba', 'numpy'}, optional
-        By default GPUCAL_BACKEND, else the fastest that can run here.
+        The backend that computes. By default GPUCAL_BACKEND, else the fastest that can run here.
     device : bool
         Leave the result on the device; needs the cupy backend.
     dtype : dtype
-        Of the result, float64 or float32; the arithmetic is float64.
+        Type of the result, float64 or float32. The arithmetic is always float64.
     workers : int, optional
-        Threads that decode and bin; by default one a usable core.
+        Threads that decode and bin. By default one per usable core.
 
     Returns
     -------
     Calibrated
-        Signal (time, wavelength, spatial) in electrons, dq, and what goes with them.
+        Signal (time, wavelength, spatial) in electrons, with its flags, axes and provenance.
 
     Raises
     ------
     ConfigError
         If the detector or dtype is unknown.
     BackendUnavailable
-        If the backend asked for cannot run here.
+        If the chosen backend cannot run here.
     InputError
-        If the observation's input is unusable.
+        If the observation's files cannot be used.
     """
     (cal,) = stream([obs], detector, config, backend=backend, device=device, dtype=dtype, workers=workers)
     return cal
@@ -81,14 +81,14 @@ def stream(
     workers: int | None = None,
     memory: int | None = None,
 ) -> Iterator[Calibrated]:
-    """Calibrate observations in order; the next ones are read and decoded while one is being consumed.
+    """Calibrate observations in order. The next ones are read and decoded while the caller uses one.
 
     Parameters
     ----------
     observations : iterable of Observation
-        Such as a `Dataset`.
+        The observations, such as a `Dataset`.
     detector : {'AIRS-CH0', 'FGS1'}
-        Which detector.
+        The detector's name.
     config, backend, device, dtype, workers
         As for `calibrate`.
     memory : int, optional
@@ -97,7 +97,7 @@ def stream(
     Yields
     ------
     Calibrated
-        One an observation.
+        One result per observation.
     """
     if detector not in DETECTORS:
         raise ConfigError(f"no detector {detector!r}; there are {', '.join(DETECTORS)}")
@@ -105,38 +105,22 @@ def stream(
     asked = config or Calibration()
     settings = ((obs, asked.filled(obs.dataset.layout.preset)) for obs in observations)
     items = (Item(obs, chosen.cropped(DETECTORS[detector]), chosen) for obs, chosen in settings)
-    with Line(items, dtype=kind, threads=threads, memory=memory, device=device) as line:
+    with Pipeline(items, dtype=kind, threads=threads, memory=memory, device=device) as pipeline:
         if not device:
-            line.wait_for_data()
+            pipeline.wait_for_data()
         chosen = choose("cupy" if device and backend is None else backend)
-        for outcome in line.outcomes(chosen):
+        for outcome in pipeline.outcomes(chosen):
             result = outcome.result
             del outcome
             if isinstance(result, InputError):
                 raise result
-            assert result is not None  # everything is wanted here
+            assert result is not None  # every item is wanted here
             yield result
-            del result  # the caller's alone now: nothing here keeps it while the next one is made
+            del result  # the caller alone holds it while the next one is made
 
 
 def checked_threads(workers: int | None) -> int:
-    """Return how many threads decode and bin.
-
-    Parameters
-    ----------
-    workers : int, optional
-        As asked for.
-
-    Returns
-    -------
-    int
-        By default one a usable core.
-
-    Raises
-    ------
-    ConfigError
-        If it is no number of threads.
-    """
+    """Return the number of threads, one per usable core by default; raises ConfigError if it is not above 0."""
     if workers is None:
         return usable_cores()
     if isinstance(workers, bool) or not isinstance(workers, Integral) or workers < 1:
@@ -145,26 +129,10 @@ def checked_threads(workers: int | None) -> int:
 
 
 def checked_dtype(dtype: DTypeLike) -> np.dtype[Any]:
-    """Return what results are stored or returned as.
-
-    Parameters
-    ----------
-    dtype : dtype
-        As asked for.
-
-    Returns
-    -------
-    dtype
-        float32 or float64.
-
-    Raises
-    ------
-    ConfigError
-        If it is neither.
-    """
+    """Return float32 or float64 as a dtype; raises ConfigError for any other."""
     try:
         kind = np.dtype(dtype)
-    except (TypeError, ValueError, SyntaxError) as error:  # the last as "f4,(" is parsed as Python
+    except (TypeError, ValueError, SyntaxError) as error:  # SyntaxError: NumPy parses "f4,(" as Python
         raise ConfigError(f"dtype = {dtype!r}: must be float32 or float64") from error
     if kind not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise ConfigError(f"dtype = {kind}: must be float32 or float64")

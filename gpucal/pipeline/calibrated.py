@@ -1,4 +1,4 @@
-"""The calibrated product: one detector of one observation, and what can be made of it."""
+"""The calibrated product of one detector of one observation, and its light curves, errors and conversions."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ __all__ = ["Calibrated", "arrays_of"]
 class Calibrated:
     """One detector of one observation, calibrated and binned.
 
-    An array library takes the signal by DLPack: ``torch.from_dlpack(cal)``, ``np.from_dlpack(cal)``.
+    Array libraries read the signal by DLPack: ``torch.from_dlpack(cal)``, ``np.from_dlpack(cal)``.
 
     Parameters
     ----------
     planet, visit : int
-        Which observation.
+        The observation's planet and visit.
     detector : Detector
         The detector, with the crop that was used.
     signal : ndarray of float64 or float32, shape (time, wavelength, spatial)
-        Electrons; of NumPy, or of CuPy where it was left on a device.
+        Electrons. A NumPy array, or a CuPy array where the result was left on a device.
     dq : ndarray of uint8, shape (wavelength, spatial)
         Data-quality flags, see `gpucal.DQ`; 0 is good.
     time : ndarray of float64, shape (time,)
@@ -48,9 +48,9 @@ class Calibrated:
         Steps, settings and their hash, input fingerprints, versions, backend, device, date; see
         `gpucal.pipeline.provenance`.
     plan : Plan, optional
-        The arrays of the formula it was made with; None where it was read from a results folder.
+        The formula's arrays; None where the product was read from a results folder.
     stored_variance : callable, optional
-        Reads the variance, where the results folder holds it.
+        Reads the variance from the results folder, where it is stored there.
     """
 
     planet: int
@@ -66,7 +66,7 @@ class Calibrated:
 
     @property
     def mask(self) -> NDArray[np.bool_]:
-        """True where a pixel has a flag and was not interpolated, shape (wavelength, spatial)."""
+        """Unusable pixels, shape (wavelength, spatial): True where a pixel has a flag and was not interpolated."""
         return unusable(self.dq)
 
     @property
@@ -76,7 +76,7 @@ class Calibrated:
 
     @property
     def axes(self) -> dict[str, NDArray[np.float64]]:
-        """``time``, hours, and, but for a photometer, ``wavelength``, µm."""
+        """The axes by name: ``time``, hours, and ``wavelength``, µm, which a photometer does not have."""
         return {"time": self.time} | ({} if self.wavelength is None else {"wavelength": self.wavelength})
 
     @cached_property
@@ -86,7 +86,7 @@ class Calibrated:
         Raises
         ------
         OutputError
-            If it was read from a results folder that holds no variances.
+            If the product was read from a results folder that holds no variances.
         """
         if self.stored_variance is not None:
             return self.stored_variance()
@@ -95,18 +95,18 @@ class Calibrated:
         return variance(self.signal, self.plan, self.dq)
 
     def light_curve(self, **choices: Unpack[Choices]) -> NDArray[np.float64]:
-        """Sum over usable pixels, see `gpucal.science.light_curves`.
+        """Sum the signal over usable pixels, see `gpucal.science.light_curves`.
 
         Parameters
         ----------
         **choices
-            ``weights``, ``rows``, ``background_rows`` of `gpucal.science.light_curves.Aperture`; what is not given is
-            as in the settings.
+            ``weights``, ``rows``, ``background_rows`` of `gpucal.science.light_curves.Aperture`. The settings decide
+            the choices that are not given.
 
         Returns
         -------
         ndarray of float64, shape (time, wavelength) or (time, 1)
-            Electrons, where the signal is; NaN where no pixel is good, or none of a background that is asked for.
+            Electrons, on the signal's device. NaN where no pixel is usable, or none of the chosen background rows.
 
         Raises
         ------
@@ -120,7 +120,7 @@ class Calibrated:
         return light_curve(self.signal, self.dq, aperture, variances)
 
     def light_curve_with_errors(self, **choices: Unpack[Choices]) -> LightCurve:
-        """Sum over usable pixels, with errors.
+        """Sum the signal over usable pixels, with errors.
 
         Parameters
         ----------
@@ -130,7 +130,7 @@ class Calibrated:
         Returns
         -------
         LightCurve
-            ``flux`` and ``error``, each (time, wavelength) or (time, 1), electrons, where the signal is.
+            ``flux`` and ``error``, each (time, wavelength) or (time, 1), electrons, on the signal's device.
 
         Raises
         ------
@@ -146,23 +146,25 @@ class Calibrated:
         return replace(Aperture.of(self.detector, self.provenance["settings"]), **choices)
 
     def noise_excess(self, per: str = "pixel") -> NDArray[np.float64]:
-        """Compare the scatter of consecutive bins with the formula: 1 is the detector's own noise, more is jitter.
+        """Compare the scatter of consecutive bins with the noise formula.
+
+        A value of 1 is the detector's own noise; larger values are jitter.
 
         Parameters
         ----------
         per : {'pixel', 'wavelength'}
-            Of each pixel, or of each light curve.
+            Compare each pixel, or each light curve.
 
         Returns
         -------
         ndarray of float64, shape (wavelength, spatial) or (wavelength,)
-            Standard deviation over standard deviation, see `gpucal.science.noise.noise_excess`; (1,) for FGS1's light
-            curve.
+            Measured over expected standard deviation, see `gpucal.science.noise.noise_excess`. FGS1's light curve has
+            shape (1,).
 
         Raises
         ------
         ConfigError
-            If it is asked for per something else.
+            If ``per`` is neither of the two.
         """
         if per not in ("pixel", "wavelength"):
             raise ConfigError(f"per = {per!r}: must be one of pixel, wavelength")
@@ -179,7 +181,7 @@ class Calibrated:
         Returns
         -------
         Calibrated
-            This one, if it is there already.
+            The copy, or this object if its arrays are NumPy arrays.
         """
         signal = self.signal
         if isinstance(signal, np.ndarray):
@@ -187,7 +189,7 @@ class Calibrated:
         return replace(self, signal=signal.get())
 
     def to_nddata(self) -> NDData:
-        """Make an `astropy.nddata.NDData`: electrons, mask, standard deviations, and everything else in ``meta``.
+        """Make an `astropy.nddata.NDData` with electrons, mask and standard deviations; ``meta`` has the rest.
 
         Returns
         -------
@@ -221,24 +223,13 @@ class Calibrated:
 
 
 def arrays_of(cal: Calibrated, product: str, with_variance: bool) -> dict[str, NDArray[Any]]:
-    """Return what a results folder holds of an item, by kind.
+    """Return the arrays that a results folder stores for an item, by kind.
 
-    Parameters
-    ----------
-    cal : Calibrated
-        The item.
-    product : {'cubes', 'light-curves'}
-        Which product.
-    with_variance : bool
-        Whether cubes go with their variance; light curves have errors anyway.
-
-    Returns
-    -------
-    dict of str to ndarray
-        ``signal`` and perhaps ``variance``, or ``flux`` and ``error``; and their ``dq``, ``time`` and ``wavelength``.
+    Cubes have ``signal`` and, with ``with_variance``, ``variance``; light curves have ``flux`` and ``error``. Both have
+    ``dq``, ``time`` and ``wavelength``.
     """
     kind = cal.signal.dtype
-    with np.errstate(over="ignore"):  # outliers beyond float32's range
+    with np.errstate(over="ignore"):  # outliers may exceed float32's range
         if product == "light-curves":
             curve = cal.light_curve_with_errors()
             return {"flux": curve.flux.astype(kind), "error": curve.error.astype(kind), "dq": cal.dq, **cal.axes}

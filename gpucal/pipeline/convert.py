@@ -1,4 +1,4 @@
-"""A calibrated product in the containers of astropy and xarray, with its provenance."""
+"""Converts a calibrated product to astropy, xarray and FITS objects, with its provenance."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 __all__ = ["UNITS", "axes_of", "flag_attributes", "to_hdus", "to_nddata", "to_xarray"]
 
-# "hour" and not "hours": the plural makes xarray take a coordinate for time differences.
+# "hour", not "hours": xarray reads a coordinate in "hours" as time differences.
 UNITS = {"signal": "electron", "variance": "electron2", "time": "hour", "wavelength": "um"}
-"""The unit of each array, as attributes say it."""
+"""The unit of each array, as exported attributes name it."""
 
 
 class _Product(Protocol):
-    """What these functions read of a `Calibrated`, whose methods call them."""
+    """The attributes of `Calibrated` that these functions read; its methods import them, so they cannot import it."""
 
     @property
     def planet(self) -> int: ...
@@ -74,18 +74,7 @@ class _Product(Protocol):
 
 
 def axes_of(detector: Detector) -> tuple[str, str, str]:
-    """Name the axes of a cube.
-
-    Parameters
-    ----------
-    detector : Detector
-        Whose.
-
-    Returns
-    -------
-    tuple of str
-        ``time``, ``wavelength`` and ``spatial``; of a photometer, which has no wavelengths, ``time``, ``x`` and ``y``.
-    """
+    """Return the names of a cube's axes; a photometer has no wavelengths, so its axes are ``time``, ``x`` and ``y``."""
     return ("time", "x", "y") if detector.photometer else ("time", "wavelength", "spatial")
 
 
@@ -100,8 +89,8 @@ def to_nddata(cal: _Product) -> NDDataRef:
     Returns
     -------
     NDDataRef
-        ``data`` is the signal itself, shape (time, wavelength, spatial), unit electron. ``mask`` is read-only, of the
-        same shape. ``uncertainty`` holds standard deviations, or is None where no variance was stored. ``meta`` holds
+        ``data`` is the signal itself, shape (time, wavelength, spatial), unit electron. ``mask`` has the same shape and
+        is read-only. ``uncertainty`` holds standard deviations, or is None where no variance was stored. ``meta`` holds
         ``planet``, ``visit``, ``detector`` (its name), ``time_h``, ``wavelength_um`` (None for FGS1), ``dq`` and
         ``provenance``.
 
@@ -171,7 +160,7 @@ def to_xarray(cal: _Product) -> xarray.Dataset:
 
 
 def to_hdus(cal: _Product) -> fits.HDUList:
-    """Lay it out as a FITS file.
+    """Lay out a product as a FITS file.
 
     Parameters
     ----------
@@ -181,10 +170,10 @@ def to_hdus(cal: _Product) -> fits.HDUList:
     Returns
     -------
     HDUList
-        In the primary header CREATOR, DATE (of the file), PLANET, VISIT, DETECTOR, CAL_VER, CAL_DATE, BACKEND, SETHASH,
-        and of each step S_ADC, S_MASK, ... whether it is COMPLETE or SKIPPED. Images SCI, ERR (standard deviations, if
-        there is a variance) and DQ, axes reversed as FITS has them, electrons; tables TIME (h), WAVELENGTH (µm; not of
-        FGS1), and PROVENANCE, which is one cell of JSON.
+        The primary header has CREATOR, DATE (of the file), PLANET, VISIT, DETECTOR, CAL_VER, CAL_DATE, BACKEND and
+        SETHASH. Cards S_ADC, S_MASK, ... say of each step whether it is COMPLETE or SKIPPED. The images are SCI and
+        ERR, in electrons, and DQ; ERR has standard deviations, where there is a variance. Their axes are in FITS's
+        reversed order. The tables are TIME (h), WAVELENGTH (µm; not for FGS1), and PROVENANCE, one cell of JSON.
 
     Raises
     ------
@@ -229,12 +218,9 @@ def to_hdus(cal: _Product) -> fits.HDUList:
 
 
 def flag_attributes() -> dict[str, Any]:
-    """Say what the bits of a data-quality array mean, as the CF conventions have it.
+    """Return the CF attributes that explain a data-quality array: ``flag_masks`` and ``flag_meanings``.
 
-    Returns
-    -------
-    dict of str to value
-        ``flag_masks``, ndarray of uint8 as CF wants the type of the array, and ``flag_meanings``, words in that order.
+    CF requires the masks to have the array's type, uint8. The meanings are words in the order of the masks.
     """
     flags = list(DQ)
     masks = np.array([flag.value for flag in flags], np.uint8)
@@ -246,18 +232,18 @@ def _has_variance(cal: _Product) -> bool:
 
 
 def _deviation(cal: _Product) -> NDArray[Any]:
-    with np.errstate(invalid="ignore"):  # of pixels without a usable flat
+    with np.errstate(invalid="ignore"):  # pixels without a usable flat have no variance
         deviation: NDArray[Any] = np.sqrt(cal.variance)
     return deviation
 
 
 def _date(moment: str) -> str:
-    """Write a moment of UTC as FITS does, without the zone."""
+    """Write a UTC time without its zone, as FITS does."""
     return moment.removesuffix("+00:00")
 
 
 def _on_host(cal: _Product) -> NDArray[Any]:
-    """Refuse what is on a device: a copy to the host is the caller's to ask for."""
+    """Return the signal, or refuse one on a device: only the caller may ask for a copy to the host."""
     if not isinstance(cal.signal, np.ndarray):
         raise ConfigError(f"{cal.where}: its signal is on a device; call to_host() first")
     return cal.signal

@@ -1,4 +1,4 @@
-"""What this process may use: cores, by its affinity and the quota of its control group (containers, clusters); GPUs."""
+"""The CPU cores and GPUs that this process may use."""
 
 from __future__ import annotations
 
@@ -13,17 +13,9 @@ _GPUS = Path("/proc/driver/nvidia/gpus")
 
 
 def usable_cores(cgroups: Path = _CGROUPS) -> int:
-    """Count the cores this process may use.
+    """Count the cores this process may use: the smaller of its affinity and its group's quota, rounded up, at least 1.
 
-    Parameters
-    ----------
-    cgroups : Path
-        Where control groups are mounted.
-
-    Returns
-    -------
-    int
-        At least 1: the smaller of the affinity and the group's processor quota, rounded up.
+    Containers and clusters set the quota through control groups, which are mounted at ``cgroups``.
     """
     cores = len(os.sched_getaffinity(0))
     quotas = [quota for folder in _own_groups(cgroups) if (quota := _quota(folder)) is not None]
@@ -31,17 +23,10 @@ def usable_cores(cgroups: Path = _CGROUPS) -> int:
 
 
 def visible_gpus(gpus: Path = _GPUS) -> list[str]:
-    """List the NVIDIA GPUs this process may use, without CUDA, which a process that starts others must not touch.
+    """List the NVIDIA GPUs this process may use, as values for CUDA_VISIBLE_DEVICES.
 
-    Parameters
-    ----------
-    gpus : Path
-        Where the driver lists them, a folder each.
-
-    Returns
-    -------
-    list of str
-        Values for CUDA_VISIBLE_DEVICES, which decides where it is set: up to its first empty or negative entry.
+    CUDA is not called, as a process that starts others must not touch it. The driver lists a folder per GPU at
+    ``gpus``. CUDA_VISIBLE_DEVICES decides where it is set: its entries count up to the first empty or negative one.
     """
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is None:
@@ -52,7 +37,10 @@ def visible_gpus(gpus: Path = _GPUS) -> list[str]:
 
 
 def _own_groups(cgroups: Path) -> list[Path]:
-    """Return the folders of this process's group and all above it; version 2, and version 1's processor controller."""
+    """Return the folders of this process's group and all groups above it.
+
+    Covers control groups of version 2, and the processor controller of version 1.
+    """
     try:
         lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -68,7 +56,7 @@ def _own_groups(cgroups: Path) -> list[Path]:
 
 
 def _quota(folder: Path) -> float | None:
-    """Return a group's processor quota in cores, or None where it has none."""
+    """Return a group's processor quota in cores, or None if it has none."""
     try:
         if (folder / "cpu.max").exists():  # version 2: quota and period in one file
             quota, period = (folder / "cpu.max").read_text(encoding="utf-8").split()

@@ -1,4 +1,4 @@
-"""Memory: how much of it items on their way through may take, and one thread that decodes them."""
+"""The memory that items in progress may use, and the memory of one decoding thread."""
 
 from __future__ import annotations
 
@@ -13,50 +13,30 @@ from gpucal.errors import ConfigError, InputError
 __all__ = ["BLOCK", "DEFAULT_MEMORY", "PROCESS", "Budget", "decode_bytes"]
 
 DEFAULT_MEMORY = 900_000_000
-"""Peak resident memory to stay below by default, bytes; a single larger item is still worked on, alone."""
+"""Default limit of the peak resident memory, bytes; an item that needs more is still calibrated, alone."""
 
-# What the process holds beside items and what it decodes, bytes: interpreter, libraries, freed memory kept by
-# allocators (340 MB measured with Polars and Numba after ten observations).
+# Bytes that the process holds beside items and decoded counts: interpreter, libraries, freed memory that allocators
+# keep (340 MB measured with Polars and Numba after ten observations).
 PROCESS = 360_000_000
 
-# Bytes of raw counts in a pixel block: enough that a call's overhead vanishes, little beside the result.
+# Bytes of raw counts in a pixel block: enough to make a call's overhead negligible, few beside the result.
 BLOCK = 6 * 2**20
 
-# The most bytes of counts decoded in one call (more is little faster: benchmarks/readers.py), and bytes that parsing
-# the footer takes in each call of Polars (33 MB measured with AIRS-CH0, 11392 columns).
+# The most bytes of counts decoded in one call: more is little faster, see benchmarks/readers.py. The bytes that Polars
+# takes to parse the footer in each call: 33 MB measured with AIRS-CH0, 11392 columns.
 _UNIT, _FOOTER = 64 * 2**20, 33_000_000
 
 
 def decode_bytes(unit: int) -> int:
-    """Bound what one thread holds while it decodes: footer, table, a block of it, its pages.
-
-    Parameters
-    ----------
-    unit : int
-        Bytes of counts that it decodes in one call.
-
-    Returns
-    -------
-    int
-        Bytes.
-    """
+    """Return the most bytes a thread holds while it decodes ``unit`` bytes in one call: footer, table, block, pages."""
     return _FOOTER + unit + unit // 2 + 2 * BLOCK
 
 
 class Budget:
-    """Bytes of files and outputs that may be in memory at once, and how much a thread may decode in one call.
+    """Limits the bytes of files and outputs in memory at once, and the bytes a thread decodes in one call.
 
-    Parameters
-    ----------
-    memory : int, optional
-        Peak resident memory of the process to stay below; by default `DEFAULT_MEMORY`, not enforced on a single item.
-    threads : int
-        Threads that decode.
-
-    Raises
-    ------
-    ConfigError
-        If the memory is too little for any item.
+    Without ``memory`` the limit is `DEFAULT_MEMORY`, and a single larger item may exceed it. Raises ConfigError if the
+    memory is too little for any item.
     """
 
     def __init__(self, memory: int | None, threads: int) -> None:
@@ -69,7 +49,7 @@ class Budget:
                 f"memory = {given}: the least is {-(-least // 10**6)}MB, as {threads} threads need {least:,} bytes "
                 "beside the data; raise it, or lower workers"
             )
-        share = (total - PROCESS) // (2 * threads)  # half of the rest may be decoded counts
+        share = (total - PROCESS) // (2 * threads)  # decoded counts may take half of the rest
         self.unit = max(BLOCK, min(_UNIT, (share - decode_bytes(0)) * 2 // 3))
         self.other = PROCESS + threads * decode_bytes(self.unit)
         self.total = total - self.other
@@ -79,31 +59,13 @@ class Budget:
         self._changed = Condition()
 
     def acquire(self, wanted: int, path: Path, check_alive: Callable[[], None]) -> BytesIO | None:
-        """Wait until so many bytes are free, or nothing is in use.
+        """Wait until so many bytes are free, or nothing is in use; returns a buffer to use again, if there is one.
 
-        Parameters
-        ----------
-        wanted : int
-            Bytes.
-        path : Path
-            The file they are for.
-        check_alive : callable
-            Called while waiting; may raise to end that.
-
-        Returns
-        -------
-        BytesIO or None
-            A buffer to use again, if there is one.
-
-        Raises
-        ------
-        InputError
-            If there will never be so many.
-        CancelledError
-            If nobody is to wait any longer.
+        ``check_alive`` is called while waiting, and may raise to end the wait. Raises InputError, naming ``path``, if
+        the bytes can never be free, and CancelledError after `close`.
         """
         if self.strict and wanted > self.total:
-            # The other half is as much as this one, within what decoding can use.
+            # Decoding gets as much as files and outputs, within what it can use.
             least, most = (self._threads * decode_bytes(unit) for unit in (BLOCK, _UNIT))
             raise InputError(
                 f"needs {PROCESS + wanted + min(max(wanted, least), most):,} bytes of memory, "
@@ -124,15 +86,7 @@ class Budget:
             return spare
 
     def release(self, returned: int, spare: BytesIO | None = None) -> None:
-        """Give bytes back.
-
-        Parameters
-        ----------
-        returned : int
-            How many.
-        spare : BytesIO, optional
-            A buffer to use again that was among them.
-        """
+        """Give bytes back, with the buffer among them that may be used again."""
         with self._changed:
             self._used -= returned
             if spare is not None:
@@ -140,7 +94,7 @@ class Budget:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Let nobody wait any longer."""
+        """End every wait with CancelledError."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

@@ -1,4 +1,4 @@
-"""Where a result comes from: what was done, with which settings, to what, by what, and when."""
+"""Provenance of a result: steps done, settings, inputs, versions, backend, date."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from gpucal.settings.calibration import Calibration
 
 __all__ = ["provenance", "steps_done"]
 
-# Libraries whose version may matter to a number, where they are loaded.
+# Libraries whose version may change a number; only loaded ones are listed.
 _LIBRARIES = ("numpy", "pyarrow", "polars", "numba", "cupy")
 
 
 def steps_done(config: Calibration, plan: Plan, dq: NDArray[np.uint8]) -> dict[str, str]:
-    """Say of each step, in order, whether it was done.
+    """Tell for each step, in order, whether it was done.
 
     Parameters
     ----------
     config : Calibration
         The settings.
     plan : Plan
-        What was made of them for this detector: bins of one pair are none.
+        The plan for this detector. A bin of one pair means that nothing was binned.
     dq : ndarray of uint8, shape (wavelength, spatial)
-        Data-quality flags of the result: where bad pixels are left, there was nothing to interpolate from.
+        Data-quality flags of the result. If bad pixels are left, there was nothing to interpolate from.
 
     Returns
     -------
@@ -60,23 +60,10 @@ def provenance(
     backend: str,
     device: str,
 ) -> dict[str, Any]:
-    """Describe a result made now.
+    """Describe a result made now, in plain values that JSON can hold.
 
-    Parameters
-    ----------
-    config, plan, dq
-        As for `steps_done`.
-    inputs : str
-        Fingerprint of everything it was made from.
-    fingerprints : mapping of str to value
-        Of each input by itself.
-    backend, device : str
-        What computed, and what that ran on.
-
-    Returns
-    -------
-    dict
-        Plain values, as JSON has them.
+    ``config``, ``plan`` and ``dq`` are as for `steps_done`. ``inputs`` is the fingerprint of all inputs together,
+    ``fingerprints`` has one per input. ``backend`` computed on ``device``.
     """
     modules = {name: sys.modules.get(name) for name in _LIBRARIES}
     loaded = {name: str(module.__version__) for name, module in modules.items() if module is not None}

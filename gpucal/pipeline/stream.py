@@ -1,10 +1,10 @@
-"""Reading ahead, decoding, binning and handing over at the same time: items in order, within a memory budget.
+"""Reads, decodes, bins and returns items at the same time, in order and within a memory budget.
 
-    reader thread     opens item after item, folds its plan, reads its file whole; waits while the budget is used up
-    binning threads   decode pixel blocks and bin them; one that finds no block left begins the next item
-    the caller        takes finished items in order, and writes one while the next are worked on
+    reader thread     opens each item, makes its plan and reads its whole file; waits while the budget is used up
+    binning threads   decode blocks of pixels and bin them; a thread that finds no block left begins the next item
+    caller's thread   receives finished items in order, and writes one while the threads work on the next
 
-So decoding, the cost that cannot be avoided, goes on all the time, and everything else happens beside it.
+So decoding, the cost that cannot be avoided, never pauses, and all other work happens beside it.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from gpucal.science.plan import DQ, Plan, make_plan
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import Detector
 
-__all__ = ["Item", "Line", "Outcome", "out_of_memory", "pixel_blocks"]
+__all__ = ["Item", "Outcome", "Pipeline", "out_of_memory", "pixel_blocks"]
 
-# Items opened before they are taken. The budget is what limits full-size ones; this limits small ones.
+# Items opened ahead of the caller. The budget limits full-size items; this number limits small ones.
 _AHEAD = 4
 
 
@@ -54,18 +54,18 @@ class Item:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of an item.
+    """The end of an item: its result, or why it has none.
 
     Parameters
     ----------
     item : Item
-        Which.
+        The item.
     result : Calibrated, InputError or None
-        None if it was not wanted.
+        None if the item was not wanted.
     inputs : str
-        Fingerprint of everything it was made from; empty after an error.
+        Fingerprint of all inputs; empty after an error.
     began : float
-        `time.perf_counter` when it was opened.
+        `time.perf_counter` when the item was opened.
     seconds : mapping of str to float
         Time spent opening, reading, decoding and binning, summed over threads.
     """
@@ -95,28 +95,28 @@ class _Flight:
     seconds: dict[str, float]
 
 
-class Line:
-    """Items on their way through; reading begins at once, before a backend is chosen.
+class Pipeline:
+    """A stream of items in progress. Reading begins at once, before a backend is chosen.
 
     Parameters
     ----------
     items : iterable of Item
-        What to calibrate, in order.
+        The items to calibrate, in order.
     dtype : dtype
-        Of the signals.
+        Type of the signals.
     threads : int
         Threads that decode and bin.
     memory : int, optional
-        Peak resident memory of the process to stay below, bytes. By default `gpucal.pipeline.memory.DEFAULT_MEMORY`,
-        not enforced on an item that needs more by itself.
+        Limit of the process's peak resident memory, bytes. By default `gpucal.pipeline.memory.DEFAULT_MEMORY`, which
+        a single item may exceed if it needs more.
     value_bytes : int, optional
-        Bytes a value of the output takes until the caller asks for the next item; by default those of ``dtype``.
+        Bytes that a value of the output takes until the caller asks for the next item. By default those of ``dtype``.
     wanted : callable, optional
-        From an item and the fingerprint of its inputs to whether to calibrate it; called by the reader thread.
+        Decides from an item and the fingerprint of its inputs whether to calibrate it. The reader thread calls it.
     device : bool
         Leave the signals on the backend's device.
     strict : bool
-        Check files as far as they can be, see `gpucal.inputs.signal_file.open_signal`.
+        Check files fully, see `gpucal.inputs.signal_file.open_signal`.
 
     Raises
     ------
@@ -151,11 +151,11 @@ class Line:
         self._waiting: deque[tuple[Item, Future[_Flight | Outcome]]] = deque()
         try:
             self._read_ahead()
-        except BaseException:  # of the caller's own iterable: no `with` has been entered that would end the threads
+        except BaseException:  # raised by the caller's iterable: no `with` was entered yet that would end the threads
             self.__exit__(None, None, None)
             raise
 
-    def __enter__(self) -> Line:
+    def __enter__(self) -> Pipeline:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -167,30 +167,22 @@ class Line:
     def wait_for_data(self) -> None:
         """Wait until the first file is in memory.
 
-        Importing and compiling a backend then takes the interpreter only from decoding, which does not need it; beside
-        the opening of a file, both take three times as long.
+        Importing and compiling a backend needs the interpreter. Decoding does not, so the two overlap well. Opening a
+        file needs it too: side by side, both take three times as long.
         """
         wait([reading for _, reading in list(self._waiting)[:1]])
 
     def outcomes(self, backend: Backend) -> Iterator[Outcome]:
-        """Give every item back, in order.
+        """Yield the outcome of every item, in order.
 
-        Parameters
-        ----------
-        backend : Backend
-            What bins.
-
-        Yields
-        ------
-        Outcome
-            One an item. Its memory counts as free again when the next is asked for.
+        An item's memory counts as free again when the next outcome is asked for.
         """
         memory = backend.memory(self._device)
         self._memory.set_result(memory)
         while self._waiting:
             item, reading = self._waiting.popleft()
             self._read_ahead()
-            outcome, reserved, spare = _await(item, reading, partial(_landed, backend, memory))
+            outcome, reserved, spare = _await(item, reading, partial(_finished, backend, memory))
             del reading
             yield outcome
             del outcome
@@ -228,7 +220,7 @@ class Line:
         start = time.perf_counter()
         try:
             loaded = signal.load(self._decoder, spare)
-            empty = self._memory.result().empty if self._device else np.empty  # on the host, no backend is waited for
+            empty = self._memory.result().empty if self._device else np.empty  # the host needs no backend
             out, saturated = empty(shape, self._dtype), np.zeros(plan.n_pixels, bool)
             units = iter(list(loaded.units(pixel_blocks(plan, signal.n_frames), self._budget.unit)))
         except BaseException:
@@ -242,7 +234,7 @@ class Line:
         return _Flight(item, axis, plan, inputs, prints, out, saturated, loaded.buffer, work, reserved, began, seconds)
 
     def _check_alive(self) -> None:
-        """Raise RuntimeError if the interpreter is exiting: it waits for the reader, and nobody asks for more."""
+        """Raise RuntimeError if the interpreter is exiting, as it waits for this thread."""
         self._binning.submit(int)
 
     def _decode_and_bin(
@@ -253,7 +245,7 @@ class Line:
         out: NDArray[Any],
         saturated: NDArray[np.bool_],
     ) -> dict[str, float]:
-        """Take units off an iterator that all threads share (a list's, so that they may) until there are none."""
+        """Decode and bin until ``units`` is empty. All threads share that iterator, which is safe as it is a list's."""
         decoding = binning = 0.0
         start = time.perf_counter()
         try:
@@ -265,25 +257,15 @@ class Line:
                 decoding, binning = decoding + decoded - start, binning + time.perf_counter() - decoded
                 start = time.perf_counter()
         except BaseException:
-            deque(units, maxlen=0)  # the item has failed: leave nothing of it to the other threads
+            deque(units, maxlen=0)  # the item has failed: the other threads must find nothing of it
             raise
         return {"decode": decoding + time.perf_counter() - start, "bin": binning}
 
 
 def pixel_blocks(plan: Plan, n_frames: int) -> Iterator[slice]:
-    """Cut the pixels into blocks; each stays inside one spatial row, so that its result is a slice of the output.
+    """Cut the pixels into blocks of about 6 MiB of counts.
 
-    Parameters
-    ----------
-    plan : Plan
-        Whose pixels.
-    n_frames : int
-        Frames in the signal file.
-
-    Yields
-    ------
-    slice
-        Consecutive pixels, about 6 MiB of counts.
+    Each block stays inside one spatial row, so that its result is a slice of the output.
     """
     height, width = plan.detector.shape[0], plan.detector.width
     step = min(width, max(1, BLOCK // (2 * n_frames)))
@@ -293,38 +275,35 @@ def pixel_blocks(plan: Plan, n_frames: int) -> Iterator[slice]:
 
 
 def _await(
-    item: Item, reading: Future[_Flight | Outcome], land: Callable[[_Flight], Outcome]
+    item: Item, reading: Future[_Flight | Outcome], finish: Callable[[_Flight], Outcome]
 ) -> tuple[Outcome, int, BytesIO | None]:
-    """Wait for an item; return what became of it, the bytes it reserved, and the buffer that it is done with."""
+    """Wait for an item; return its outcome, the bytes it reserved, and its buffer, which may be used again."""
     began, reserved = time.perf_counter(), 0
     try:
         flight = reading.result()
         if not isinstance(flight, _Flight):
             return flight, 0, None
         reserved = flight.reserved
-        return land(flight), reserved, flight.buffer
+        return finish(flight), reserved, flight.buffer
     except (InputError, MemoryError) as error:
-        if isinstance(error, DeviceError):  # the device's memory, of which no other item gets more
+        if isinstance(error, DeviceError):  # the device's memory: the next item would lack it too
             raise
         failed = error if isinstance(error, InputError) else out_of_memory()
-        # Without its traceback, which would keep the item's memory: frame, flight, future, error, frame.
+        # Drop the traceback, which would keep the item's memory in a circle: frame, flight, future, error, frame.
         plain = failed.with_traceback(None).at(item.obs.where(item.detector))
         return Outcome(item, plain, "", began, {}), reserved, None
 
 
 def out_of_memory() -> InputError:
-    """Return the error of an item that the process had no memory for.
+    """Return the error of an item that the process had too little memory for.
 
-    Returns
-    -------
-    InputError
-        Without the traceback, which would keep what there is.
+    It is made anew, as a caught error's traceback would keep the memory that is left.
     """
     return InputError("ran out of memory", "lower --workers or --memory, or end what else needs some")
 
 
-def _landed(backend: Backend, memory: Memory, flight: _Flight) -> Outcome:
-    """Wait for an item's last block and make the product of it."""
+def _finished(backend: Backend, memory: Memory, flight: _Flight) -> Outcome:
+    """Wait for an item's last block and make its product."""
     seconds = dict(flight.seconds)
     for work in flight.work:
         for stage, spent in work.result().items():

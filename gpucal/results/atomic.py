@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: written under a temporary name, flushed to the disk, renamed."""
+"""Writes files that appear whole or not at all: under a temporary name, flushed to the disk, then renamed."""
 
 from __future__ import annotations
 
@@ -17,45 +17,24 @@ from numpy.typing import NDArray
 from gpucal.errors import OutputError, OutputLost
 from gpucal.hints import blocking_file
 
-__all__ = ["TEMPORARY", "npy_writer", "place", "placing", "sync", "temporary_name", "unwritable"]
+__all__ = ["TEMPORARY", "npy_writer", "placing", "sync", "temporary_name", "unwritable", "write_atomically"]
 
 TEMPORARY = ".tmp"
-"""What temporary files' names end in; they begin with a dot."""
+"""The ending of temporary files' names, which begin with a dot."""
 
-# Nothing else can be written either: no space, no quota, and what the kernel does to a file system with errors.
+# Errors after which no other write can succeed: no space, no quota, and a file system that the kernel made read-only.
 _LOST = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def temporary_name(target: Path) -> Path:
-    """Return a name beside a file to write it under until it is complete.
-
-    Parameters
-    ----------
-    target : Path
-        The file.
-
-    Returns
-    -------
-    Path
-        A new name at every call.
-    """
+    """Return a new hidden name beside ``target`` to write it under until it is complete."""
     return target.with_name(f".{target.name}.{uuid.uuid4().hex}{TEMPORARY}")
 
 
-def place(target: Path, write: Callable[[Path], object]) -> None:
-    """Write a file and rename it into place.
+def write_atomically(target: Path, write: Callable[[Path], object]) -> None:
+    """Call ``write`` with a temporary name and rename the file to ``target``, making its folder if needed.
 
-    Parameters
-    ----------
-    target : Path
-        The file; its folder is made where it is missing.
-    write : callable
-        Writes the file that it is given the name of.
-
-    Raises
-    ------
-    OutputError
-        If it cannot be written; what was there before is there still.
+    Raises OutputError if the file cannot be written; an earlier file of that name is then unchanged.
     """
     temporary = temporary_name(target)
     try:
@@ -65,7 +44,7 @@ def place(target: Path, write: Callable[[Path], object]) -> None:
             sync(temporary)
             temporary.replace(target)
         except BaseException:
-            with suppress(OSError):  # the first error is the one to tell
+            with suppress(OSError):  # report the first error
                 temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
@@ -76,16 +55,16 @@ def place(target: Path, write: Callable[[Path], object]) -> None:
 def npy_writer(path: Path, shape: tuple[int, ...], kind: np.dtype[Any]) -> Iterator[Callable[[NDArray[Any]], object]]:
     """Write a NumPy file piece by piece, and flush it to the disk.
 
-    Not by `numpy.save`, which says of a full disk how many items it has written, and not that it is full.
+    `numpy.save` is not used, as on a full disk its error gives the number of items written, not the cause.
 
     Parameters
     ----------
     path : Path
         The file.
     shape : tuple of int
-        Of all pieces together.
+        Shape of all pieces together.
     kind : dtype
-        Of the file; pieces are converted.
+        Type of the file; pieces are converted.
 
     Yields
     ------
@@ -102,22 +81,10 @@ def npy_writer(path: Path, shape: tuple[int, ...], kind: np.dtype[Any]) -> Itera
 
 @contextmanager
 def placing(into: Path) -> Iterator[Callable[[Path], Path]]:
-    """Write several files or folders that appear when all of them are complete.
+    """Write several files or folders that all appear at the end, or none of them.
 
-    Parameters
-    ----------
-    into : Path
-        Where they belong, for the message.
-
-    Yields
-    ------
-    callable
-        From a target to the temporary name to write it under. In the end all are renamed, or none is left.
-
-    Raises
-    ------
-    OutputError
-        If something cannot be written.
+    Yields a function from a target to the temporary name to write it under. Raises OutputError, naming ``into``, if
+    something cannot be written.
     """
     staged: dict[Path, Path] = {}
 
@@ -131,7 +98,7 @@ def placing(into: Path) -> Iterator[Callable[[Path], Path]]:
             sync(temporary)
         for target, temporary in staged.items():
             temporary.replace(target)
-    except OutputError:  # an OSError as well, of what was read
+    except OutputError:  # an OSError too, raised while reading
         raise
     except OSError as error:
         raise unwritable(into, error) from error
@@ -140,18 +107,12 @@ def placing(into: Path) -> Iterator[Callable[[Path], Path]]:
             if temporary.is_dir():
                 shutil.rmtree(temporary, ignore_errors=True)
             else:
-                with suppress(OSError):  # the first error is the one to tell; the next start clears it
+                with suppress(OSError):  # report the first error; the next run removes the file
                     temporary.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:
-    """Flush a file, or all files in a folder, to the disk.
-
-    Parameters
-    ----------
-    path : Path
-        The file or folder.
-    """
+    """Flush a file, or all files in a folder, to the disk."""
     for file in path.rglob("*") if path.is_dir() else [path]:
         if file.is_file():
             with file.open("rb") as opened:
@@ -159,20 +120,7 @@ def sync(path: Path) -> None:
 
 
 def unwritable(path: Path, error: OSError) -> OutputError:
-    """Say that something cannot be written.
-
-    Parameters
-    ----------
-    path : Path
-        What.
-    error : OSError
-        Why.
-
-    Returns
-    -------
-    OutputError
-        To be raised; `OutputLost` if nothing else can be written either.
-    """
+    """Return the error for a path that cannot be written: `OutputLost` if nothing else can be written either."""
     if error.errno in (errno.EEXIST, errno.ENOTDIR) and (found := blocking_file(path)):
         return OutputError(f"{found}: cannot be written, as it is a file; OUT must be a folder")
     kind = OutputLost if error.errno in _LOST else OutputError

@@ -1,6 +1,6 @@
-"""A results folder's cubes in other forms: stacks, Zarr or FITS.
+"""Exports a results folder's cubes as stacks, Zarr or FITS.
 
-Everything is written an observation at a time under temporary names, which are renamed when all of it is complete.
+Each observation is written under temporary names, which are renamed when all of them are complete.
 """
 
 from __future__ import annotations
@@ -42,29 +42,30 @@ _Shape = tuple[int, ...]
 
 
 def export(results: Results, to: Path, format: str) -> list[Path]:
-    """Write the cubes of every complete observation in another form.
+    """Write the cubes of every complete observation in another format.
 
-    In stacks (npy, zarr) all observations have the first one's axes.
+    Stacks (npy, zarr) have one set of axes, those of the first observation, so all observations must share them.
 
-    ``npy``: for each detector ``signal.npy`` and perhaps ``variance.npy`` (observation, time, wavelength, spatial),
-    ``dq.npy`` (observation, wavelength, spatial), ``time.npy``, ``wavelength.npy``, their names after the detector's
-    and a dot, and a JSON file with ids, units and provenance.
+    ``npy``: for each detector ``signal.npy``, ``variance.npy`` where it is stored (observation, time, wavelength,
+    spatial), ``dq.npy`` (observation, wavelength, spatial), ``time.npy`` and ``wavelength.npy``. The detector's name
+    and a dot stand before each name. A JSON file has ids, units and provenance.
 
-    ``zarr``: a Zarr v3 store with a group a detector, arrays as above with named dimensions, a chunk an observation;
-    ``planet`` and ``visit`` (observation), units, flag meanings and provenance. Metadata are consolidated too.
+    ``zarr``: a Zarr v3 store with a group per detector and the arrays above, with named dimensions and a chunk per
+    observation; ``planet`` and ``visit`` (observation), units, flag meanings and provenance. The store also has
+    consolidated metadata.
 
-    ``fits``: a file an item, named by planet, visit and detector: SCI, ERR (if the variance is stored), DQ, TIME,
-    WAVELENGTH, PROVENANCE (JSON), and in the primary header which steps were done.
+    ``fits``: a file per item, named by planet, visit and detector: SCI, ERR (if the variance is stored), DQ, TIME,
+    WAVELENGTH, PROVENANCE (JSON). The primary header lists the steps that were done.
 
     Parameters
     ----------
     results : Results
-        The folder; it must hold cubes.
+        The results folder; it must hold cubes.
     to : Path
-        The folder to write into, for npy and fits, where files of the same names are replaced; for zarr the store,
-        which must not exist.
+        For npy and fits the folder to write into; files of the same names are replaced. For zarr the store, which must
+        not exist.
     format : {'npy', 'zarr', 'fits'}
-        The form.
+        The format.
 
     Returns
     -------
@@ -128,7 +129,7 @@ def write_npy(results: Results, to: Path) -> list[Path]:
             }
             target(f"{detector}.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
     for name, kind in product(DETECTORS, (*_KINDS, "time", "wavelength")):
-        if (other := to / f"{name}.{kind}.npy") not in written:  # such as a variance of an earlier export
+        if (other := to / f"{name}.{kind}.npy") not in written:  # left by an earlier export, such as a variance
             other.unlink(missing_ok=True)
     return written
 
@@ -147,13 +148,13 @@ def write_zarr(results: Results, to: Path) -> list[Path]:
         temporary = stage(to)
         root = zarr.open_group(temporary, mode="w-", zarr_format=3, attributes={"creator": f"gpucal {__version__}"})
         for detector, arrays in stacks.items():
-            # xarray takes what "coordinates" names for coordinates, and has no other way to know
+            # the attribute "coordinates" is the only way to tell xarray which arrays are coordinates
             about = {"detector": detector, "coordinates": "planet visit", "provenance": history(results, (detector,))}
             _fill(root.create_group(detector, attributes=about), results, detector, arrays)
         with warnings.catch_warnings():
-            # Consolidated metadata are no part of the specification yet, but xarray warns where there are none.
+            # zarr warns that the specification has no consolidated metadata yet; xarray warns where they are missing.
             warnings.filterwarnings("ignore", "Consolidated metadata")
-            for path in (*stacks, None):  # xarray of 2025 looks in the group, later in the root
+            for path in (*stacks, None):  # xarray releases of 2025 look in the group, later ones in the root
                 zarr.consolidate_metadata(root.store, path=path)
     return [to]
 
@@ -161,7 +162,7 @@ def write_zarr(results: Results, to: Path) -> list[Path]:
 def _fill(
     group: zarr.Group, results: Results, detector: str, arrays: Mapping[str, tuple[_Shape, np.dtype[Any]]]
 ) -> None:
-    """Write a detector's arrays, a chunk an observation."""
+    """Write a detector's arrays, with a chunk per observation."""
 
     def create(name: str, shape: _Shape, kind: np.dtype[Any], axes: Sequence[str], chunks: _Shape) -> zarr.Array[Any]:
         attributes: dict[str, Any] = {"units": UNITS[name]} if name in UNITS else {}
@@ -217,7 +218,7 @@ def _stacks(results: Results, detector: str) -> dict[str, tuple[_Shape, np.dtype
 
 
 def _same_axes(results: Results, detector: str) -> Iterator[Calibrated]:
-    """Read a detector's items one by one; all must have the axes of the first."""
+    """Read a detector's items one by one; all must have the first one's axes."""
     axes = results.axes(results.ids[0], detector)
     for key in results.ids:
         cal = results.calibrated(key, detector)

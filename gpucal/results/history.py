@@ -1,4 +1,4 @@
-"""Where all items of a results folder come from, in one text."""
+"""The provenance of all items of a results folder in one text."""
 
 from __future__ import annotations
 
@@ -12,20 +12,7 @@ __all__ = ["history"]
 
 
 def history(results: Results, detectors: Sequence[str]) -> str:
-    """Put the provenance of all items into JSON, what they have in common once.
-
-    Parameters
-    ----------
-    results : Results
-        The folder.
-    detectors : sequence of str
-        Which.
-
-    Returns
-    -------
-    str
-        ``common`` to all, and for each of ``items`` what it has of its own.
-    """
+    """Return the items' provenance as JSON: ``common`` to all, and for each of ``items`` the fields that differ."""
     items = [(*key, name) for key, name in product(results.ids, detectors)]
     all_ = [results._record((p, v), name)["provenance"] for p, v, name in items]
     common = {name: value for name, value in all_[0].items() if all(other.get(name) == value for other in all_)}

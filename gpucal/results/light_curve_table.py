@@ -1,4 +1,4 @@
-"""All light curves of a results folder together: a NumPy stack, and a Parquet table."""
+"""All light curves of a results folder as a NumPy stack and as a Parquet table."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ if TYPE_CHECKING:
 __all__ = ["LIGHT_CURVES", "light_curves_are_current", "write_light_curves"]
 
 LIGHT_CURVES = ("light-curves.npy", "light-curves.errors.npy", "light-curves.ids.npy", "light-curves.parquet")
-"""What `write_light_curves` writes."""
+"""The files that `write_light_curves` writes."""
 
 # The detector whose times are those of the rows: AIRS-CH0.
 _CLOCK = next(iter(DETECTORS))
 
-# Rows in a row group at least. One an observation would be 187 rows: with 570 columns and 1100 observations that is
-# 1.1 GB of memory for the file's index alone, 26 s, and 0.9 s to read a column back, instead of 0.1 GB, 4 s and 0.1 s.
+# The fewest rows in a row group. A group per observation has 187 rows. With 570 columns and 1100 observations the
+# file's index alone then takes 1.1 GB of memory, writing 26 s, and reading a column 0.9 s, not 0.1 GB, 4 s and 0.1 s.
 _GROUP_ROWS = 4096
 
 
 def write_light_curves(results: Results) -> None:
     """Write the light curves of every complete observation together, into the results folder.
 
-    ``light-curves.npy`` and ``light-curves.errors.npy`` have the shape (observation, time, 283), FGS1 first, electrons,
-    of the items' dtype. ``light-curves.ids.npy`` has the planet and visit of each, (observation, 2), integers.
-    ``light-curves.parquet`` has a row for each observation and bin: ``planet``, ``visit``, ``bin``, ``time_h``
-    (AIRS-CH0's), ``FGS1``, ``AIRS-CH0_039`` and so on by stored column, then the same names with ``_error``. A column's
-    metadata have its ``wavelength_um``. Row groups are whole observations, and the schema's metadata have the
-    provenance as JSON under ``gpucal``: ``common`` to all items, and what each of ``items`` has of its own.
+    ``light-curves.npy`` and ``light-curves.errors.npy`` have shape (observation, time, 283) and the items' dtype, in
+    electrons; FGS1 is first. ``light-curves.ids.npy`` has planet and visit, (observation, 2), integers.
+    ``light-curves.parquet`` has a row for each observation and bin. Its columns are ``planet``, ``visit``, ``bin``,
+    ``time_h`` (AIRS-CH0's), ``FGS1``, then ``AIRS-CH0_039`` and so on by stored column, then the same names with
+    ``_error``. A column's metadata have its ``wavelength_um``. A row group holds whole observations. The schema's
+    metadata have the provenance as JSON under ``gpucal``, see `gpucal.results.history`.
 
     Parameters
     ----------
     results : Results
-        The folder.
+        The results folder.
 
     Raises
     ------
@@ -73,7 +73,7 @@ def write_light_curves(results: Results) -> None:
         flux, error = (opened.enter_context(npy_writer(stage(t), (len(keys), *shape), kind)) for t in targets[:2])
         ids = np.array(keys, np.int64)
         opened.enter_context(npy_writer(stage(targets[2]), ids.shape, ids.dtype))(ids)
-        # no statistics: they are a third of the index, and nobody looks for a flux by its value
+        # no statistics: they are a third of the index, and nobody searches for a flux by its value
         options = {"compression": "zstd", "use_dictionary": False, "write_statistics": False}
         table = opened.enter_context(pq.ParquetWriter(stage(targets[-1]), schema, **options))
         waiting: list[pa.RecordBatch] = []
@@ -81,7 +81,7 @@ def write_light_curves(results: Results) -> None:
             curve = results.light_curves_with_errors_of(key)
             if curve.flux.shape != shape:
                 raise differing(results.path, shape, curve.flux.shape)
-            with np.errstate(over="ignore"):  # a pixel of a flat near 0, in float32
+            with np.errstate(over="ignore"):  # a flat near 0 may exceed float32
                 values = np.concatenate(curve, axis=1).astype(kind)
             flux(values[:, : len(names)])
             error(values[:, len(names) :])
@@ -94,25 +94,14 @@ def write_light_curves(results: Results) -> None:
 
 
 def light_curves_are_current(results: Results) -> bool:
-    """Tell whether the files that `write_light_curves` writes are there and are those of these results.
-
-    Parameters
-    ----------
-    results : Results
-        The folder.
-
-    Returns
-    -------
-    bool
-        False if one is missing, or other items, or items made at another time, are in them.
-    """
+    """Tell whether all files of `write_light_curves` are there and were made from exactly these results."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     files = [results.path / name for name in LIGHT_CURVES]
     if not results.ids or not all(file.is_file() for file in files):
         return False
-    try:  # of the Parquet file, which is renamed into place last
+    try:  # the Parquet file was renamed into place last
         metadata = pq.read_schema(files[-1]).metadata or {}
     except (OSError, pa.ArrowException):
         return False
@@ -120,7 +109,7 @@ def light_curves_are_current(results: Results) -> bool:
 
 
 def _curve_names(results: Results) -> list[str]:
-    """Name the light curves by the stored columns they are of."""
+    """Name the light curves by detector and stored column."""
 
     def of(key: tuple[int, int]) -> list[str]:
         return [name for detector in ORDER for name in _curves_of(results, key, detector)]
@@ -165,7 +154,7 @@ def _schema(
 
 
 def _rows(schema: pa.Schema, key: tuple[int, int], times: NDArray[np.float64], values: NDArray[Any]) -> pa.RecordBatch:
-    """Make one observation's rows of values (time, column)."""
+    """Make one observation's rows from values of shape (time, column)."""
     import pyarrow as pa
 
     n = len(values)

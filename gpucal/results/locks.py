@@ -1,7 +1,7 @@
-"""Several runs on one results folder: who has which item in hand.
+"""Claims on items, so that several runs can share one results folder.
 
-A claim is a lock on a file beside the item. The kernel drops it when the process ends, however it ends, so a claim
-never outlives its run, and what lies about unclaimed is litter of a run that was killed.
+A claim is a lock on a file beside the item. The kernel releases it when the process ends, however it ends, so a claim
+never outlives its run. Unclaimed temporary files are therefore leftovers of a killed run.
 """
 
 from __future__ import annotations
@@ -16,35 +16,23 @@ from pathlib import Path
 __all__ = ["LOCK", "Claims", "holding", "locks_work"]
 
 LOCK = ".lock"
-"""What lock files' names end in; they begin with a dot."""
+"""The ending of lock files' names, which begin with a dot."""
 
-# What file systems without locks answer, such as Lustre mounted without them.
+# Errors of file systems without locks, such as Lustre mounted without them.
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 class Claims:
-    """What this run has in hand; a claim is for one thread of one process, whoever asks second does not get it."""
+    """The claims of one run. A held claim is refused to any other `Claims`, in this process or another."""
 
     def __init__(self) -> None:
         self._held: dict[Path, int] = {}
 
     def take(self, path: Path) -> bool:
-        """Claim what a lock file stands for.
+        """Take an exclusive lock; returns False if another run holds it.
 
-        Parameters
-        ----------
-        path : Path
-            The lock file, in a folder that exists.
-
-        Returns
-        -------
-        bool
-            False if another run has it. Where the file system has no locks everything can be had, see `locks_work`.
-
-        Raises
-        ------
-        OSError
-            If the file cannot be made.
+        The lock file's folder must exist. Where the file system has no locks the answer is always True, see
+        `locks_work`.
         """
         if path in self._held:
             return True
@@ -54,63 +42,30 @@ class Claims:
         return lock is not None
 
     def share(self, path: Path) -> None:
-        """Claim with others what a lock file stands for, or let others have a claim too; waits for who has it alone.
-
-        Parameters
-        ----------
-        path : Path
-            The lock file, in a folder that exists.
-
-        Raises
-        ------
-        OSError
-            If the file cannot be made.
-        """
+        """Take a shared lock, or make an exclusive one shared. Blocks while another process holds it alone."""
         if (lock := self._held.get(path)) is None:
             lock = _acquire(path, fcntl.LOCK_SH)
-            assert lock is not None  # it was waited for
+            assert lock is not None  # the call blocks until it is free
             self._held[path] = lock
         else:
             _flock(lock, fcntl.LOCK_SH)
 
     def free(self, path: Path) -> None:
-        """Give a claim back; one that is not held is none to give.
-
-        Parameters
-        ----------
-        path : Path
-            The lock file.
-        """
+        """Release a lock; does nothing if it is not held."""
         if (lock := self._held.pop(path, None)) is not None:
             _release(path, lock)
 
     def close(self) -> None:
-        """Give every claim back."""
+        """Release every lock."""
         for path in [*self._held]:
             self.free(path)
 
 
 @contextmanager
 def holding(path: Path) -> Iterator[None]:
-    """Wait for a claim and hold it for a while.
-
-    Parameters
-    ----------
-    path : Path
-        The lock file, in a folder that exists.
-
-    Yields
-    ------
-    None
-        Once, when it is held.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be made.
-    """
+    """Wait for an exclusive lock and hold it inside the block. The lock file's folder must exist."""
     lock = _acquire(path, fcntl.LOCK_EX)
-    assert lock is not None  # it was waited for
+    assert lock is not None  # the call blocks until it is free
     try:
         yield
     finally:
@@ -118,23 +73,7 @@ def holding(path: Path) -> Iterator[None]:
 
 
 def locks_work(path: Path) -> bool:
-    """Tell whether a file system has locks.
-
-    Parameters
-    ----------
-    path : Path
-        A file that is made for it, and removed.
-
-    Returns
-    -------
-    bool
-        False if claims there keep nobody out.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be made.
-    """
+    """Tell whether a file system has locks, with a file that is made for the test and removed."""
     with path.open("wb") as file:
         path.unlink(missing_ok=True)
         try:
@@ -145,7 +84,7 @@ def locks_work(path: Path) -> bool:
 
 
 def _acquire(path: Path, how: int) -> int | None:
-    """Lock a file that is made where it is missing; None if another has it and ``how`` says not to wait."""
+    """Lock a file, made if it is missing; None if another process holds the lock and ``how`` says not to wait."""
     while True:
         lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
         try:
@@ -158,7 +97,7 @@ def _acquire(path: Path, how: int) -> int | None:
         except BaseException:
             _close(lock)
             raise
-        _close(lock)  # its holder removed it between our opening and locking it: it protects nothing
+        _close(lock)  # its holder removed it after we opened it: this lock protects nothing
 
 
 def _flock(lock: int, how: int) -> None:
@@ -177,12 +116,13 @@ def _is_same(path: Path, lock: int) -> bool:
 
 
 def _release(path: Path, lock: int) -> None:
-    with suppress(OSError):  # of a folder that is read-only by now; an empty file is left, which locks nothing
-        _flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of those that share it the last removes it
+    with suppress(OSError):  # a folder may be read-only by now: an empty file stays, which locks nothing
+        # Only the last of those that share the lock gets it alone, and removes the file.
+        _flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         path.unlink(missing_ok=True)
     _close(lock)
 
 
 def _close(lock: int) -> None:
-    with suppress(OSError):  # it is closed all the same, and holds nothing that could be lost
+    with suppress(OSError):  # it is closed even so, and no data can be lost
         os.close(lock)

@@ -1,4 +1,4 @@
-"""Which data set results are of, so that a results folder does not mix two, and lies in none."""
+"""Keeps results and data sets apart: a results folder holds one data set's results, and lies inside no data set."""
 
 from __future__ import annotations
 
@@ -20,58 +20,24 @@ log = logging.getLogger(__name__)
 
 
 def home_of(dataset: Dataset) -> str:
-    """Name a data set's folder as commit records do.
-
-    Parameters
-    ----------
-    dataset : Dataset
-        The data set.
-
-    Returns
-    -------
-    str
-        Absolute, links followed.
-    """
+    """Return a data set's folder as commit records name it: absolute, links followed."""
     return os.path.realpath(dataset.path)
 
 
 def is_inside(path: Path, folders: Iterable[Path]) -> bool:
-    """Tell whether a path lies in one of some folders, or is one.
-
-    Parameters
-    ----------
-    path : Path
-        It need not exist.
-    folders : iterable of Path
-        Folders; what does not exist holds nothing.
-
-    Returns
-    -------
-    bool
-        Links are followed, on both sides.
-    """
+    """Tell whether a path is one of the folders or lies in one, with links followed on both sides."""
     known = {_identity(folder) for folder in folders} - {None}
     real = Path(os.path.realpath(path))
-    return any(_identity(place) in known for place in (real, *real.parents))
+    return any(_identity(folder) in known for folder in (real, *real.parents))
 
 
 def require_outside(dataset: Dataset, out: Path) -> None:
-    """Refuse a results folder among raw data.
+    """Refuse a results folder in the competition folder, at any depth, or in a folder that a link there leads to.
 
-    Parameters
-    ----------
-    dataset : Dataset
-        The data set.
-    out : Path
-        The results folder, which need not exist.
-
-    Raises
-    ------
-    ConfigError
-        If it lies in the competition folder, at any depth, or in a folder that a link there leads to.
+    Raises ConfigError.
     """
     if any(map(os.path.isfile, (out, *out.parents))):
-        return  # that is said when the folder is to be made
+        return  # making the folder will report that
     splits = [dataset.path / split for split in SPLITS]
     planets = {obs.signal_path(detector).parent for obs in dataset for detector in DETECTORS.values()}
     if is_inside(out, [dataset.path, *splits, *planets]):
@@ -84,27 +50,13 @@ def require_outside(dataset: Dataset, out: Path) -> None:
 def require_same_dataset(dataset: Dataset, folders: Sequence[Path], mend: str, *, add: bool = False) -> None:
     """Refuse results folders that hold another data set's results.
 
-    One observation that is in the data set is enough: it may have grown, shrunk or moved since. All of the competition
-    folder counts, whichever split of it was opened. An observation is in it if its planet and visit are there, and its
-    record names this folder or the fingerprint of the signal file that is there.
+    One shared observation is enough to accept a folder, as the data set may have grown, shrunk or moved. Observations
+    of the whole competition folder count, not only those of the opened split. An observation is shared if its planet
+    and visit are in the data set, and its record names this folder or the fingerprint of its signal file.
 
-    Parameters
-    ----------
-    dataset : Dataset
-        The data set.
-    folders : sequence of Path
-        Results folders that count as one; they need not exist.
-    mend : str
-        What to do instead, for the message.
-    add : bool
-        Warn of what will be replaced, instead of refusing.
-
-    Raises
-    ------
-    ConfigError
-        If they hold finished items, and none of an observation of the data set.
-    OutputError
-        If a record cannot be read.
+    ``folders`` count as one and need not exist. ``mend`` ends the message. With ``add``, a warning lists what will be
+    replaced, and nothing is refused. Raises ConfigError if the folders hold finished items but no shared observation,
+    and OutputError if a record cannot be read.
     """
     home = home_of(dataset)
     held: dict[tuple[int, int], Any] = {}
@@ -130,7 +82,7 @@ def require_same_dataset(dataset: Dataset, folders: Sequence[Path], mend: str, *
 
 
 def _is_in(dataset: Dataset, home: str, record: Mapping[str, Any]) -> bool:
-    """Tell whether a finished item is of an observation of the data set."""
+    """Tell whether a finished item's observation is in the data set."""
     observations = list(_observations(dataset, record["planet"], record["visit"]))
     if not observations or record.get("dataset") == home:
         return bool(observations)
@@ -143,13 +95,13 @@ def _is_in(dataset: Dataset, home: str, record: Mapping[str, Any]) -> bool:
             if fingerprint_of(obs.signal_path(detector)) == made_from:
                 return True
         except InputError:
-            continue  # that the file is damaged is said when it is calibrated
+            continue  # its calibration will report that the file is damaged
     return False
 
 
 def _observations(dataset: Dataset, planet: int, visit: int) -> Iterator[Observation]:
-    """Find an observation in the competition folder, in either split, whichever of them was opened."""
-    if visit and not dataset.layout.suffix:  # whose names are the same for every visit
+    """Find an observation in both splits of the competition folder, whichever split was opened."""
+    if visit and not dataset.layout.suffix:  # in this layout every visit has the same file names
         return
     for split in SPLITS:
         obs = Observation(dataset, planet, visit, split)
@@ -161,7 +113,7 @@ def _observations(dataset: Dataset, planet: int, visit: int) -> Iterator[Observa
 def _identity(folder: Path) -> tuple[int, int] | None:
     try:
         found = folder.stat()
-    except (OSError, ValueError):  # the latter of a name that no file can have, in a damaged record
+    except (OSError, ValueError):  # ValueError: a damaged record may hold a name that no file can have
         return None
     return found.st_dev, found.st_ino
 

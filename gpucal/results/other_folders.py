@@ -1,7 +1,7 @@
-"""Which other folders a results folder counts items of: a note in it, and what reads all of them as one.
+"""The note in which a results folder names other folders whose items count in it; reads all of them as one.
 
-The note is `NOTE`, JSON: ``format``, ``settings`` (the hash of what the items were made with), ``folders``. Each has
-its ``path``, its path ``relative`` to the folder with the note, and the ``items`` that count (planet, visit, detector).
+The note is `NOTE`, JSON: ``format``, ``settings`` (the items' settings hash), ``folders``. Each folder has its
+``path``, its path ``relative`` to the folder with the note, and the ``items`` that count (planet, visit, detector).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from gpucal.errors import OutputError
-from gpucal.results.atomic import place, unwritable
+from gpucal.results.atomic import unwritable, write_atomically
 from gpucal.results.records import NOTE, is_finished, read_record, record_path, records, require_records
 
 __all__ = ["NOTE", "Found", "gather", "missing", "noted_folders", "write_note"]
@@ -28,14 +28,14 @@ Item: TypeAlias = "tuple[int, int, str]"
 
 @dataclass(frozen=True)
 class _Folder:
-    """A folder that a note names."""
+    """An entry of a note."""
 
     path: str
     relative: str
     items: tuple[Item, ...]
 
-    def places(self, home: Path) -> list[Path]:
-        """Say where it may be: where it was, or, if both folders were moved together, in the same place beside."""
+    def candidates(self, home: Path) -> list[Path]:
+        """Return the noted path, and the path that applies if both folders were moved together."""
         beside = os.path.normpath(Path(os.path.realpath(home)) / self.relative)
         return [Path(path) for path in dict.fromkeys((self.path, beside))]
 
@@ -48,92 +48,64 @@ class _Note:
 
 @dataclass(frozen=True)
 class Found:
-    """What several folders hold, read as one.
+    """The items of several folders, read as one.
 
     Parameters
     ----------
     first : dict of Item to record
-        What the first folder says that says anything of an item.
+        The record in the first folder that has one for the item.
     done : dict of Item to (Path, record)
-        What counts, and the folder that it is in.
+        The finished result that counts, and its folder.
     elsewhere : dict of Item to str
-        What is noted and was not found, and the folder that it was in.
+        Items that are noted but were not found, and the folder that held them.
     """
 
     first: dict[Item, dict[str, Any]] = field(default_factory=dict)
     done: dict[Item, tuple[Path, dict[str, Any]]] = field(default_factory=dict)
     elsewhere: dict[Item, str] = field(default_factory=dict)
 
-    def take(self, folder: Path, record: dict[str, Any], settings: str | None) -> None:
-        """Read one record, of a folder after all those that go before it."""
+    def add(self, folder: Path, record: dict[str, Any], settings: str | None) -> None:
+        """Read one record; folders must be read in the order of their precedence."""
         item = (record["planet"], record["visit"], record["detector"])
         first = self.first.setdefault(item, record)
-        # What failed in a later session has other inputs than an earlier result, or was to have.
+        # An item that failed in a later session had other inputs than an earlier result, or was to be made again.
         counts = is_finished(record) and (first is record or is_finished(first))
         if counts and item not in self.done and settings in (None, record.get("settings")):
             self.done[item] = folder, record
 
 
 def gather(path: Path, more: Iterable[Path] = (), settings: str | None = None) -> Found:
-    """Read a results folder, further ones, and those that they note, as one.
+    """Read a results folder, further ones, and the folders that they note, as one.
 
-    Parameters
-    ----------
-    path : Path
-        The folder.
-    more : iterable of Path
-        Further ones. What they say of an item goes before what a noted folder says.
-    settings : str, optional
-        Only items of settings of this hash.
-
-    Returns
-    -------
-    Found
-        Of the noted folders the noted items only.
-
-    Raises
-    ------
-    OutputError
-        If one of the further folders holds no results, or a record or a note cannot be read.
+    Records of the further folders precede those of noted folders, of which only the noted items are read. With
+    ``settings``, only items with this settings hash count. Raises OutputError if a further folder holds no results, or
+    if a record or note cannot be read.
     """
     found, folders = Found(), (path, *map(require_records, more))
     record: dict[str, Any] | None
     for folder in folders:
         for record in records(folder):
-            found.take(folder, record, settings)
+            found.add(folder, record, settings)
     for folder in folders:
         note = _read_note(folder)
         if note is None or settings not in (None, note.settings):
             continue
-        for item, places in _places(folder, note).items():
+        for item, candidates in _candidates(folder, note).items():
             if item in found.first:
                 continue
-            for other in places:
+            for other in candidates:
                 record = read_record(record_path(other, *item))
                 if record and (record["status"] != "done" or record.get("settings") == note.settings):
-                    found.take(other, record, settings)
+                    found.add(other, record, settings)
                     found.elsewhere.pop(item, None)
                     break
             else:
-                found.elsewhere.setdefault(item, str(places[0]))
+                found.elsewhere.setdefault(item, str(candidates[0]))
     return found
 
 
 def missing(path: Path, elsewhere: Mapping[Item, str]) -> str:
-    """Say of items that are noted and were not found where they were, and what to do.
-
-    Parameters
-    ----------
-    path : Path
-        The results folder.
-    elsewhere : mapping of Item to str
-        See `Found`.
-
-    Returns
-    -------
-    str
-        One line.
-    """
+    """Return one line on the noted items that were not found, and what to do."""
     keys, homes = sorted({item[:2] for item in elsewhere}), [*dict.fromkeys(elsewhere.values())]
     which = ", ".join(f"planet {planet} visit {visit}" for planet, visit in keys[:3]) + ", ..." * (len(keys) > 3)
     return (
@@ -144,24 +116,9 @@ def missing(path: Path, elsewhere: Mapping[Item, str]) -> str:
 
 
 def noted_folders(folders: Sequence[Path], settings: str) -> list[Path]:
-    """List the folders that some results folders count items of, and those that these count items of.
+    """List the existing folders that these folders note, directly or through other notes, for a settings hash.
 
-    Parameters
-    ----------
-    folders : sequence of Path
-        Results folders, which need not exist.
-    settings : str
-        Hash of the settings that the items must have.
-
-    Returns
-    -------
-    list of Path
-        Those that are there and are none of the folders themselves.
-
-    Raises
-    ------
-    OutputError
-        If a note cannot be read.
+    The folders themselves are left out. Raises OutputError if a note cannot be read.
     """
     known = {os.path.realpath(folder) for folder in folders}
     noted = {os.path.realpath(other): other for _, other in _entries(folders, settings)}
@@ -169,26 +126,10 @@ def noted_folders(folders: Sequence[Path], settings: str) -> list[Path]:
 
 
 def write_note(path: Path, folders: Sequence[Path], settings: str) -> dict[Item, str]:
-    """Note what a results folder counts of other folders, beside what it has noted before and still counts.
+    """Note the items of other folders that count in a results folder, beside earlier notes that still count.
 
-    Parameters
-    ----------
-    path : Path
-        The results folder.
-    folders : sequence of Path
-        The others.
-    settings : str
-        Hash of the settings that the items must have.
-
-    Returns
-    -------
-    dict of Item to str
-        What is noted and not there now, see `Found`.
-
-    Raises
-    ------
-    OutputError
-        If something cannot be read, or the note cannot be written.
+    Returns the noted items that were not found, see `Found`. Raises OutputError if something cannot be read, or the
+    note cannot be written.
     """
     before = _read_note(path)
     if not folders and before is None:
@@ -208,14 +149,14 @@ def write_note(path: Path, folders: Sequence[Path], settings: str) -> dict[Item,
 
 
 def _replace(file: Path, content: object) -> None:
-    """Write the note, or remove it where there is nothing to note; one that says the same stays as it is."""
+    """Write the note, or remove it if it is empty; an unchanged note is not written again."""
     text = json.dumps(content)
     try:
         if content is None:
             file.unlink(missing_ok=True)
         elif not file.exists() or file.read_text(encoding="utf-8") != text:
-            place(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-    except OutputError:  # an OSError as well
+            write_atomically(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    except OutputError:  # an OSError too
         raise
     except OSError as error:
         raise unwritable(file, error) from error
@@ -235,7 +176,7 @@ def _read_note(folder: Path) -> _Note | None:
 
 
 def _parsed(content: dict[str, Any]) -> _Note:
-    """Read a note; raises TypeError, KeyError or ValueError if it is none."""
+    """Read a note's content; raises TypeError, KeyError or ValueError if it is malformed."""
     if content["format"] != _FORMAT:
         raise ValueError(content["format"])
     folders = []
@@ -250,8 +191,8 @@ def _parsed(content: dict[str, Any]) -> _Note:
     return _Note(str(content["settings"]), tuple(folders))
 
 
-def _places(folder: Path, note: _Note) -> dict[Item, list[Path]]:
-    """List where each item may be that a folder notes: as it says, or as the folders say that it names."""
+def _candidates(folder: Path, note: _Note) -> dict[Item, list[Path]]:
+    """List where each noted item may be, by this folder's note and by the notes of the folders it leads to."""
     wanted: dict[Item, list[Path]] = {item: [] for noted in note.folders for item in noted.items}
     for noted, other in _entries([folder], note.settings):
         for item in wanted.keys() & noted.items:
@@ -260,7 +201,7 @@ def _places(folder: Path, note: _Note) -> dict[Item, list[Path]]:
 
 
 def _entries(folders: Sequence[Path], settings: str) -> Iterator[tuple[_Folder, Path]]:
-    """Follow notes of the same settings from folder to folder, nearest first; gives every entry and where it leads."""
+    """Follow notes with these settings from folder to folder, nearest first; yields every entry and where it leads."""
     waiting, known = deque(folders), {os.path.realpath(folder) for folder in folders}
     while waiting:
         home = waiting.popleft()
@@ -268,7 +209,7 @@ def _entries(folders: Sequence[Path], settings: str) -> Iterator[tuple[_Folder, 
         if note is None or note.settings != settings:
             continue
         for noted in note.folders:
-            for other in noted.places(home):
+            for other in noted.candidates(home):
                 yield noted, other
                 if (real := os.path.realpath(other)) not in known:
                     known.add(real)

@@ -1,4 +1,4 @@
-"""Pictures of light curves, with matplotlib where it is installed (the ``plot`` extra)."""
+"""Draws light curves with matplotlib, which the ``plot`` extra installs."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def plot_light_curves(
     path : Path
         The PNG to write.
     title : str
-        Title.
+        The figure's title.
     curves : mapping of str to (ndarray of float64, ndarray of float64)
-        Of each detector the times, (time,), hours, and the light curves, (time, wavelength), electrons.
+        For each detector the times, (time,), hours, and the light curves, (time, wavelength), electrons.
     model : mapping of str to ndarray of float64, shape (time,), optional
         The expected white light curves, electrons.
 

@@ -1,4 +1,4 @@
-"""A results folder read back, lazily."""
+"""Opens a results folder; arrays are read only when they are asked for."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ __all__ = ["ORDER", "ResultArray", "Results", "complete", "open_results"]
 
 log = logging.getLogger(__name__)
 
-# What NumPy raises on a damaged file: found by changing every byte of one's header.
+# Errors that NumPy raises on a damaged file, found by changing every byte of a header.
 DAMAGED = (EOFError, MemoryError, OverflowError, SyntaxError, TypeError, ValueError, tokenize.TokenError)
 
 
 class ResultArray:
-    """The signals of one detector: ``len``, ``[i]`` and slices read only what they need; picklable.
+    """The signals or flags of one detector: ``len``, ``[i]`` and slices read only what they need; picklable.
 
-    Every way of reading raises `OutputError` where a file is missing or damaged, or arrays of different shapes would
-    have to be stacked.
+    Every access raises `OutputError` where a file is missing or damaged, or where arrays of different shapes would have
+    to be stacked.
 
     Parameters
     ----------
     results : Results
-        The folder.
+        The results folder.
     detector : str
         The detector's name.
     kind : {'signal', 'dq'}
-        Which of its arrays.
+        The kind of array.
     """
 
     def __init__(self, results: Results, detector: str, kind: str = "signal") -> None:
@@ -62,7 +62,7 @@ class ResultArray:
             array = self._results._read(self._results.ids[first], self._detector, self._kind, mapped=bool(rest))
             return np.array(array[rest]) if rest else array
         chosen = range(*first.indices(len(self)))
-        read = chosen or range(len(self))[:1]  # of an empty slice the shape is still that of an observation
+        read = chosen or range(len(self))[:1]  # an empty slice needs the shape of an observation
         complete(self._results)
         return stacked(self._results.path, (self[(i, *rest)] for i in read), len(read))[: len(chosen)]
 
@@ -83,27 +83,27 @@ class ResultArray:
 
 
 class Results:
-    """A results folder, as `open_results` opens it: ``results["AIRS-CH0"]`` is a `ResultArray`.
+    """An open results folder, see `open_results`; ``results["AIRS-CH0"]`` is a `ResultArray`.
 
-    An observation is complete, and in ``ids``, if both detectors are finished and nothing failed since then. An item
-    that failed is in ``failed`` with its line, even if an older result of it is still in the folder. Items of other
-    folders that count in this one, as it was resumed from those, are read from there. Where they are no longer there,
-    they are in ``elsewhere`` with the folder that they were in.
+    An observation is complete, and in ``ids``, if both detectors are finished and neither failed later. A failed item
+    is in ``failed`` with its message, even if the folder still holds an older result of it. If the folder was resumed
+    from others, the items that count there are read from them. If such a folder is gone, its items are in ``elsewhere``
+    with the folder's path.
 
     Parameters
     ----------
     path : Path
-        The folder.
+        The results folder.
     *more : Path
-        Further folders; an item that is in several is read from the first of them, and failed if it failed there. They
-        go before folders that are only noted.
+        Further folders. The first one that has an item decides, whether the item is finished or failed there. They
+        precede folders that are only noted.
     settings : str, optional
-        Only items made with settings of this hash.
+        Read only items whose settings have this hash.
 
     Raises
     ------
     OutputError
-        If they hold no results, or one of the further ones holds none.
+        If no folder holds results, or one of the further ones holds none.
     """
 
     def __init__(self, path: Path, *more: Path, settings: str | None = None) -> None:
@@ -130,10 +130,10 @@ class Results:
         return len(self.ids)
 
     def __contains__(self, key: object) -> bool:
-        """Tell whether an observation is complete, by planet and visit, or any of a planet's, by its id."""
+        """Tell whether an observation is complete, by (planet, visit), or any observation of a planet, by its id."""
         try:
             return key in {*self.ids, *(planet for planet, _ in self.ids)}
-        except TypeError:  # it cannot be hashed
+        except TypeError:  # the key cannot be hashed
             return False
 
     def __getitem__(self, detector: str) -> ResultArray:
@@ -145,31 +145,31 @@ class Results:
         Parameters
         ----------
         detector : str
-            Its name.
+            The detector's name.
 
         Returns
         -------
         ndarray of uint8, shape (observation, wavelength, spatial)
-            Flags.
+            Flags, see `gpucal.DQ`.
 
         Raises
         ------
         KeyError
-            If there is no such detector.
+            If the detector is unknown.
         OutputError
             If nothing is complete, or a file is missing or damaged.
         """
         return ResultArray(self, detector, "dq").load()
 
     def calibrated(self, key: tuple[int, int], detector: str) -> Calibrated:
-        """Read one item of a complete observation back as the product that `gpucal.calibrate` gives.
+        """Read one item of a complete observation as a `Calibrated`, as `gpucal.calibrate` returns it.
 
         Parameters
         ----------
         key : tuple of int
             Planet and visit.
         detector : str
-            Its name.
+            The detector's name.
 
         Returns
         -------
@@ -179,7 +179,7 @@ class Results:
         Raises
         ------
         KeyError
-            If there is no such detector.
+            If the detector is unknown.
         OutputError
             If the observation is not complete, holds light curves only, or a file is missing or damaged.
         """
@@ -198,12 +198,12 @@ class Results:
         )
 
     def light_curves(self, **choices: Unpack[Choices]) -> NDArray[np.float64]:
-        """Sum every complete observation over its usable spatial pixels, or read the sums if they were stored.
+        """Sum every complete observation over its usable spatial pixels, or read its light curves if they were stored.
 
         Parameters
         ----------
         **choices
-            ``weights``, ``rows``, ``background_rows`` as of `gpucal.Calibrated.light_curve`, for cubes.
+            ``weights``, ``rows``, ``background_rows`` of `gpucal.Calibrated.light_curve`, for cubes.
 
         Returns
         -------
@@ -215,8 +215,8 @@ class Results:
         ConfigError
             If a choice is not possible.
         OutputError
-            If nothing is complete, a file is missing or damaged, choices are made for stored light curves, or bins
-            differ in number between the detectors or the observations.
+            If nothing is complete, a file is missing or damaged, choices are made for stored light curves, or detectors
+            or observations differ in their number of bins.
         """
         return stacked(self.path, (self.light_curves_of(key, **choices) for key in complete(self)), len(self))
 
@@ -226,7 +226,7 @@ class Results:
         Parameters
         ----------
         **choices
-            As of `light_curves`.
+            As for `light_curves`.
 
         Returns
         -------
@@ -236,21 +236,21 @@ class Results:
         Raises
         ------
         ConfigError, OutputError
-            As of `light_curves`; cubes need their stored variances.
+            As for `light_curves`; cubes need their stored variances.
         """
         curves = (np.stack(self.light_curves_with_errors_of(key, **choices)) for key in complete(self))
         both = stacked(self.path, curves, len(self))
         return LightCurve(both[:, 0], both[:, 1])
 
     def light_curves_of(self, key: tuple[int, int], **choices: Unpack[Choices]) -> NDArray[np.float64]:
-        """Sum one complete observation over its usable spatial pixels, or read the sums if they were stored.
+        """Sum one complete observation over its usable spatial pixels, or read its light curves if they were stored.
 
         Parameters
         ----------
         key : tuple of int
             Planet and visit.
         **choices
-            As of `light_curves`.
+            As for `light_curves`.
 
         Returns
         -------
@@ -260,7 +260,7 @@ class Results:
         Raises
         ------
         ConfigError, OutputError
-            As of `light_curves`.
+            As for `light_curves`.
         """
         return self._joined(self.light_curve(key, name, **choices) for name in ORDER)
 
@@ -272,7 +272,7 @@ class Results:
         key : tuple of int
             Planet and visit.
         **choices
-            As of `light_curves`.
+            As for `light_curves`.
 
         Returns
         -------
@@ -282,22 +282,22 @@ class Results:
         Raises
         ------
         ConfigError, OutputError
-            As of `light_curves_with_errors`.
+            As for `light_curves_with_errors`.
         """
         curves = [self.light_curve_with_errors(key, name, **choices) for name in ORDER]
         return LightCurve(self._joined(c.flux for c in curves), self._joined(c.error for c in curves))
 
     def light_curve(self, key: tuple[int, int], detector: str, **choices: Unpack[Choices]) -> NDArray[np.float64]:
-        """Sum one item over its usable pixels, or read the sums if they were stored.
+        """Sum one item over its usable pixels, or read its light curve if it was stored.
 
         Parameters
         ----------
         key : tuple of int
             Planet and visit.
         detector : str
-            Its name.
+            The detector's name.
         **choices
-            As of `light_curves`.
+            As for `light_curves`.
 
         Returns
         -------
@@ -307,9 +307,9 @@ class Results:
         Raises
         ------
         KeyError
-            If there is no such detector.
+            If the detector is unknown.
         ConfigError, OutputError
-            As of `light_curves`, but for bins, which may be any.
+            As for `light_curves`, but the number of bins may differ.
         """
         if "flux" in self._record(key, detector)["files"]:
             return self._stored_curve(key, detector, "flux", choices)
@@ -323,9 +323,9 @@ class Results:
         key : tuple of int
             Planet and visit.
         detector : str
-            Its name.
+            The detector's name.
         **choices
-            As of `light_curves`.
+            As for `light_curves`.
 
         Returns
         -------
@@ -335,9 +335,9 @@ class Results:
         Raises
         ------
         KeyError
-            If there is no such detector.
+            If the detector is unknown.
         ConfigError, OutputError
-            As of `light_curve`; cubes need their stored variances.
+            As for `light_curve`; cubes need their stored variances.
         """
         if "flux" in self._record(key, detector)["files"]:
             return LightCurve(*(self._stored_curve(key, detector, kind, choices) for kind in ("flux", "error")))
@@ -351,17 +351,18 @@ class Results:
         key : tuple of int
             Planet and visit.
         detector : str
-            Its name.
+            The detector's name.
 
         Returns
         -------
         dict of str to ndarray of float64
-            ``time`` (time,), hours, the mean of each bin; and, but for FGS1, ``wavelength`` (wavelength,), µm.
+            ``time`` (time,), hours, the mean of each bin; and ``wavelength`` (wavelength,), µm, which FGS1 does not
+            have.
 
         Raises
         ------
         KeyError
-            If there is no such detector.
+            If the detector is unknown.
         OutputError
             If the observation is not complete, or a file is missing or damaged.
         """
@@ -375,7 +376,7 @@ class Results:
         return self._read(key, detector, kind).astype(np.float64)
 
     def _joined(self, curves: Iterable[NDArray[np.float64]]) -> NDArray[np.float64]:
-        """Put the detectors side by side."""
+        """Put the light curves of the detectors side by side."""
         parts = list(curves)
         if len({len(part) for part in parts}) > 1:
             bins = [len(part) for part in parts]
@@ -391,7 +392,7 @@ class Results:
         return self._records[(*key, detector)]
 
     def _meant(self, key: tuple[int, int]) -> str:
-        """Say what may have been meant by a key that is not complete."""
+        """Suggest a key in place of one that is not complete."""
         planet = key[0] if isinstance(key, tuple) and key else key
         if visits := [str(visit) for known, visit in self.ids if known == planet]:
             return f"; it has visit {joined(visits, 'and')}"
@@ -408,7 +409,7 @@ class Results:
         again = f"run `gpucal calibrate DATASET {self.path}` again"
         damaged = f"{path}: is damaged; remove it and {again}"
         try:
-            # Not np.load(), which takes a damaged file for a pickle or an archive, and leaves that one open.
+            # Not np.load(), which may read a damaged file as a pickle or an archive, and leaves the archive open.
             if mapped:
                 array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
             else:
@@ -433,18 +434,18 @@ def open_results(path: str | Path, *more: str | Path) -> Results:
     path : str or Path
         The folder that `gpucal.run` or ``gpucal calibrate`` wrote.
     *more : str or Path
-        Folders of earlier sessions; an item in several is that of the first. Those that were given to ``resume_from``
-        are noted in the folder, and need not be given here unless they have been moved.
+        Folders of earlier sessions. An item that is in several is read from the first. Folders given to ``resume_from``
+        are noted in the folder: give them here only if they have been moved.
 
     Returns
     -------
     Results
-        What is complete in them, and what failed. A warning is logged where observations that count are elsewhere.
+        The complete observations and the failures. A warning is logged if folders that it was resumed from are gone.
 
     Raises
     ------
     OutputError
-        If they hold no results, or one of the further ones holds none.
+        If no folder holds results, or one of the further ones holds none.
     """
     results = Results(Path(path), *map(Path, more))
     if results.elsewhere:
@@ -453,23 +454,7 @@ def open_results(path: str | Path, *more: str | Path) -> Results:
 
 
 def complete(results: Results) -> list[tuple[int, int]]:
-    """Return the complete observations.
-
-    Parameters
-    ----------
-    results : Results
-        The folder.
-
-    Returns
-    -------
-    list of tuple of int
-        Planet and visit.
-
-    Raises
-    ------
-    OutputError
-        If there is none.
-    """
+    """Return planet and visit of the complete observations; raises OutputError if there is none."""
     if not results.ids:
         problem = f"no observation is complete, {len(results.failed)} items failed"
         raise OutputError(f"{results.path}: {problem}; run `gpucal calibrate DATASET {results.path}` again")

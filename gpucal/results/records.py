@@ -1,4 +1,4 @@
-"""Commit records: what a results folder says of its items, and the index that is made of them."""
+"""Commit records, which describe each item of a results folder, and the index made of them."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ FORMAT = 1
 """The format of the records that this version writes; it reads older ones, and those of 0.1, which name none."""
 
 NOTE = "resumed-from.json"
-"""File of a results folder that says what of other folders counts in it, see `gpucal.results.other_folders`."""
+"""The file that names other folders whose items count here, see `gpucal.results.other_folders`."""
 
-# Columns of manifest.parquet, of the records' fields of these names.
+# Columns of manifest.parquet: the records' fields of the same names.
 _MANIFEST: Mapping[str, str] = MappingProxyType(
     {
         "planet": "int64",
@@ -50,69 +50,27 @@ _MANIFEST: Mapping[str, str] = MappingProxyType(
     }
 )
 
-# What says which item a record is of, in every format.
+# The fields that name the item, in every format.
 _KEY = ("planet", "visit", "detector")
 
-# Files that an item has at least, of either product.
+# The fewest arrays of an item, for either product.
 _KINDS = ({"signal", "dq", "time"}, {"flux", "error", "time"})
 
 
 def visit_folders(path: Path) -> Iterator[Path]:
-    """List the folders of visits; a results folder may lie in one that holds other things too.
-
-    Parameters
-    ----------
-    path : Path
-        The results folder.
-
-    Yields
-    ------
-    Path
-        ``<planet>/<visit>``, sorted as text.
-    """
+    """List the folders ``<planet>/<visit>``, sorted as text; other folders beside them are ignored."""
     for folder in sorted(path.glob("[0-9]*/[0-9]*")):
         if all(name.isdecimal() and name.isascii() for name in folder.parts[-2:]) and folder.is_dir():
             yield folder
 
 
 def record_path(out: Path, planet: int, visit: int, detector_name: str) -> Path:
-    """Name the file of an item's commit record.
-
-    Parameters
-    ----------
-    out : Path
-        The results folder.
-    planet, visit : int
-        Which observation.
-    detector_name : str
-        The detector's.
-
-    Returns
-    -------
-    Path
-        The file, which need not exist.
-    """
+    """Return the path of an item's commit record."""
     return out / str(planet) / str(visit) / f"{detector_name}.json"
 
 
 def records(path: Path) -> Iterator[dict[str, Any]]:
-    """Read every commit record of a results folder.
-
-    Parameters
-    ----------
-    path : Path
-        The folder.
-
-    Yields
-    ------
-    dict
-        A record; what is no record is left out.
-
-    Raises
-    ------
-    OutputError
-        If a record cannot be read.
-    """
+    """Read every commit record of a results folder; raises OutputError if one cannot be read."""
     for file in (file for folder in visit_folders(path) for file in sorted(folder.glob("*.json"))):
         record = read_record(file)
         if record is not None:
@@ -122,20 +80,8 @@ def records(path: Path) -> Iterator[dict[str, Any]]:
 def read_record(path: Path) -> dict[str, Any] | None:
     """Read an item's commit record.
 
-    Parameters
-    ----------
-    path : Path
-        The file, see `record_path`.
-
-    Returns
-    -------
-    dict or None
-        None if there is none, or it is no record: the item is made again.
-
-    Raises
-    ------
-    OutputError
-        If it cannot be read, or a newer gpucal wrote it in another format.
+    Returns None if there is no file, or the file is not a valid record: the item is then calibrated again. Raises
+    OutputError if the file cannot be read, or a newer gpucal wrote it in another format.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -143,7 +89,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
         return None
     except OSError as error:
         raise OutputError(f"{path}: cannot be read ({error.strerror or error}); make it readable") from error
-    # A folder copied under another name holds records of what is not in it.
+    # A folder copied under another name holds records of another planet or visit.
     if not isinstance(record, dict) or [str(record.get(name)) for name in _KEY] != [*path.parts[-3:-1], path.stem]:
         return None
     number = record.get("format", 0)
@@ -154,83 +100,27 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 
 def is_finished(record: Mapping[str, Any]) -> bool:
-    """Tell whether an item is finished and nothing failed since.
-
-    Parameters
-    ----------
-    record : mapping
-        Its record.
-
-    Returns
-    -------
-    bool
-        False if an error is recorded, even of an item that has a result.
-    """
+    """Tell whether an item is finished and has not failed since; a record may hold a result and a later error."""
     return record["status"] == "done" and not record.get("error")
 
 
 def require_records(path: Path) -> Path:
-    """Refuse a folder to read results of an earlier session from that holds none: its name may be mistyped.
-
-    Parameters
-    ----------
-    path : Path
-        The folder.
-
-    Returns
-    -------
-    Path
-        The same.
-
-    Raises
-    ------
-    OutputError
-        If it holds no record, and counts none of another folder.
-    """
+    """Return a folder to resume from; raises OutputError if it holds and notes no records, as its name may be wrong."""
     if next(records(path), None) is None and not (path / NOTE).is_file():
         raise OutputError(f"{path}: holds no results to resume from; give a folder that `gpucal calibrate` wrote")
     return path
 
 
 def is_whole(folder: Path, record: Mapping[str, Any]) -> bool:
-    """Tell whether an item's files are all there, in the sizes its record says.
-
-    Parameters
-    ----------
-    folder : Path
-        Where the record is.
-    record : mapping
-        The record.
-
-    Returns
-    -------
-    bool
-        False if one is missing or of another size.
-    """
+    """Tell whether an item's files are all there, in the sizes that its record gives."""
     try:
         return all((folder / file["file"]).stat().st_size == file["bytes"] for file in record["files"].values())
-    except (OSError, KeyError):  # a record without sizes is of an earlier version, which did not write them
+    except (OSError, KeyError):  # an earlier version wrote records without sizes
         return False
 
 
 def index_of(path: Path) -> pa.Table:
-    """Make the table that ``manifest.parquet`` holds of a results folder's records.
-
-    Parameters
-    ----------
-    path : Path
-        The folder.
-
-    Returns
-    -------
-    pyarrow.Table
-        A row an item.
-
-    Raises
-    ------
-    OutputError
-        If a record cannot be read.
-    """
+    """Make the table of ``manifest.parquet``, with a row per record; raises OutputError if a record cannot be read."""
     import pyarrow as pa
     import pyarrow.json
 
@@ -243,13 +133,13 @@ def index_of(path: Path) -> pa.Table:
 
 
 def _encodable(value: object) -> object:
-    """Spell out what is no text, as a path in an error may not be."""
+    """Escape characters that UTF-8 cannot encode, as in an error that names an odd path."""
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 def _is_record(found: Mapping[str, Any]) -> bool:
-    """Tell whether it has what readers rely on; the folder may hold other JSON files, and damaged ones."""
-    # type() and not isinstance(), as JSON's true and false are integers to the latter
+    """Tell whether a JSON object has the fields that are read later: the folder may hold other or damaged files."""
+    # type(), not isinstance(), to which JSON's true and false are integers
     if [type(found.get(name)) for name in (*_KEY, "status")] != [int, int, str, str]:
         return False
     if type(found.get("format", 0)) is not int:

@@ -1,4 +1,4 @@
-"""Observations put side by side: what they must have in common."""
+"""Stacks observations, and explains why some cannot be stacked."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def stacked(path: Path, arrays: Iterable[NDArray[Any]], count: int) -> NDArray[A
     Parameters
     ----------
     path : Path
-        The results folder they are from.
+        The results folder, for the message.
     arrays : iterable of ndarray
-        One an observation, one at least.
+        One array per observation, at least one.
     count : int
-        How many.
+        The number of arrays.
 
     Returns
     -------
     ndarray, shape (observation, ...)
-        Of a type that holds all of theirs.
+        Of a type that can hold all of theirs.
 
     Raises
     ------
@@ -37,7 +37,7 @@ def stacked(path: Path, arrays: Iterable[NDArray[Any]], count: int) -> NDArray[A
         If they differ in shape.
     """
     stack: NDArray[Any] | None = None
-    n = 0  # not enumerate(), which keeps what it gave until it gives the next
+    n = 0  # not enumerate(), which keeps each array until the next one
     for array in arrays:
         if stack is None:
             stack = np.empty((count, *array.shape), array.dtype)
@@ -53,36 +53,12 @@ def stacked(path: Path, arrays: Iterable[NDArray[Any]], count: int) -> NDArray[A
 
 
 def one_by_one(path: Path) -> str:
-    """Say what to do about observations that cannot be stacked.
-
-    Parameters
-    ----------
-    path : Path
-        The results folder.
-
-    Returns
-    -------
-    str
-        The end of a message.
-    """
+    """Return the end of a message: what to do about observations that cannot be stacked."""
     again = f"run `gpucal calibrate DATASET {path}` again with one set of settings and --overwrite"
     return f"read them one by one, or {again}"
 
 
 def differing(path: Path, first: Sequence[int], other: Sequence[int]) -> Unstackable:
-    """Say that observations differ in shape.
-
-    Parameters
-    ----------
-    path : Path
-        The results folder.
-    first, other : sequence of int
-        Two of the shapes.
-
-    Returns
-    -------
-    Unstackable
-        To be raised.
-    """
+    """Return the error for observations that differ in shape."""
     problem = f"observations differ in shape, such as {tuple(first)} and {tuple(other)}"
     return Unstackable(f"{path}: {problem}; {one_by_one(path)}")

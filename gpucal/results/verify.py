@@ -1,4 +1,4 @@
-"""Reads a results folder again, everything in it, and tells what is not as its records say."""
+"""Reads every file of a results folder and reports where it differs from the records."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ log = logging.getLogger(__name__)
 
 
 def verify(path: str | Path) -> Iterator[str]:
-    """Compare every file of a results folder with what is recorded of it.
+    """Compare every file of a results folder with its record.
 
-    Arrays with size, shape, dtype and SHA-256 of their commit record; the manifest with the records; the stacks of
-    light curves with the items'. Items of other folders that count in this one, as it was resumed from those, are
-    compared too; where they are no longer there, a warning is logged.
+    Arrays are compared with the size, shape, dtype and SHA-256 of their commit record, the manifest with the records,
+    and the stacks of light curves with the items. If the folder was resumed from others, the items that count there are
+    compared too. A warning is logged if such a folder is gone.
 
     Parameters
     ----------
     path : str or Path
-        The folder.
+        The results folder.
 
     Yields
     ------
@@ -55,7 +55,7 @@ def verify(path: str | Path) -> Iterator[str]:
     for file in items:
         record = read_record(file)
         if record is None:
-            yield f"{file}: is no commit record"
+            yield f"{file}: is not a commit record"
             continue
         known |= {file.with_name(stored["file"]) for stored in record.get("files", {}).values()}
         yield from _about_item(file, record)
@@ -65,7 +65,7 @@ def verify(path: str | Path) -> Iterator[str]:
     noted = Found()
     try:
         noted = gather(path)
-    except OutputError as error:  # of a note, as the records have been read
+    except OutputError as error:  # raised by a note, as the records have been read
         yield str(error)
     for item, (home, record) in noted.done.items():
         if home != path:
@@ -83,7 +83,7 @@ def _about_item(file: Path, record: dict[str, Any]) -> Iterator[str]:
 
 
 def _problem(file: Path, stored: dict[str, Any]) -> str | None:
-    """Say what is wrong with an array."""
+    """Return what is wrong with an array's file."""
     try:
         size = file.stat().st_size
         if size != stored.get("bytes"):
@@ -93,23 +93,23 @@ def _problem(file: Path, stored: dict[str, Any]) -> str | None:
     except OSError as error:
         return f"cannot be read ({error.strerror or error})"
     except DAMAGED as error:
-        return f"is no NumPy file ({str(error).partition(chr(10))[0]})"
+        return f"is not a NumPy file ({str(error).partition(chr(10))[0]})"
     if [[*array.shape], str(array.dtype)] != [stored["shape"], stored["dtype"]]:
         return f"is {array.dtype} {array.shape}, its record says {stored['dtype']} {tuple(stored['shape'])}"
-    # of the bytes as they are stored, so that a header that turns the axes round is found too
+    # hash the bytes as stored, so that a header with swapped axes is found too
     digest = hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
     return None if digest == stored.get("sha256") else "holds other values than its record says (SHA-256)"
 
 
 def _about_all(path: Path, *, any_found: bool) -> Iterator[str]:
-    """Compare what is made of all items with the items."""
+    """Compare the manifest and the stacks of light curves with the items."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     manifest = path / MANIFEST
     try:
         if pq.read_table(manifest).to_pylist() != index_of(path).to_pylist():
-            yield f"{manifest}: is not the index of the records"
+            yield f"{manifest}: does not agree with the records"
     except FileNotFoundError:
         yield f"{manifest}: is missing"
     except (OSError, ValueError, pa.ArrowException) as error:  # UnicodeDecodeError is a ValueError
@@ -122,7 +122,7 @@ def _about_all(path: Path, *, any_found: bool) -> Iterator[str]:
 
 
 def _about_light_curves(path: Path, results: Results | None) -> Iterator[str]:
-    """Compare the stacks of light curves with the items', an observation at a time."""
+    """Compare the stacks of light curves with the items', one observation at a time."""
     import pyarrow.parquet as pq
 
     flux, errors, order, table = (path / name for name in LIGHT_CURVES)
@@ -130,8 +130,8 @@ def _about_light_curves(path: Path, results: Results | None) -> Iterator[str]:
     listed = np.load(order).tolist()
     left = set(results.ids if results else ())
     if len({len(stack) for stack in stacks.values()} | {len(listed)}) > 1:
-        yield f"{flux}: light curves of other numbers of observations than in {errors.name} and {order.name}"
-    n = 0  # observations so far: they are in the same order in all three files
+        yield f"{flux}: holds another number of observations than {errors.name} or {order.name}"
+    n = 0  # observations so far; all three files have the same order
     with pq.ParquetFile(table) as opened:
         for group in map(opened.read_row_group, range(opened.num_row_groups)):
             ids = np.stack([group["planet"].to_numpy(), group["visit"].to_numpy()], axis=1)
@@ -143,14 +143,14 @@ def _about_light_curves(path: Path, results: Results | None) -> Iterator[str]:
                     known = results if (planet, visit) in left else None
                     curve = None if known is None else known.light_curves_with_errors_of((planet, visit))
                 except OutputError:
-                    curve = None  # of a damaged item, which has been told
+                    curve = None  # the damaged item has been reported
                 expected = rows if curve is None else np.concatenate(curve, axis=1).astype(values.dtype)
                 parts = {table: (rows, expected), flux: (stacks[flux][n], expected[:, :half])}
                 for file, (there, made) in {**parts, errors: (stacks[errors][n], expected[:, half:])}.items():
                     if not np.array_equal(there, made, equal_nan=True):
-                        yield f"{file}: holds other light curves of planet {planet} visit {visit} than its items"
+                        yield f"{file}: its light curves of planet {planet} visit {visit} differ from the items"
                 if listed[n : n + 1] != [[planet, visit]]:
-                    yield f"{order}: lists another than planet {planet} visit {visit}, which is number {n}"
+                    yield f"{order}: does not list planet {planet} visit {visit} as observation {n}"
                 left.discard((planet, visit))
                 n += 1
     if n < len(listed):

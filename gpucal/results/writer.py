@@ -1,7 +1,7 @@
-"""Writes a results folder: items atomically, their records last, and what is about all of them.
+"""Writes a results folder: each item atomically, its record last, and the files about all items.
 
-An item (planet, visit, detector) exists when its commit record does: arrays are written to temporary names, flushed and
-renamed, and the record last. Whoever writes an item holds its claim.
+An item (planet, visit, detector) exists when its commit record does. Its arrays are written under temporary names,
+flushed and renamed, and then its record is. A run writes only items that it has claimed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpucal.errors import OutputError
-from gpucal.results.atomic import TEMPORARY, npy_writer, place, sync, temporary_name, unwritable
+from gpucal.results.atomic import TEMPORARY, npy_writer, sync, temporary_name, unwritable, write_atomically
 from gpucal.results.locks import LOCK, Claims, holding, locks_work
 from gpucal.results.records import FORMAT, index_of, is_finished, is_whole, read_record, record_path, visit_folders
 from gpucal.settings.detectors import DETECTORS, Detector
@@ -33,91 +33,53 @@ __all__ = ["CONFIG", "LOG", "MANIFEST", "Store"]
 log = logging.getLogger(__name__)
 
 CONFIG, LOG, MANIFEST = "config.toml", "gpucal.log", "manifest.parquet"
-"""Files of a results folder that are about all items."""
+"""The files of a results folder that are about all items."""
 
-# Of a visit's folder, the item that a temporary, lock or array file belongs to.
+# Matches temporary, lock and array files in a visit's folder, and names their item.
 _LITTER = re.compile(
     rf"\.(?P<of>[^.]+)\.(?:.+\{TEMPORARY}|{LOCK.removeprefix('.')})|(?P<stem>[^.]+)\.[a-z]+\.npy", re.ASCII
 )
 
 
 class Store:
-    """Writes a results folder, and knows which of its items this run has in hand.
-
-    Parameters
-    ----------
-    path : Path
-        The folder.
-    """
+    """Writes a results folder, and holds this run's claims on its items."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._claims = Claims()
 
     def begin(self, settings: str, before: Callable[[], object] = lambda: None) -> bool:
-        """Make the folder if it is missing, clear what killed runs left in it, and write the settings into it.
+        """Make the folder if needed, remove leftovers of killed runs, and write the settings, which are TOML.
 
-        Until `close`, no run of other settings can begin there.
-
-        Parameters
-        ----------
-        settings : str
-            TOML.
-        before : callable
-            Called before anything in the folder is touched; may raise.
-
-        Returns
-        -------
-        bool
-            False if a run of other settings is at work there; then nothing was touched.
-
-        Raises
-        ------
-        OutputError
-            If it cannot be written.
+        ``before`` is called before anything in the folder changes, and may raise. Returns False, and changes nothing,
+        if a run with other settings is working there; until `close`, none can begin. Raises OutputError if the folder
+        cannot be written.
         """
         shared = self.path / f".{CONFIG}{LOCK}"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if not locks_work(temporary_name(self.path / CONFIG)):
-                log.warning("%s: its file system has no locks; let no other run write there meanwhile", self.path)
+                log.warning("%s: its file system has no locks; start no second run on this folder", self.path)
             with self.alone():
                 if self.settings() != settings and not self._claims.take(shared):
                     return False
                 before()
                 self._claims.share(shared)
                 self._sweep()
-                place(self.path / CONFIG, lambda temporary: temporary.write_text(settings, encoding="utf-8"))
+                write_atomically(self.path / CONFIG, lambda temporary: temporary.write_text(settings, encoding="utf-8"))
                 return True
-        except OutputError:  # an OSError as well
+        except OutputError:  # an OSError too
             raise
         except OSError as error:
             raise unwritable(self.path, error) from error
 
     def sweep(self) -> None:
-        """Clear what killed runs left in the folder.
-
-        Raises
-        ------
-        OutputError
-            If it cannot be written.
-        """
+        """Remove what killed runs left in the folder; raises OutputError if it cannot be written."""
         with self.alone():
             self._sweep()
 
     def settings(self) -> str | None:
-        """Read the settings that the folder was last written with.
-
-        Returns
-        -------
-        str or None
-            TOML; None if there are none.
-
-        Raises
-        ------
-        OutputError
-            If they cannot be read.
-        """
+        """Read the TOML settings that the folder was last written with; raises OutputError if that fails."""
         path = self.path / CONFIG
         try:
             return path.read_text(encoding="utf-8", errors="replace")
@@ -127,25 +89,7 @@ class Store:
             raise OutputError(f"{path}: cannot be read ({error.strerror or error}); make it readable") from error
 
     def claim(self, planet: int, visit: int, detector: Detector) -> bool:
-        """Take an item in hand.
-
-        Parameters
-        ----------
-        planet, visit : int
-            Which observation.
-        detector : Detector
-            The detector.
-
-        Returns
-        -------
-        bool
-            False if another run has it in hand.
-
-        Raises
-        ------
-        OutputError
-            If nothing can be written there.
-        """
+        """Claim an item; returns False if another run holds it. Raises OutputError if its folder cannot be written."""
         lock = self._lock(planet, visit, detector)
         try:
             lock.parent.mkdir(parents=True, exist_ok=True)
@@ -154,46 +98,20 @@ class Store:
             raise unwritable(lock.parent, error) from error
 
     def free(self, planet: int, visit: int, detector: Detector) -> None:
-        """Let others have an item.
-
-        Parameters
-        ----------
-        planet, visit : int
-            Which observation.
-        detector : Detector
-            The detector.
-        """
+        """Release an item."""
         self._claims.free(self._lock(planet, visit, detector))
 
     def close(self) -> None:
-        """Let others have every item."""
+        """Release every item, and let runs with other settings begin."""
         self._claims.close()
 
     def holds(
         self, planet: int, visit: int, detector: Detector, settings: str, inputs: str, *, without_error: bool = False
     ) -> bool:
-        """Tell whether an item is finished and its files are all there.
+        """Tell whether an item was finished with these settings and inputs, and its files are whole.
 
-        Parameters
-        ----------
-        planet, visit : int
-            Which observation.
-        detector : Detector
-            The detector.
-        settings, inputs : str
-            Hash of the settings and fingerprint of the inputs it must be made from.
-        without_error : bool
-            Whether it must have no error noted, either.
-
-        Returns
-        -------
-        bool
-            False if there is no record, it has other settings or inputs, or a file is missing or of another size.
-
-        Raises
-        ------
-        OutputError
-            If its record cannot be read.
+        ``settings`` and ``inputs`` are the settings' hash and the inputs' fingerprint. With ``without_error``, an item
+        that failed later does not count. Raises OutputError if the record cannot be read.
         """
         path = self._record(planet, visit, detector)
         record = read_record(path)
@@ -203,41 +121,13 @@ class Store:
         return made == ("done", settings, inputs) and is_whole(path.parent, record)
 
     def record(self, planet: int, visit: int, detector: Detector) -> dict[str, Any] | None:
-        """Read what is recorded of an item.
-
-        Parameters
-        ----------
-        planet, visit : int
-            Which observation.
-        detector : Detector
-            The detector.
-
-        Returns
-        -------
-        dict or None
-            None if there is no record.
-
-        Raises
-        ------
-        OutputError
-            If it cannot be read.
-        """
+        """Read an item's record, if there is one; raises OutputError if it cannot be read."""
         return read_record(self._record(planet, visit, detector))
 
     def forget_error(self, planet: int, visit: int, detector: Detector) -> None:
-        """Forget an error of an item that is finished all the same, here or in another folder.
+        """Remove the error of an item that is finished after all, here or in another folder.
 
-        Parameters
-        ----------
-        planet, visit : int
-            Which observation.
-        detector : Detector
-            The detector.
-
-        Raises
-        ------
-        OutputError
-            If its record cannot be read or written.
+        Raises OutputError if its record cannot be read or written.
         """
         path = self._record(planet, visit, detector)
         record = read_record(path) or {}
@@ -259,25 +149,26 @@ class Store:
         inputs: str,
         seconds: float,
     ) -> None:
-        """Write an item: arrays first, its record last, each renamed into place.
+        """Write an item: first its arrays, then its record, each renamed into place.
 
         Parameters
         ----------
         cal : Calibrated
             The item.
         arrays : mapping of str to ndarray
-            What is stored of it, by kind.
+            The arrays to store, by kind.
         dataset : str
-            The competition folder; of the record alone, as the provenance goes where no path of this machine should.
+            The competition folder. Only the record names it: provenance is exported, and must hold no path of this
+            machine.
         settings, inputs : str
-            Hash of the settings and fingerprint of the inputs it was made from.
+            Hash of the settings, and fingerprint of the inputs.
         seconds : float
-            What it took.
+            Time that the item took.
 
         Raises
         ------
         OutputError
-            If it cannot be written; until all of it is on the disk, what was there before is there still.
+            If it cannot be written. Earlier files of the item stay until all new ones are on the disk.
         """
         name = cal.detector.name
         path = self._record(cal.planet, cal.visit, cal.detector)
@@ -320,63 +211,34 @@ class Store:
             raise unwritable(path.parent, error) from error
         finally:
             for temporary in staged.values():
-                with suppress(OSError):  # the first error is the one to tell; the next start clears it
+                with suppress(OSError):  # report the first error; the next run removes the file
                     temporary.unlink(missing_ok=True)
 
     def fail(self, planet: int, visit: int, detector: Detector, message: str) -> None:
-        """Record that an item failed; a finished result of other settings or inputs is kept, with the error noted.
+        """Record that an item failed; an earlier result stays, with the error noted.
 
-        Parameters
-        ----------
-        planet, visit : int
-            Which observation.
-        detector : Detector
-            The detector.
-        message : str
-            The one line.
-
-        Raises
-        ------
-        OutputError
-            If it cannot be written.
+        Raises OutputError if the record cannot be written.
         """
         blank = {"planet": planet, "visit": visit, "detector": detector.name, "status": "failed"}
         path = self._record(planet, visit, detector)
         _write_record(path, {**(read_record(path) or blank), "error": message})
 
     def write_manifest(self) -> None:
-        """Rebuild ``manifest.parquet`` from the records.
-
-        Raises
-        ------
-        OutputError
-            If it cannot be written.
-        """
+        """Rebuild ``manifest.parquet`` from the records; raises OutputError if it cannot be written."""
         import pyarrow.parquet as pq
 
         target = self.path / MANIFEST
-        with self.alone():  # so that of several runs the last to write has read every record
+        with self.alone():  # so that the last of several runs to write it has read every record
             table = index_of(self.path)
-            place(target, lambda temporary: pq.write_table(table, temporary))
+            write_atomically(target, lambda temporary: pq.write_table(table, temporary))
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Wait until no other run writes what is about all items, and keep others from it.
-
-        Yields
-        ------
-        None
-            Once.
-
-        Raises
-        ------
-        OutputError
-            If nothing can be written.
-        """
+        """Wait for the lock on the files about all items, and hold it inside the block."""
         try:
             with holding(self.path / f".{MANIFEST}{LOCK}"):
                 yield
-        except OutputError:  # an OSError as well
+        except OutputError:  # an OSError too
             raise
         except OSError as error:
             raise unwritable(self.path, error) from error
@@ -388,19 +250,19 @@ class Store:
         return self._record(planet, visit, detector).with_name(f".{detector.name}{LOCK}")
 
     def _sweep(self) -> None:
-        """Remove what killed runs left: temporary and lock files, and arrays that never got a record."""
+        """Remove leftovers of killed runs: temporary files, lock files, and arrays without a record."""
         for file in self.path.glob(f".*{TEMPORARY}"):
             file.unlink(missing_ok=True)
         for folder in visit_folders(self.path):
             names = [file.name for file in folder.iterdir()]
             items = {found["of"] or found["stem"] for name in names if (found := _LITTER.fullmatch(name))}
-            for item in items & DETECTORS.keys():  # what else is there is not ours
+            for item in items & DETECTORS.keys():  # any other file is not ours
                 self._sweep_item(folder, item)
 
     def _sweep_item(self, folder: Path, item: str) -> None:
         lock = folder / f".{item}{LOCK}"
         if not self._claims.take(lock):
-            return  # another run is at work on it
+            return  # another run is working on it
         try:
             names = [file.name for file in folder.iterdir()]
             for name in names:
@@ -413,25 +275,25 @@ class Store:
 
 
 def _swap(path: Path, staged: Mapping[Path, Path]) -> None:
-    """Rename an item's files into place, its record last; those of an earlier one go."""
-    path.unlink(missing_ok=True)  # from here the old item, if any, is gone, and a half-renamed one is none either
+    """Rename an item's files into place, its record last, and remove those of an earlier result."""
+    path.unlink(missing_ok=True)  # an item without a record does not exist, even if it is half renamed
     try:
         for target, temporary in staged.items():
             if target != path:
                 temporary.replace(target)
         for other in path.parent.glob(f"{path.stem}.*.npy"):
-            if other not in staged:  # of another product, or a variance that is no longer wanted
+            if other not in staged:  # from another product, or a variance that is not wanted now
                 other.unlink(missing_ok=True)
         staged[path].replace(path)
     except BaseException:
-        for target in staged:  # arrays without a record are nobody's
+        for target in staged:  # arrays without a record belong to no item
             with suppress(OSError):
                 target.unlink(missing_ok=True)
         raise
 
 
 def _write_record(path: Path, record: Mapping[str, Any]) -> None:
-    place(path, lambda temporary: _dump(record, temporary))
+    write_atomically(path, lambda temporary: _dump(record, temporary))
 
 
 def _dump(record: Mapping[str, Any], path: Path) -> None:

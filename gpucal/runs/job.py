@@ -1,4 +1,4 @@
-"""What a run makes of every item, and one process that does so: what is missing, in order, while there is time."""
+"""The work of one process in a run: it calibrates missing items in order, while there is time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gpucal.backends import choose
 from gpucal.errors import InputError, OutputError, OutputLost
 from gpucal.inputs.dataset import Observation
 from gpucal.pipeline.calibrated import arrays_of
-from gpucal.pipeline.stream import Item, Line, Outcome, out_of_memory
+from gpucal.pipeline.stream import Item, Outcome, Pipeline, out_of_memory
 from gpucal.results.origin import home_of
 from gpucal.results.records import is_finished
 from gpucal.results.writer import Store
@@ -32,13 +32,13 @@ __all__ = ["Job"]
 
 log = logging.getLogger(__name__)
 
-# Seconds between looks at items that other runs have in hand.
+# Seconds between looks at items that other runs have claimed.
 _PATIENCE = 0.5
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be made of every item, and how; picklable.
+    """The settings of a run, the same for every item; picklable.
 
     Parameters
     ----------
@@ -47,21 +47,21 @@ class Job:
     config : Calibration
         The settings.
     dtype : {'float32', 'float64'}
-        Of the files.
+        Type of the stored arrays.
     product : {'cubes', 'light-curves'}
-        What is stored.
+        The product to store.
     variance : bool
-        Whether the cubes' variances are, too.
+        Store the cubes' variances too.
     backend : str, optional
-        What computes.
+        The backend that computes.
     threads : int
         Threads that decode and bin.
     memory : int, optional
-        Peak resident memory to stay below, bytes.
+        Limit of the peak resident memory, bytes.
     overwrite : bool
-        Whether finished items are made again.
+        Calibrate finished items again.
     strict : bool
-        Whether input files are checked as far as they can be.
+        Check input files fully.
     resume_from : tuple of Path
         Other results folders, whose items count as done.
     """
@@ -80,14 +80,14 @@ class Job:
 
     @property
     def settings(self) -> str:
-        """Everything that decides what an item holds, as TOML."""
+        """All settings that decide an item's contents, as TOML."""
         output = {"dtype": self.dtype, "product": self.product, "variance": self.variance}
         table = "\n".join(f"{name} = {json.dumps(value)}" for name, value in output.items())
         return f"{self.config.to_toml()}\n[output]\n{table}\n"
 
     @property
     def settings_hash(self) -> str:
-        """What identifies them in a commit record."""
+        """Hash of the settings, which commit records hold."""
         identity = json.dumps([self.config.content_hash, self.dtype, self.product, self.variance])
         return hashlib.sha256(identity.encode()).hexdigest()
 
@@ -101,27 +101,28 @@ class Job:
         stop: Callable[[], bool] = lambda: False,
         tick: Callable[[], object] = lambda: None,
     ) -> None:
-        """Calibrate what is missing.
+        """Calibrate the items that are missing, of both detectors.
 
         Parameters
         ----------
         observations : iterable of Observation
-            Of which both detectors.
+            The observations.
         summary : Summary
-            Counts items as they end, so that it is right after an interrupt, too.
+            Counts items as they end, so that it is right after an interrupt too.
         beside : int
-            How many items others have still to write there, to say what a full disk lacks.
+            The number of items that other processes still have to write there; used to say how much space a full disk
+            lacks.
         until : float, optional
-            `time.monotonic` at which everything must have ended.
+            `time.monotonic` at which all work must have ended.
         stop : callable
-            Whether to begin no further item.
+            Returns True to begin no further item.
         tick : callable
             Called after each item.
 
         Raises
         ------
         BackendUnavailable
-            If the backend asked for cannot run here.
+            If the chosen backend cannot run here.
         OutputError
             If the folder cannot be written at all.
         """
@@ -136,7 +137,7 @@ class Job:
 
 @dataclass
 class _Work:
-    """The items of one process."""
+    """The items of one process, and its progress."""
 
     job: Job
     summary: Summary
@@ -153,10 +154,10 @@ class _Work:
         self.hash = self.job.settings_hash
         self.begun = 0
         self.ended = time.monotonic()
-        self.took: deque[float] = deque(maxlen=8)  # seconds of the last ones made, from the end of whatever was before
+        self.took: deque[float] = deque(maxlen=8)  # seconds of the last items, each from the end of the one before
 
     def do(self, stop: Callable[[], bool], tick: Callable[[], object]) -> None:
-        """Calibrate until nothing is waiting; what another run has in hand is looked at again."""
+        """Calibrate until nothing is waiting; items that another run has claimed are looked at again."""
         job, kind = self.job, np.dtype(self.job.dtype)
         needs_variance = job.variance or job.product == "light-curves"
         # A variance is computed in float64 and stored like the signal.
@@ -166,7 +167,7 @@ class _Work:
                 self.summary.stopped = "interrupted"
                 return
             self.busy.clear()
-            line = Line(
+            pipeline = Pipeline(
                 self._begin(),
                 dtype=kind,
                 threads=job.threads,
@@ -175,25 +176,25 @@ class _Work:
                 wanted=self._is_missing,
                 strict=job.strict,
             )
-            # Items are written in another thread, as an interrupt reaches the main one only: it splits no item.
-            with line, ThreadPoolExecutor(1, "gpucal-write") as writer:
-                line.wait_for_data()
+            # Another thread writes items: an interrupt reaches the main thread only, and so cannot split an item.
+            with pipeline, ThreadPoolExecutor(1, "gpucal-write") as writer:
+                pipeline.wait_for_data()
                 backend = choose(job.backend)
                 self.summary.backend = backend.name
-                for outcome in line.outcomes(backend):
+                for outcome in pipeline.outcomes(backend):
                     key = _key(outcome.item)
                     if outcome.result is None and key in self.busy:
                         self.waiting.append(outcome.item)
                         self.begun -= 1
                         self.ended = time.monotonic()
                         continue
-                    writer.submit(self._take, outcome).result()
-                    del outcome  # its output is memory that the next item may use
+                    writer.submit(self._record, outcome).result()
+                    del outcome  # free its output, so that the next item may use the memory
                     tick()
                     if stop() and self.summary.left:
                         self.summary.stopped = "interrupted"
                     if self.summary.stopped == "time limit":
-                        continue  # what is begun ends in time
+                        continue  # items already begun end in time
                     if self.summary.stopped:
                         break
             if self.busy and not self.summary.stopped:
@@ -209,18 +210,18 @@ class _Work:
             yield self.waiting.popleft()
 
     def _is_late(self) -> bool:
-        """Tell whether an item begun now would end too late: it waits for those that are in flight."""
+        """Tell whether an item begun now would end too late, as it must wait for the items in progress."""
         if self.until is None:
             return False
         in_flight = self.begun - self.summary.done - self.summary.skipped - len(self.summary.failed)
         return time.monotonic() + (in_flight + 1) * max(self.took, default=0.0) >= self.until
 
     def _is_missing(self, item: Item, inputs: str) -> bool:
-        """Tell whether to make an item; if so, it is claimed."""
+        """Tell whether to calibrate an item; if so, it is claimed."""
         key = (*item.obs.key, item.detector)
         try:
             elsewhere = False
-            if not self.job.overwrite:  # looked at before it is claimed, which is to write
+            if not self.job.overwrite:  # look before claiming, as a claim writes a file
                 if self.store.holds(*key, self.hash, inputs, without_error=True):
                     return False
                 here = self.store.record(*key)
@@ -236,12 +237,12 @@ class _Work:
                 self.store.forget_error(*key)
                 return False
             return True
-        except OutputError as error:  # this is the reader's thread, which would end the run with it
+        except OutputError as error:  # an exception in the reader thread would end the run
             self.unwritable[_key(item)] = error
             return False
 
     def _is_elsewhere(self, key: tuple[int, int, Detector], inputs: str) -> bool:
-        """Tell whether another folder counts; as `gpucal.open_results` has it, the first that says anything decides."""
+        """Tell whether another folder has the item; as in `gpucal.open_results`, the first with a record decides."""
         for other in self.others:
             if other.holds(*key, self.hash, inputs, without_error=True):
                 return True
@@ -250,8 +251,8 @@ class _Work:
                 return False
         return False
 
-    def _take(self, outcome: Outcome) -> None:
-        """Write what became of an item, and count it."""
+    def _record(self, outcome: Outcome) -> None:
+        """Write an item's outcome and count it."""
         obs, detector, result = outcome.item.obs, outcome.item.detector, outcome.result
         key = (*obs.key, detector)
         try:
@@ -294,10 +295,10 @@ class _Work:
         self.summary.failed[where] = line
         if isinstance(error, OutputLost):
             self.summary.stopped = self._missing_space()
-        # An item that another run has in hand is for that to speak of; where nothing can be written, the log has it.
+        # If another run has claimed the item, that run records its outcome. If no record can be written, see the log.
         else:
             with suppress(OutputError):
-                # That the folder makes difficulties is nothing to note of an item that is finished in it.
+                # Note no output error of an item that is finished in the folder.
                 is_finished = isinstance(error, OutputError) and self.store.holds(*key, self.hash, outcome.inputs)
                 if self.store.claim(*key) and not is_finished:
                     self.store.fail(*key, line)
@@ -307,8 +308,8 @@ class _Work:
         try:
             free = shutil.disk_usage(self.job.out).free
         except OSError as error:
-            return f"{lost}it cannot even be looked at ({error.strerror or error}); make it writable"
-        if not self.sizes:  # none has been calibrated yet
+            return f"{lost}its free space cannot be read ({error.strerror or error}); make it writable"
+        if not self.sizes:  # no item has been calibrated yet
             return f"{lost}{free // 10**6:,} MB are free; free space, raise the quota or make it writable"
         left = self.summary.left + self.beside
         needed = left * sum(self.sizes.values()) // len(self.sizes)

@@ -1,4 +1,4 @@
-"""A dataset to a results folder: what is missing, spread over what there is, with an account of it in the end."""
+"""Calibrates the missing items of a data set into a results folder, and returns a summary."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ __all__ = ["run"]
 
 log = logging.getLogger(__name__)
 
-# What failed if it was no item, but a file that is made of all of them.
+# Stands for the files made of all items where a failure is not of one item. A key of the JSON summary.
 _ALL = "what is made of all items"
 
 
@@ -73,60 +73,60 @@ def run(
     progress: bool = False,
     raise_on_failure: bool = False,
 ) -> Summary:
-    """Calibrate a dataset into a results folder; items already there, of these inputs, are kept.
+    """Calibrate a data set into a results folder. Finished items are kept if their settings and inputs are the same.
 
     Parameters
     ----------
     dataset : Dataset
-        From `gpucal.open_dataset`.
+        The data set, from `gpucal.open_dataset`.
     out : str or Path
-        The results folder. Several runs may share one: none makes what another has made or has in hand.
+        The results folder. Several runs may share one: no item is calibrated twice.
     config : Calibration, optional
-        Settings; what they leave open, by default everything, is the preset of the dataset's layout.
+        Settings. Those left open take the preset of the data set's layout; by default all are left open.
     planets : iterable of int, optional
-        Only these.
+        Calibrate only these planets.
     shard : tuple of int, optional
         ``(i, n)`` for the i-th of n parts of the planets, i from 1.
     backend, workers
         As for `gpucal.calibrate`.
     dtype : dtype
-        Of the files.
+        Type of the stored arrays.
     product : {'cubes', 'light-curves'}
-        Store the cubes; or light curves with their errors and nothing else, each observation's by itself and those of
-        all in ``light-curves.parquet`` and ``light-curves.npy``, see
+        Store cubes, or only light curves with their errors. Light curves are stored for each observation, and for all
+        together in ``light-curves.parquet`` and ``light-curves.npy``, see
         `gpucal.results.light_curve_table.write_light_curves`.
     variance : bool
         Store the cubes' variances too.
     memory : int, optional
-        Peak resident memory to stay below, bytes. By default 900 MB a process, not enforced on a single item that
-        needs more; a number given is. What CUDA holds on the host comes on top.
+        Limit of the peak resident memory, bytes. By default 900 MB per process, which a single item may exceed if it
+        needs more; a given limit holds. Host memory that CUDA takes is not counted.
     overwrite : bool
-        Make everything again, also where the folder holds results of other settings.
+        Calibrate everything again, also where the folder holds results of other settings.
     add : bool
-        Let the folder hold this data set's results beside those of another one. An observation has one place, by planet
-        and visit: where both data sets have one there, this one's result replaces the other's, and a warning says so.
+        Let the folder hold this data set's results beside another one's. A planet and visit that both have is stored
+        once: this data set's result replaces the other, and a warning says so.
     resume_from : iterable of str or Path, optional
-        Other results folders, such as of an earlier session; what they hold of these settings and inputs counts as
-        done. They are not written to. The folder notes what counts of them: `gpucal.open_results` reads that there,
-        and later runs into the folder count it too.
+        Other results folders, such as an earlier session's. Their items with these settings and inputs count as done.
+        The folders are not written to. The results folder notes the items that count, so that `gpucal.open_results` and
+        later runs find them.
     time_limit : float, optional
-        Seconds after which everything must have ended; no item is begun that would end later.
+        Seconds after which all work must have ended. An item that would end later is not begun.
     strict : bool
-        Check input files as far as they can be, see `gpucal.inputs.signal_file.open_signal`.
+        Check input files fully, see `gpucal.inputs.signal_file.open_signal`.
     client : distributed.Client, optional
-        Work on its Dask cluster, a task an observation; ``workers`` and ``memory`` are then each worker's.
+        Work on its Dask cluster, with a task per observation; ``workers`` and ``memory`` then apply to each worker.
     stop : callable
-        Asked between items; where it says True no further one is begun, and the run ends as one that is interrupted.
+        Called between items. When it returns True no further item is begun, and the run ends as if interrupted.
     progress : bool
         Show a progress bar with planets a minute and the time left.
     raise_on_failure : bool
-        Raise `gpucal.runs.summary.RunFailed` at the end where something failed or is left, instead of a warning.
+        Raise `gpucal.runs.summary.RunFailed` at the end if an item failed or is left, instead of a warning.
 
     Returns
     -------
     Summary
-        What was done, skipped and failed; a failed item costs no other. What is not begun when the time is over, or
-        nothing more can be written, is left: the same call goes on with it.
+        The items done, skipped, failed and left. A failed item costs no other item. Items are left when the time is
+        over, or nothing more can be written; the same call continues with them.
 
     Warns
     -----
@@ -139,17 +139,17 @@ def run(
         If the folder holds results of other settings or of another data set, a bin is longer than every observation, or
         an argument is not possible.
     DatasetError
-        If a planet asked for is not in the dataset.
+        If a chosen planet is not in the data set.
     BackendUnavailable
-        If the backend asked for cannot run here.
+        If the chosen backend cannot run here.
     OutputError
-        If the folder cannot be written, or one to resume from holds nothing.
+        If the folder cannot be written, or a folder to resume from holds no results.
     DeviceError
-        If a GPU fails; of several, each has a process of its own, and whatever ends that one.
+        If a GPU fails. With several GPUs, each has its own process, and any error that ends that process counts.
     RunFailed
-        At the end, with ``raise_on_failure``; its ``summary`` is what would have been returned.
+        At the end, with ``raise_on_failure``; its ``summary`` is the one that would have been returned.
     KeyboardInterrupt
-        If it is interrupted; the item being written is finished before.
+        If the run is interrupted; the item being written is finished first.
     """
     began = time.monotonic()
     if product not in PRODUCTS:
@@ -185,13 +185,13 @@ def run(
         _check_bins(observations, job.config)
     until = None if time_limit is None else began + _seconds(time_limit)
     gpus = [] if client else gpus_for(backend, len(chosen), memory)
-    # What cannot be is said before anything is written; where `auto` chooses, it does so beside reading.
+    # Refuse impossible requests before anything is written. The choice of `auto` is made later, while files are read.
     Budget(job.memory, job.threads)
     if not (client or gpus) and (named := backend or os.environ.get("GPUCAL_BACKEND") or "auto") != "auto":
         choose(named)
-    stop()  # from now on it is asked, where a signal's exception would come at any moment
+    stop()  # from now on signals are asked for; before, they raised an exception at any moment
     summary = Summary()
-    # The processes of a fleet write the log themselves.
+    # With several GPUs, each process writes the log itself.
     told = _told(summary, job.out, raise_on_failure, sys._getframe(1))
     with told, closing(_begun(job, asked)) as store, nullcontext() if gpus else logged_to(job.out / LOG, summary):
         _note_others(store, job)
@@ -225,21 +225,21 @@ def run(
             _finish(store, job, summary)
             summary.seconds = time.monotonic() - began
             if summary.stopped:
-                how = "run it again to go on" + " (without --overwrite, which begins anew)" * overwrite
-                log.warning("%s: %s; what is finished is kept, %s", summary.stopped, summary.counts, how)
+                how = "run it again to continue" + " (without --overwrite, which starts over)" * overwrite
+                log.warning("%s: %s; finished items are kept, %s", summary.stopped, summary.counts, how)
     return summary
 
 
 @contextmanager
 def _told(summary: Summary, out: Path, raises: bool, caller: FrameType) -> Iterator[None]:
-    """Warn where `run` was called, or raise, at the end of a run that leaves something undone."""
-    # Not by warnings.warn(), which shows the same line at the same place once a process, not once a run.
+    """Warn or raise at the end of a run that leaves something undone; the warning points at the caller of `run`."""
+    # Not warnings.warn(), which shows a repeated line once per process, not once per run.
     where = (caller.f_code.co_filename, caller.f_lineno, caller.f_globals.get("__name__"))
     del caller
     try:
         yield
     except KeyboardInterrupt:
-        with suppress(RunWarning):  # which a filter may make an exception, and this is one already
+        with suppress(RunWarning):  # a filter may raise the warning, but an exception is raised already
             warnings.warn_explicit(summary.trouble(out), RunWarning, *where)
         raise
     if line := summary.trouble(out):
@@ -249,15 +249,12 @@ def _told(summary: Summary, out: Path, raises: bool, caller: FrameType) -> Itera
 
 
 def _check_bins(observations: list[Observation], config: Calibration) -> None:
-    """Refuse bins that are shorter than a pair, or longer than every observation; damaged files have no say.
-
-    Raises ConfigError.
-    """
+    """Raise ConfigError for bins shorter than a pair, or longer than every observation whose file can be read."""
     for detector in DETECTORS.values():
         pairs = most = 0
-        with suppress(InputError):  # every item will say that itself
+        with suppress(InputError):  # every item will report that
             pairs = config.pairs_per_bin(detector, observations[0].axis(detector).pair_s)
-        if pairs in (0, 1, detector.bin_pairs):  # no file is opened for what the notebook does
+        if pairs in (0, 1, detector.bin_pairs):  # the usual bins need no file opened
             continue
         for obs in observations:
             with suppress(InputError):
@@ -271,9 +268,9 @@ def _check_bins(observations: list[Observation], config: Calibration) -> None:
 
 
 def _begun(job: Job, asked: Calibration) -> Store:
-    """Make the folder this run's, and that of others of the same settings.
+    """Begin the run in its folder, which runs of the same settings may share.
 
-    Raises ConfigError if it holds results of other settings, or another run is making some.
+    Raises ConfigError if the folder holds results of other settings, or a run with other settings is working there.
     """
     store = Store(job.out)
 
@@ -286,13 +283,14 @@ def _begun(job: Job, asked: Calibration) -> Store:
                 f"{store.path}: holds results of other settings ({_changes(before, job)}); "
                 f"{_naming(before, job, asked)}give another folder, or --overwrite to make them again"
             )
-        _remove_light_curves(store)  # no stack of the old ones may outlive them, should this run be killed
+        _remove_light_curves(store)  # if this run is killed, no stack may outlive the old items
 
     try:
         if not store.begin(job.settings, look):
             changes = _changes(store.settings() or "", job)
             raise ConfigError(
-                f"{store.path}: a run of other settings ({changes}) is at work there; wait for it or give another one"
+                f"{store.path}: a run of other settings ({changes}) is working there; "
+                "wait for it to end, or give another folder"
             )
     except BaseException:
         store.close()
@@ -306,7 +304,7 @@ def _changes(before: str, job: Job) -> str:
 
 
 def _naming(before: str, job: Job, asked: Calibration) -> str:
-    """Say how to resume a folder that differs only in what was not named, such as one that 0.1 made in Python."""
+    """Say how to resume a folder that differs only in settings left open, as a folder of 0.1 from Python may."""
     changes = list(_differing(before, job))
     if not changes or any(name not in OPEN or getattr(asked, name) is not None for name, _, _ in changes):
         return ""
@@ -314,7 +312,7 @@ def _naming(before: str, job: Job, asked: Calibration) -> str:
 
 
 def _differing(before: str, job: Job) -> Iterator[tuple[str, str, str]]:
-    """List the settings that differ, as they are there and now."""
+    """List the settings that differ, with their values there and now."""
     then, now = (dict(_entries(text)) for text in (before, job.settings))
     for name in {**then, **now}:
         if then.get(name) != now.get(name):
@@ -322,7 +320,7 @@ def _differing(before: str, job: Job) -> Iterator[tuple[str, str, str]]:
 
 
 def _entries(toml: str) -> Iterator[tuple[str, str]]:
-    """Split what `Job.settings` has put together into names and the text of values."""
+    """Split the text of `Job.settings` into names and the text of values."""
     table = ""
     for line in toml.splitlines():
         name, equals, value = line.partition(" = ")
@@ -333,15 +331,15 @@ def _entries(toml: str) -> Iterator[tuple[str, str]]:
 
 
 def _finish(store: Store, job: Job, summary: Summary) -> None:
-    """Write what is made of all items together; nothing of what was there before may outlive its items."""
+    """Write the note, the manifest and the light curves of all items, so that no older one outlives its items."""
     try:
         with store.alone():
             write_note(store.path, job.resume_from, job.settings_hash)
         store.write_manifest()
         with store.alone():
             _place_light_curves(store, job)
-    except Unstackable as error:  # as its settings want it: every item is there by itself
-        summary.notes.append(f"no light curves of all together: {error}")
+    except Unstackable as error:  # no failure: every item is stored by itself
+        summary.notes.append(f"light-curves.npy and light-curves.parquet were not written: {error}")
         log.warning("%s", summary.notes[-1])
     except OutputError as error:
         log.error("%s", error)
@@ -349,11 +347,11 @@ def _finish(store: Store, job: Job, summary: Summary) -> None:
 
 
 def _note_others(store: Store, job: Job) -> None:
-    """Note at once what counts of other folders, as this run may be killed; warn of what is not there any longer."""
+    """Note at once which items of other folders count, as this run may be killed; warn of items that are gone."""
     with store.alone():
         elsewhere = write_note(store.path, job.resume_from, job.settings_hash)
     if elsewhere:
-        log.warning("%s; what is asked for of them is made again", missing(store.path, elsewhere))
+        log.warning("%s; this run calibrates those it needs again", missing(store.path, elsewhere))
 
 
 def _place_light_curves(store: Store, job: Job) -> None:
@@ -373,7 +371,7 @@ def _remove_light_curves(store: Store) -> None:
         for name in LIGHT_CURVES:
             (store.path / name).unlink(missing_ok=True)
     except NotADirectoryError:
-        pass  # said of the folder itself, when that is made
+        pass  # making the folder will report that
     except OSError as error:
         raise unwritable(store.path, error) from error
 
@@ -388,7 +386,7 @@ def _drive(
     stop: Callable[[], bool],
     update: Callable[[int], None],
 ) -> None:
-    """Have a process for each GPU do its part."""
+    """Start a process for each GPU, with its part of the planets."""
     splits = {obs.split for obs in observations}
     options = {
         "--backend": job.backend,
@@ -399,7 +397,7 @@ def _drive(
         "--product": job.product,
         "--variance": job.variance,
         "--overwrite": job.overwrite,
-        "--add": True,  # whether the folder is this data set's was asked here
+        "--add": True,  # this process has checked the folder's data set
         "--strict": job.strict,
         "--resume-from": [*map(str, job.resume_from)],
         "--time-limit": until and f"{max(until - time.monotonic(), 0.001):.3f}s",
@@ -415,8 +413,8 @@ def _drive(
     try:
         fleet.run(gpus, [*dict.fromkeys(obs.planet for obs in observations)], summary, stop=stop, tick=tick)
     finally:
-        summary.failed.pop(_ALL, None)  # of one process's part; it is done again for the whole
-        # Not all of them may have lived to say so.
+        summary.failed.pop(_ALL, None)  # each process failed at its part; `_finish` writes the whole
+        # A process that was killed has not reported what is left.
         summary.left = len(observations) * len(DETECTORS) - summary.done - summary.skipped - len(summary.failed)
     for line in summary.failed.values():
         log.error("%s", line)
@@ -428,13 +426,13 @@ def _tick(observations: list[Observation], summary: Summary, update: Callable[[i
 
 @contextmanager
 def _progress(shown: bool, total: int) -> Iterator[Callable[[int], None]]:
-    """Give a function that sets a progress bar, with planets a minute and the time left; log lines go above it."""
+    """Yield a function that sets a progress bar with planets a minute and the time left; log lines go above it."""
     from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     form = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}, {remaining} left{postfix}]"
     began, logger = time.monotonic(), logging.getLogger("gpucal")
-    # Most versions of tqdm put a handler without them in the place of the terminal's.
+    # Most versions of tqdm replace the terminal's handler by one without filters.
     filters = [one for handler in logger.handlers if _is_terminal(handler) for one in handler.filters]
     with (
         tqdm(total=total, disable=not shown, unit="planet", bar_format=form) as bar,

@@ -1,4 +1,4 @@
-"""What a run did: counted, said in a few lines, and kept in a log file in the results folder."""
+"""The summary of a run, and the log file in its results folder."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Summary:
-    """What a run did, counted in items (an observation's detector).
+    """The outcome of a run, counted in items; an item is one detector of one observation.
 
     Parameters
     ----------
     done, skipped : int
-        Items calibrated, and items that were there already.
+        Items calibrated, and items that were finished before.
     failed : dict of str to str
-        Planet, visit and detector to the one line that says why.
+        Planet, visit and detector to the one-line message.
     left : int
-        Items that were not begun, as the run was stopped before; 0 where it was not.
+        Items that were not begun because the run was stopped; else 0.
     stopped : str
-        What stopped it: empty, or such as ``time limit``.
+        The reason why the run was stopped, such as ``time limit``; empty if it was not.
     seconds : float
         Wall time.
     stages : dict of str to float
         Seconds spent opening, reading, decoding, binning and writing, summed over threads; they overlap.
     backend : str
-        Which backend ran.
+        The backend that ran.
     notes : list of str
-        What was not written although nothing failed, such as light curves of bins that cannot be stacked.
+        Files that were not written although nothing failed, such as light curves whose bins cannot be stacked.
     """
 
     done: int = 0
@@ -54,7 +54,7 @@ class Summary:
 
     @property
     def planets_per_hour(self) -> float:
-        """Observations calibrated an hour, an item for each detector; 0 if none was."""
+        """Observations calibrated per hour, an item for each detector; 0 if there were none."""
         return self.done / len(DETECTORS) * 3600 / self.seconds if self.seconds else 0.0
 
     @property
@@ -63,23 +63,23 @@ class Summary:
         return max(self.stages, key=self.stages.__getitem__, default="")
 
     def spent(self, seconds: Mapping[str, float]) -> None:
-        """Add time spent in stages.
+        """Add the seconds spent in each stage.
 
         Parameters
         ----------
         seconds : mapping of str to float
-            By stage.
+            Seconds by stage.
         """
         for stage, more in seconds.items():
             self.stages[stage] = self.stages.get(stage, 0.0) + more
 
     def add(self, other: Mapping[str, Any]) -> None:
-        """Add what another process did.
+        """Add the summary of another process.
 
         Parameters
         ----------
         other : mapping
-            The fields of its summary.
+            The other summary's fields.
         """
         self.done += other["done"]
         self.skipped += other["skipped"]
@@ -102,22 +102,22 @@ class Summary:
 
     @property
     def counts(self) -> str:
-        """How many items were done, were there already, failed, and are left."""
+        """The numbers of items done, finished before, failed and left."""
         left = f", {self.left} left" if self.left else ""
         return f"{self.done} done, {self.skipped} already there, {len(self.failed)} failed{left}"
 
     def trouble(self, out: Path) -> str:
-        """Say in one line what is missing in a results folder, and why.
+        """Describe in one line the items and files that are missing in a results folder, and the first cause.
 
         Parameters
         ----------
         out : Path
-            The folder.
+            The results folder.
 
         Returns
         -------
         str
-            Empty if nothing is missing.
+            The line; empty if nothing is missing.
         """
         first = next(iter(self.failed.values()), "")
         parts = [
@@ -139,14 +139,14 @@ class Summary:
 
 
 class RunFailed(GpucalError, RuntimeError):
-    """A run that was to raise on failure left something undone.
+    """Raised with ``raise_on_failure`` at the end of a run that left something undone.
 
     Parameters
     ----------
     line : str
-        How much, and the first cause.
+        The number of items, and the first cause.
     summary : Summary
-        What the run did.
+        The run's summary.
     """
 
     def __init__(self, line: str, summary: Summary) -> None:
@@ -158,7 +158,7 @@ class RunFailed(GpucalError, RuntimeError):
 
 
 class _LogFile(logging.FileHandler):
-    """A log file that a full disk ends, in one line, and not in a traceback at every message."""
+    """A log file that stops at a full disk with one line, instead of a traceback for every message."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, its name in the standard library
         self.addFilter(lambda record: False)
@@ -167,24 +167,9 @@ class _LogFile(logging.FileHandler):
 
 @contextmanager
 def logged_to(path: Path, summary: Summary) -> Iterator[None]:
-    """Append what is logged, and in the end the summary, to a file.
+    """Append log messages to a file, and the summary at the end, however the run ends.
 
-    Parameters
-    ----------
-    path : Path
-        The file.
-    summary : Summary
-        Said in the end, however that comes.
-
-    Yields
-    ------
-    None
-        Once.
-
-    Raises
-    ------
-    OutputError
-        If it cannot be opened.
+    Raises OutputError if the file cannot be opened.
     """
     try:
         handler = _LogFile(path, encoding="utf-8", errors="backslashreplace")
@@ -196,8 +181,8 @@ def logged_to(path: Path, summary: Summary) -> Iterator[None]:
     try:
         yield
     finally:
-        # Not logged: at the level of libraries, WARNING, it would be lost, and above it, shown twice.
+        # Not logged: below WARNING, the default level, it would be lost; at WARNING it would be shown twice.
         handler.handle(logger.makeRecord(__name__, logging.INFO, __file__, 0, str(summary), (), None))
         logger.removeHandler(handler)
-        with suppress(OSError):  # what it could not write it tries once more; that has been said
+        with suppress(OSError):  # closing tries the failed write again, which has been reported
             handler.close()

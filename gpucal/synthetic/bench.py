@@ -1,4 +1,4 @@
-"""How long a whole competition folder will take on this machine, from a few observations calibrated here and now."""
+"""Predicts the time for a whole competition folder on this machine from a few calibrated observations."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ COMPETITIONS = {"2024 train": 673, "2024 test, about": 800, "2025 train": 1100}
 
 @dataclass(frozen=True)
 class Bench:
-    """What a few observations took.
+    """Times of a few observations.
 
     Parameters
     ----------
     observations : int
-        How many were timed, after one that warmed up.
+        Number of timed observations, after one that warmed up.
     seconds : float
-        What each took, both detectors, from Parquet to results.
+        Time of each, both detectors, from Parquet to results.
     megabytes : float
-        What each has in its signal files.
+        Size of each observation's signal files.
     stages : dict of str to float
         Seconds an observation spent opening, reading, decoding, binning and writing, summed over threads.
     backend : str
-        Which backend ran.
+        The backend that ran.
     """
 
     observations: int
@@ -43,30 +43,19 @@ class Bench:
     backend: str
 
     def predicted_s(self, observations: int) -> float:
-        """Predict the time for more observations of this size: it grows in proportion.
-
-        Parameters
-        ----------
-        observations : int
-            How many.
-
-        Returns
-        -------
-        float
-            Seconds.
-        """
+        """Predict the seconds for more observations of this size: the time grows in proportion."""
         return self.seconds * observations
 
 
 def bench(dataset: Dataset, observations: int = 4, *, backend: str | None = None, workers: int | None = None) -> Bench:
-    """Time the first observations of a dataset, into a folder that is thrown away.
+    """Time the first observations of a data set, with results in a temporary folder.
 
     Parameters
     ----------
     dataset : Dataset
-        From `gpucal.open_dataset`.
+        The data set, from `gpucal.open_dataset`.
     observations : int
-        How many to time, after one that warms up; fewer if there are not so many, the same one if there is one.
+        How many to time, after one that warms up. A smaller data set gives fewer; a single observation is timed itself.
     backend, workers
         As for `gpucal.calibrate`.
 
@@ -78,7 +67,7 @@ def bench(dataset: Dataset, observations: int = 4, *, backend: str | None = None
     Raises
     ------
     InputError
-        If one of them cannot be calibrated.
+        If an observation cannot be calibrated.
     """
     planets = dataset.planets[1 : observations + 1] or dataset.planets[:1]
     timed = [obs for obs in dataset if obs.planet in planets]
@@ -95,23 +84,12 @@ def bench(dataset: Dataset, observations: int = 4, *, backend: str | None = None
 
 
 def bench_synthetic(*, backend: str | None = None, workers: int | None = None) -> Bench:
-    """Time a synthetic observation of full size, three times after one that warms up.
-
-    Parameters
-    ----------
-    backend, workers
-        As for `gpucal.calibrate`.
-
-    Returns
-    -------
-    Bench
-        The figures.
-    """
+    """Time a synthetic observation of full size, three times after one that warms up; parameters as for `bench`."""
     from gpucal.synthetic.competition import synthesize
 
     with tempfile.TemporaryDirectory(prefix="gpucal-bench-") as scratch:
         raw = Path(scratch) / "raw"
         (planet,) = synthesize(raw, layout="2025")
-        for i in range(3):  # the same files under other names; a run takes each by itself
+        for i in range(3):  # the same files under other names; a run calibrates each
             (raw / "train" / str(planet + 1 + i)).symlink_to(str(planet))
         return bench(open_dataset(raw), 3, backend=backend, workers=workers)

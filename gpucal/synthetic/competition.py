@@ -1,6 +1,6 @@
 """`gpucal synth`: a competition folder of raw detector reads from a forward model, and the truth beside it.
 
-Per pixel and pair of reads, in electrons and with the true integration times t of
+Per pixel and pair of reads, in electrons, with the true integration times t of
 :class:`gpucal.settings.detectors.Detector`::
 
     λ(t)    = (rate · max(flat, 0) · (1 − depth · shape) + max(dark, 0)) · t
@@ -44,16 +44,16 @@ _LOG = logging.getLogger(__name__)
 _STAR_COLUMNS = ("planet_id", "Rs", "Ms", "Ts", "Mp", "e", "P", "sma", "i")
 _KINDS = ("dark", "dead", "flat", "linear_corr", "read")
 _AIRS, _FGS1 = DETECTORS["AIRS-CH0"], DETECTORS["FGS1"]
-# Reads of one parity that are drawn together: a few arrays of them fit the cache.
+# Reads of one parity that are drawn at a time: a few arrays of this size fit the cache.
 _TILE = 49_152
-# Brightest pixel outside transit, e⁻, from the published maxima of 26871 and 23892 counts; and the ceiling aimed at.
+# Brightest pixel outside transit, e⁻, from the published maxima of 26871 and 23892 counts; below, the highest counts.
 _FULL_WELL = MappingProxyType({"AIRS-CH0": 62_500.0, "FGS1": 54_500.0})
 _COUNTS = 58_000.0
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What one detector's raw reads of one visit were made from.
+    """The parameters that one detector's raw reads of one visit were made from.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ class Truth:
 
     @classmethod
     def load(cls, path: Path) -> Truth:
-        """Read what :meth:`save` wrote: ``truth/<planet>/<visit>/<detector>.npz``."""
+        """Read a file that :meth:`save` wrote: ``truth/<planet>/<visit>/<detector>.npz``."""
         with np.load(path) as stored:
             values = {field.name: stored[field.name] for field in fields(cls)}
         values["gain"], values["offset"] = float(values["gain"]), float(values["offset"])
@@ -146,9 +146,9 @@ def synthesize(
     workers: int | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> list[int]:
-    """Write a competition folder of synthetic raw reads, and what they were made from under ``truth/``.
+    """Write a competition folder of synthetic raw reads, and their truth under ``truth/``.
 
-    In 2024 the planets of a split share their calibration files; in 2025 each visit has its own, so that a mix-up
+    In 2024 the planets of a split share their calibration files. In 2025 each visit has its own, so that a mix-up
     shows. The result depends on the seed, never on the number of threads.
 
     Parameters
@@ -156,9 +156,9 @@ def synthesize(
     out : Path
         The folder; must be empty or not exist.
     layout : {"2024", "2025"}
-        Whose competition folder to write.
+        The year's competition folder to write.
     planets, visits : int
-        Planets in each split; observations of each, more than one only in layout 2025.
+        Planets in each split, and visits of each planet; layout 2024 has one visit.
     frames : int, optional
         AIRS-CH0 frames, even; 11250 by default. FGS1 has 12 times as many.
     seed : int
@@ -166,9 +166,9 @@ def synthesize(
     calibration : Path, optional
         Competition folder or planet folder whose calibration files are copied instead of drawn.
     splits : tuple of str
-        Of ``train`` and ``test``; only train has labels.
+        ``train``, ``test`` or both; only train has labels.
     workers : int, optional
-        Threads that draw; one a core by default.
+        Threads that draw; by default one per core.
     progress : callable, optional
         Called with one line for each signal file.
 
@@ -245,13 +245,13 @@ def _find_calibration(folder: Path) -> dict[str, Path]:
 
 
 def _load_frames(folder: Path, detector: Detector) -> Frames:
-    """Read the five calibration files, whole."""
+    """Read the five calibration files, uncropped."""
     stored = read_frames(read_raw_frames(folder), folder, replace(detector, crop=(0, detector.shape[1])))
     return Frames(stored.dark, stored.dead, stored.flat, stored.read, stored.linear_corr)
 
 
 def _hot(dark: Float, detector: Detector, config: Calibration) -> NDArray[np.bool_]:
-    """Hot pixels of the cropped dark; False outside the crop."""
+    """Find hot pixels inside the crop; False outside it."""
     hot = np.zeros(dark.shape, dtype=np.bool_)
     cut = slice(*detector.crop)
     hot[:, cut] = hot_pixels(dark[:, cut], config.hot_sigma, config.hot_iterations)
@@ -259,7 +259,7 @@ def _hot(dark: Float, detector: Detector, config: Calibration) -> NDArray[np.boo
 
 
 def _write_frames(folder: Path, frames: Frames) -> None:
-    """Write the five calibration files as the publishers' are laid out."""
+    """Write the five calibration files in the published layout."""
     folder.mkdir(parents=True)
     stacked = frames.linear.reshape(-1, frames.linear.shape[2])
     for kind, array in zip(_KINDS, (frames.dark, frames.dead, frames.flat, stacked, frames.read), strict=True):
@@ -267,14 +267,13 @@ def _write_frames(folder: Path, frames: Frames) -> None:
 
 
 def _write_columns(path: Path, columns: NDArray[np.generic]) -> None:
-    """Write (column, row) as one row group of ``column_0``…; a row of the array is a column, so nothing is copied."""
+    """Write (column, row) as one row group of ``column_0``, ``column_1``, ...; rows of the array are not copied."""
     table = pa.Table.from_arrays([pa.array(c) for c in columns], names=[f"column_{k}" for k in range(len(columns))])
     options = {"compression": "zstd", "compression_level": 1, "write_statistics": False, "store_schema": False}
     pq.write_table(table, path, row_group_size=columns.shape[1], **options)
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a small table."""
     with path.open("w", newline="", encoding="utf-8") as stream:
         table = csv.writer(stream, lineterminator="\n")
         table.writerow(header)
@@ -283,7 +282,7 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object
 
 @dataclass(frozen=True)
 class _Job:
-    """One call of :func:`synthesize`: where to, what, and the threads; at most two detectors are in memory at once."""
+    """One call of :func:`synthesize`: target, settings and threads; at most two detectors are in memory at once."""
 
     out: Path
     layout: str
@@ -351,7 +350,7 @@ class _Job:
         pq.write_table(pa.table(padded), self.out / "axis_info.parquet", compression="zstd")
 
     def _frames(self, detector: Detector, planet: Path, split: str, key: tuple[int, int, int]) -> Frames:
-        """Write one detector's calibration folder and return what it holds."""
+        """Write one detector's calibration folder and return its frames."""
         suffix = "" if self.layout == "2024" else f"_{key[1]}"
         folder = planet / f"{detector.name}_calibration{suffix}"
         if self.source is not None:
@@ -368,7 +367,7 @@ class _Job:
         return frames
 
     def _truth(self, detector: Detector, frames: Frames, target: Target, offset: float, gain: float) -> Truth:
-        """Fix everything but the noise."""
+        """Choose all parameters but the noise."""
         # A large gain leaves room for a fainter star only.
         full = min(_FULL_WELL[detector.name], _COUNTS / gain + offset)
         um = np.full(detector.shape[1], scene.FGS1_WAVELENGTH_UM) if detector.photometer else scene.wavelengths()

@@ -1,4 +1,4 @@
-"""The whole job without any data: a synthetic planet, calibrated, compared with its truth, and drawn."""
+"""The whole pipeline on a synthetic planet: make it, calibrate it, compare it with its truth, and draw it."""
 
 from __future__ import annotations
 
@@ -20,24 +20,10 @@ __all__ = ["demo"]
 
 
 def demo(out: Path, frames: int | None) -> Iterator[str]:
-    """Synthesize a planet, calibrate it, compare it with the truth and draw it.
+    """Make a synthetic planet, calibrate it, compare it with its truth and draw it, saying line by line what was done.
 
-    Parameters
-    ----------
-    out : Path
-        The folder for all of it; raw data that are there already are used again.
-    frames : int, optional
-        AIRS-CH0 frames to make, 11250 by default.
-
-    Yields
-    ------
-    str
-        What was done, line by line.
-
-    Raises
-    ------
-    OutputError
-        If the folder cannot be written, or holds only part of the raw data.
+    Raw data that are there already are used again. ``frames`` are AIRS-CH0 frames, 11250 by default. Raises OutputError
+    if the folder cannot be written, or holds only part of the raw data.
     """
     raw = out / "raw"
     truths = raw / "truth"

@@ -1,8 +1,8 @@
-"""The model behind `gpucal synth`: a star with a transit, the detectors' calibration frames, and the noisy reads.
+"""The forward model of `gpucal synth`: a star with a transit, the detectors' calibration frames, and noisy reads.
 
-Arrays are float64, (spatial, wavelength) as stored; charges are in electrons, times in seconds, rates in e⁻/s, unless
-said otherwise. The statistics are those measured on published calibration files and raw frames of the 2024 and 2025
-Ariel Data Challenges. Pointing jitter, the largest noise of real bright pixels, is left out: the truth stays a formula.
+Unless said otherwise, arrays are float64, (spatial, wavelength) as stored; charges are in electrons, times in seconds,
+rates in e⁻/s. The statistics were measured on published calibration files and raw frames of the 2024 and 2025 Ariel
+Data Challenges. Pointing jitter, the largest noise of real bright pixels, is left out, so that the truth is a formula.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Target:
     centre: float
 
     def row(self, rng: np.random.Generator) -> list[float]:
-        """Rs, Ms, Ts, Mp, e, P, sma, i of a star table: Kepler's law and the impact hold, the duration is free."""
+        """Return Rs, Ms, Ts, Mp, e, P, sma, i of a star table: Kepler's law and the impact hold, not the duration."""
         mass, orbit = rng.uniform(0.7, 1.3), rng.uniform(6.0, 15.0)
         period = 365.25 * np.sqrt((orbit * mass**0.8 * 0.0046505) ** 3 / mass)
         tilt = np.degrees(np.arccos(self.impact / orbit))
@@ -90,17 +90,17 @@ class Target:
         return [float(value) for value in row]
 
     def depth(self, um: Float) -> Float:
-        """Mid-transit depth at wavelengths µm, same shape: base · (1 + Σ band · exp(−(λ − λ_band)² / 2σ_band²))."""
+        """Return mid-transit depths at wavelengths µm: base · (1 + Σ band · exp(−(λ − λ_band)² / 2σ_band²))."""
         total = np.ones_like(um)
         for (centre, width), height in zip(_BANDS_UM, self.bands, strict=True):
             total += height * np.exp(-0.5 * ((um - centre) / width) ** 2)
         return np.asarray(self.base * total, dtype=np.float64)
 
     def shape(self, phase: Float) -> Float:
-        """Transit shape at each pair's phase (fraction of the observation): (pair,), 0 outside, 1 in the middle.
+        """Return the transit's shape at each phase (fraction of the observation): 0 outside, 1 in the middle, (pair,).
 
         Small planet, quadratic limb darkening: overlap(z) · I(z') / (overlap(b) · I(b)), I = 1 − u₁(1−μ) − u₂(1−μ)²,
-        z' the middle of what is covered (Mandel & Agol 2002, section 5).
+        z' the middle of the covered part (Mandel & Agol 2002, section 5).
         """
         p = float(np.sqrt(self.base))
         speed = np.sqrt((1 + p) ** 2 - self.impact**2) / self.half_duration
@@ -110,7 +110,7 @@ class Target:
 
 
 def _blocked(z: Float, p: float) -> Float:
-    """Light a disc of radius p covers at distance z from the centre of a limb-darkened star of radius 1."""
+    """Return the light covered by a disc of radius p at distance z from a limb-darkened star of radius 1."""
     edge = np.clip(z, 1 - p, 1 + p)
     a = p * p * np.arccos(np.clip((edge**2 + p * p - 1) / (2 * edge * p), -1, 1))
     b = np.arccos(np.clip((edge**2 + 1 - p * p) / (2 * edge), -1, 1))
@@ -143,21 +143,24 @@ def draw_adc(rng: np.random.Generator, layout: str) -> tuple[dict[str, tuple[flo
 
 
 def read_times(detector: Detector, frames: int) -> Float:
-    """Time of each read for `frames` AIRS-CH0 frames, (frame,), s: 0.1 to the start read, exposure, 0.1 of reset."""
+    """Return the time of each read, (frame,), s, for `frames` AIRS-CH0 frames.
+
+    A pair takes 0.1 s to the start read, the exposure, and 0.1 s of reset.
+    """
     start, end = detector.true_integration_s
     pairs = np.arange(detector.frames * frames // DETECTORS["AIRS-CH0"].frames // 2) * (end + 2 * start)
     return np.asarray((pairs[:, None] + np.array([start, 2 * start])).ravel(), dtype=np.float64)
 
 
 def wavelengths() -> Float:
-    """AIRS-CH0 wavelength of each stored column, (356,), µm: 4.078 down to 1.633, the published axis as a quadratic."""
+    """Return each stored AIRS-CH0 column's wavelength, (356,), µm: a quadratic from 4.078 to 1.633, as published."""
     step = np.linspace(0.004441, 0.009321, DETECTORS["AIRS-CH0"].shape[1] - 1)
     fall = np.concatenate([[0.0], np.cumsum(step)])
     return np.asarray(4.07846314 - fall * ((4.07846314 - 1.63325272) / fall[-1]), dtype=np.float64)
 
 
 def star_rate(detector: Detector, target: Target, flat: Float, full_well: float) -> Float:
-    """Starlight on each pixel at flat 1, (spatial, wavelength), e⁻/s.
+    """Return the starlight on each pixel at flat 1, (spatial, wavelength), e⁻/s.
 
     Photometer: a Gaussian spot, σ 1.14 pixels. Spectrometer: black-body photons × throughput along a slightly tilted
     trace near row 16, σ 1.1 pixels, with faint wide wings as the raw frames have them. `full_well` is the charge (e⁻)
@@ -184,7 +187,7 @@ def star_rate(detector: Detector, target: Target, flat: Float, full_well: float)
 
 @dataclass(frozen=True)
 class _Known:
-    """What was measured of a detector's calibration frames; linearity as (median, scatter) of each coefficient."""
+    """Measured statistics of a detector's calibration frames; linearity as (median, scatter) of each coefficient."""
 
     dead: int
     hot: int
@@ -217,14 +220,14 @@ _STATISTICS: Mapping[str, _Known] = MappingProxyType(
 
 
 def draw_frames(rng: np.random.Generator, detector: Detector, series: str) -> Frames:
-    """Draw calibration frames with the published ones' statistics; series: 2024-train, 2024-test or 2025."""
+    """Draw calibration frames with the published ones' statistics; the series is 2024-train, 2024-test or 2025."""
     known, n = _STATISTICS[f"{detector.name} {series}"], detector.n_columns
     odd = rng.permutation(detector.columns())[: known.dead + known.hot + known.nonpositive]
     dead_at, hot_at, dark_flat = np.split(odd, [known.dead, known.dead + known.hot])
 
     median, least, most = known.dark
     dark = median + 0.0014 * np.clip(rng.standard_normal(n), -3.5, 3.5)
-    # Hot pixels are rare and span decades; the extremes are part of what the files were seen to hold.
+    # Hot pixels are rare and span decades; the published files hold the extremes too.
     dark[hot_at] = np.exp(rng.uniform(np.log(min(0.03, most)), np.log(most), known.hot))
     dark[hot_at[0]] = most
     if least < 0:
@@ -242,7 +245,7 @@ def draw_frames(rng: np.random.Generator, detector: Detector, series: str) -> Fr
     read[rng.integers(n)] = known.read[1]
     linear = np.stack([rng.normal(centre, scatter, n) for centre, scatter in known.linear])
     wild = rng.choice(n, _OUTLIERS, replace=False)
-    # A shift up beyond the ADC's offset would leave the pixel at 0 counts for ever: the sign follows the size.
+    # A positive shift beyond the ADC's offset would leave the pixel at 0 counts: large shifts are negative.
     shift = np.exp(rng.uniform(np.log(10), np.log(25 if detector.photometer else 1100), _OUTLIERS))
     shift *= np.where(shift > 300, -1.0, rng.choice([-1.0, 1.0], _OUTLIERS))
     linear[:3, wild] = np.stack([shift, 1 - 3e-4 * shift * rng.random(_OUTLIERS), 2e-9 * shift])
@@ -280,10 +283,11 @@ def invert_linearity(linear: Float, low: Float, high: Float) -> Float:
 
 @dataclass(frozen=True)
 class Pixels:
-    """What the reads of each pixel are drawn from: (pixel,) but `inverse` (8, pixel) and the transit `shape` (pair,).
+    """The model of the reads of each pixel, arrays (pixel,).
 
-    Light and dark in e⁻/s behind the flat, `lost` the light missing at mid-transit, `middle` and `half` the range of
-    the inverse's fit in e⁻, `exposure_s` the times of start and end read, `adc` offset and gain.
+    `inverse` is (8, pixel), and the transit's `shape` (pair,). Light and dark are in e⁻/s behind the flat, `lost` is
+    the light missing at mid-transit, `middle` and `half` are the range of the inverse's fit in e⁻, `exposure_s` the
+    times of start and end read, `adc` offset and gain.
     """
 
     light: Float
@@ -359,7 +363,7 @@ def _rounded_gauss(rng: np.random.Generator, mean: NDArray[np.float32]) -> None:
 
 
 def _few(rng: np.random.Generator, most: float, lost: float, shape: Float) -> NDArray[np.intp]:
-    """Poisson(most − lost · shape), exactly: a constant part by inverting its distribution, the rest by thinning."""
+    """Draw Poisson(most − lost · shape) exactly: a constant part by inversion, the rest by thinning."""
     constant = most - lost if most > _SCATTER_BELOW else 0.0
     rest = most - constant
     at = rng.integers(0, shape.size, rng.poisson(rest * shape.size))

@@ -1,4 +1,4 @@
-"""The command line: its exit codes, its one-line errors, and the table of bad inputs that cost one item each."""
+"""The command line: exit codes, one-line errors, and bad inputs that cost one item each."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ DARK, DEAD, FLAT = (f"train/17/AIRS-CH0_calibration/{kind}.parquet" for kind in 
 ADC = "train_adc_info.csv"
 GAIN = "17,-812.345678,1.512345678"
 
-# What is done to the file, and the words of the line that must come of it.
+# The damage to a file, and words of the line that must follow.
 BAD_INPUTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "missing signal": (FGS1, Path.unlink, "signal file is missing"),
     "missing calibration file": (DARK, Path.unlink, "calibration file is missing"),
@@ -150,6 +150,7 @@ def test_bad_input_costs_its_item_and_says_why_in_one_line(
     assert words in line
     assert re.search(r"; \w[^;]+$", line)
     assert captured.out.startswith("1 done, 2 already there, 1 failed in ")
+    assert captured.out.endswith(f". Results: {out}. Next: gpucal report {out}\n")
     results = gpucal.open_results(out)
     assert results.ids == [(23, 0)]
     assert results.failed == {(17, 0, detector): line.removeprefix("gpucal: ")}
@@ -182,9 +183,10 @@ def test_axis_info_without_a_column_costs_that_detector(
     assert len(lines) == 2
     assert all(f"axis_info.parquet: has no column '{column}'; " in line for line in lines)
     assert captured.out.startswith("2 done, 0 already there, 2 failed")
+    assert captured.out.endswith(f"). Results: {tmp_path / 'out'}. Next: gpucal report {tmp_path / 'out'}\n")
 
 
-# Arguments after `calibrate`, with RAW and OUT to be filled in, and the words of the line.
+# Arguments after `calibrate`, with RAW and OUT to be filled in, and words of the line.
 WRONG_REQUESTS: dict[str, tuple[list[str], str]] = {
     "unknown planet": (["RAW", "OUT", "--planet", "99"], "no planet 99 among its 2 observations; see `gpucal info"),
     "results in the dataset": (["RAW", "RAW"], "is where the competition's planets are; give another folder"),
@@ -239,7 +241,7 @@ def test_a_wrong_request_is_one_line_and_exit_2(
     assert not (tmp_path / "out").exists()
 
 
-# Arguments, the words of the line, and whose help it names.
+# Arguments, words of the line, and the verb whose help it names.
 UNPARSED: dict[str, tuple[list[str], str, str]] = {
     "no folders": (["calibrate"], "DATASET and OUT are missing; write `gpucal calibrate DATASET OUT`", " calibrate"),
     "unknown option": (
@@ -272,7 +274,7 @@ def test_what_cannot_be_parsed_is_one_line_and_exit_2(case: str, capfd: pytest.C
 
 
 def test_nobody_reads_what_it_prints(old: Made) -> None:
-    """As behind `| head`, which has ended before the last line comes."""
+    """The pipe is closed before the last line, as `| head` does."""
     command = [sys.executable, "-m", "gpucal", "info", str(old[0])]
     read, write = os.pipe()
     os.close(read)

@@ -1,4 +1,4 @@
-"""Wrong commands and the lines they get, as `data/mistakes.txt` has them; and what may be written in several ways."""
+"""Wrong commands and their error lines, listed in `data/mistakes.txt`; and values with several spellings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gpucal.settings.options import settings_from
 
 FLAGS = [f"--bin={name}={pairs}" for name, pairs in BINS.items()]
 
-# A command after a dollar sign; below it its exit code and the one line it gets.
+# A command after a dollar sign; below it its exit code and its one line.
 CASES = dict(
     re.findall(
         r"^\$ gpucal ?(.*)\n(.*)$",
@@ -34,7 +34,7 @@ CASES = dict(
 
 @pytest.fixture(scope="module")
 def desk(old: Made, new: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder such as people work in. Not to be written to."""
+    """A working folder with data, results and other files. Not to be written to."""
     desk = tmp_path_factory.mktemp("desk")
     (desk / "data").symlink_to(old[0])
     (desk / "gpucal-demo").mkdir()
@@ -47,7 +47,7 @@ def desk(old: Made, new: Made, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def told(command: str, capfd: pytest.CaptureFixture[str]) -> str:
-    """Run a command in this process; return its exit code and what it said was wrong."""
+    """Run a command in this process; return its exit code and its error line."""
     try:
         code: object = main(shlex.split(command))
     except SystemExit as end:
@@ -268,7 +268,7 @@ def test_a_few_of_one_kind_are_all_shown(count: int) -> None:
 
 @pytest.fixture(scope="module")
 def broken(old: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Thirty planets, of which one detector's signal is missing and the other's is no Parquet. Not to be written to."""
+    """Thirty planets: one detector's signal is missing, the other's is not Parquet. Not to be written to."""
     folder = tmp_path_factory.mktemp("broken")
     (folder / "axis_info.parquet").symlink_to(old[0] / "axis_info.parquet")
     (folder / "train_adc_info.csv").symlink_to(old[0] / "train_adc_info.csv")

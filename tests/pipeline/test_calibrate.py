@@ -1,4 +1,4 @@
-"""From files to `Calibrated`: the reference's numbers through every room, whatever the threads and blocks."""
+"""From files to `Calibrated`: the reference's numbers, for every number of threads and size of blocks."""
 
 from __future__ import annotations
 

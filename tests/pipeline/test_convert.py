@@ -1,4 +1,4 @@
-"""A product in the containers of other libraries: every one opened by the library it is of."""
+"""A product as astropy, xarray and FITS objects, each checked with its own library."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_fits_is_checked_against_damage(cal: Calibrated) -> None:
 
 
 class OnDevice:
-    """An array of a device: NumPy must not even try to read it."""
+    """A device array, which NumPy must not try to read."""
 
     def __array__(self, *_: object, **__: object) -> np.ndarray:
         raise AssertionError("copied to the host unasked")

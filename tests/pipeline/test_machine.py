@@ -1,4 +1,4 @@
-"""Cores, threads and memory: what the process may use, and that it uses no more."""
+"""The process uses no more cores, threads and memory than it may."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def group(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What /proc/self/cgroup holds: these lines, or nothing can be read."""
+    """Have /proc/self/cgroup hold these lines, or be unreadable."""
     lines: list[str] = []
     plain = Path.read_text
 
@@ -113,7 +113,7 @@ def test_without_groups(tmp_path: Path, group: list[str]) -> None:
 
 
 def answer(script: str, **environment: str) -> list[str]:
-    """Run a script by itself; variables of gpucal and Polars are those given."""
+    """Run a script in its own process, with only the given variables of gpucal and Polars."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("GPUCAL_", "POLARS_"))}
     run = subprocess.run([sys.executable, "-c", script], env=inherited | environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr

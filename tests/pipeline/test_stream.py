@@ -1,4 +1,4 @@
-"""Items on their way through: in order, whatever fails, whoever leaves, whatever the memory; nothing left behind."""
+"""The pipeline keeps items in order through failures, early exits and small memory, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from gpucal.errors import ConfigError, InputError
 from gpucal.inputs import signal_file
 from gpucal.pipeline import memory as budget
 from gpucal.pipeline import stream
-from gpucal.pipeline.stream import Item, Line, Outcome
+from gpucal.pipeline.stream import Item, Outcome, Pipeline
 
 CONFIG = Calibration(bins=BINS, integration="notebook")
 PLANETS = tuple(range(1, 8))
@@ -47,7 +47,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def own(many: Path, tmp_path: Path) -> Path:
-    """The same, to be damaged."""
+    """A copy of the seven planets, to be damaged."""
     return Path(shutil.copytree(many, tmp_path / "own"))
 
 
@@ -71,24 +71,24 @@ def items_of(folder: Path) -> list[Item]:
 
 
 def outcomes_of(folder: Path, threads: int = 2, backend: Backend | None = None, **options: Any) -> list[Outcome]:
-    with Line(items_of(folder), dtype=FLOAT64, threads=threads, **options) as line:
-        return list(line.outcomes(backend or load("numpy")))
+    with Pipeline(items_of(folder), dtype=FLOAT64, threads=threads, **options) as pipeline:
+        return list(pipeline.outcomes(backend or load("numpy")))
 
 
 def tight(threads: int, space: int) -> int:
-    """Memory that leaves so many bytes to files and outputs."""
+    """Return the memory that leaves so many bytes to files and outputs."""
     memory = budget.PROCESS + threads * budget.decode_bytes(budget.BLOCK) + space
     assert budget.Budget(memory, threads).total == space
     return memory
 
 
 def need_of(folder: Path) -> int:
-    """Bytes the largest item reserves, where Polars decodes; pyarrow's footer comes on top."""
+    """Return the bytes that the largest item reserves if Polars decodes; pyarrow's footer comes on top."""
     return max(signal_of(folder, planet).stat().st_size for planet in PLANETS) + OUTPUT
 
 
 def sleepy(seconds: float, spent: list[float] | None = None) -> Backend:
-    """A backend that takes its time, and leaves the interpreter to others."""
+    """A backend that sleeps while it bins, so that other threads can run."""
 
     def bin_block(plan: Any, pixels: slice, counts: np.ndarray, out: np.ndarray) -> np.ndarray:
         start = time.perf_counter()
@@ -101,7 +101,7 @@ def sleepy(seconds: float, spent: list[float] | None = None) -> Backend:
 
 
 class Watched(budget.Budget):
-    """A budget that keeps what was in use after each change, and how many shared it."""
+    """A budget that records the bytes in use after each change, and the number of items."""
 
     seen: list[tuple[int, int, int]]
     last: Watched
@@ -160,8 +160,8 @@ def test_a_failed_item_s_memory_is_free_at_once(own: Path) -> None:
     gc.collect()
     gc.disable()
     try:
-        with Line(items_of(own)[:1], dtype=FLOAT64, threads=2) as line:
-            for outcome in line.outcomes(load("numpy")):
+        with Pipeline(items_of(own)[:1], dtype=FLOAT64, threads=2) as pipeline:
+            for outcome in pipeline.outcomes(load("numpy")):
                 assert isinstance(outcome.result, InputError)
                 assert [kept for kept in gc.get_objects() if isinstance(kept, stream._Flight)] == []
     finally:
@@ -181,7 +181,7 @@ def test_memory_and_workers_do_not_change_a_bit(many: Path, workers: int, spare:
 
 
 def test_what_cannot_be_allocated_is_given_back(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else nobody would ever have it again, and the next items would wait for it."""
+    """If the memory were not returned, the next items would wait for ever."""
     plain, calls = np.empty, []
 
     def empty(shape: object, *how: object, **more: object) -> object:
@@ -192,9 +192,9 @@ def test_what_cannot_be_allocated_is_given_back(many: Path, monkeypatch: pytest.
         return plain(shape, *how, **more)
 
     monkeypatch.setattr(stream.np, "empty", empty)
-    with Line(items_of(many), dtype=FLOAT64, threads=2) as line:
-        outcomes = list(line.outcomes(load("numpy")))
-        assert line._budget._used == 0
+    with Pipeline(items_of(many), dtype=FLOAT64, threads=2) as pipeline:
+        outcomes = list(pipeline.outcomes(load("numpy")))
+        assert pipeline._budget._used == 0
     failed = [outcome.result for outcome in outcomes if isinstance(outcome.result, InputError)]
     assert ["ran out of memory" in str(error) for error in failed] == [True, True]
     assert len(outcomes) == len(PLANETS)
@@ -216,8 +216,8 @@ def test_reads_ahead_and_not_too_far(many: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(
         stream, "open_signal", lambda path, *how, **more: opened.append(path) or plain(path, *how, **more)
     )
-    with Line(items_of(many), dtype=FLOAT64, threads=2) as line:
-        for taken, _ in enumerate(line.outcomes(load("numpy")), start=1):
+    with Pipeline(items_of(many), dtype=FLOAT64, threads=2) as pipeline:
+        for taken, _ in enumerate(pipeline.outcomes(load("numpy")), start=1):
             expected = min(len(PLANETS), taken + stream._AHEAD)
             until(lambda expected=expected: len(opened) >= expected, 20)
             time.sleep(0.02)
@@ -231,9 +231,9 @@ def test_the_budget_is_kept_and_given_back(own: Path, budgets: type[Watched], sh
     damaged[1000:60_000] = bytes(59_000)
     signal_of(own, 6).write_bytes(damaged)
     memory = tight(2, int(share * need_of(own)))
-    with Line(items_of(own), dtype=FLOAT64, threads=2, memory=memory) as line:
+    with Pipeline(items_of(own), dtype=FLOAT64, threads=2, memory=memory) as pipeline:
         until(lambda: len(budgets.seen) == int(share), 20)  # before any is taken
-        outcomes = list(line.outcomes(load("numpy")))
+        outcomes = list(pipeline.outcomes(load("numpy")))
     assert [isinstance(outcome.result, InputError) for outcome in outcomes] == [p in (4, 6) for p in PLANETS]
     assert len(budgets.seen) == 6
     assert all(used <= total for used, total, _ in budgets.seen)

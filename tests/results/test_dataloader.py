@@ -1,4 +1,4 @@
-"""An opened results folder in the worker processes of a PyTorch DataLoader, and in others that do as those do."""
+"""An open results folder in the worker processes of a PyTorch DataLoader, and in similar ones."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def finished(old: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Both:
-    """What someone would write over a results folder: both detectors of an observation, and which it is."""
+    """The dataset that a user would write: both detectors of an observation, and its key."""
 
     def __init__(self, results: Results) -> None:
         self.results = results
@@ -64,7 +64,7 @@ def descriptors() -> int:
 
 
 def work(dataset: Any, folder: Path, todo: Any, done: Any) -> None:
-    """Be a DataLoader's worker: indices from one queue, samples into another, until a None comes."""
+    """Work as a DataLoader's worker: indices from one queue, samples into another, until None."""
     while (index := todo.get()) is not None:
         done.put((index, dataset[index]))
     gc.collect()
@@ -120,7 +120,7 @@ def test_workers_read_what_is_there(finished: Path, method: str) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_workers_open_the_files_by_themselves(finished: Path, tmp_path: Path, method: str) -> None:
-    """What the parent has read before is not what they see: a file put in place since then is."""
+    """Workers read the current file, even if the parent has read an earlier one."""
     out = shutil.copytree(finished, tmp_path / "out")
     airs = gpucal.open_results(out)["AIRS-CH0"]
     before = airs[0]

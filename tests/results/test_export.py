@@ -1,4 +1,4 @@
-"""A results folder in other forms, each read by its own library: all that was stored, whole or not at all."""
+"""Exports of a results folder, each read by its own library: complete, or not written at all."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def cubes(request: pytest.FixtureRequest, visits: Dataset, tmp_path_factory: pyt
 
 @pytest.fixture(scope="module")
 def plain(visits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same in float32, without. Not to be written to."""
+    """The same in float32, without variances. Not to be written to."""
     return folder(visits, tmp_path_factory.mktemp("plain"))
 
 
@@ -223,7 +223,7 @@ def test_fits_of_different_shapes_without_variance(planets: Dataset, tmp_path: P
         assert hdus["SCI"].data.shape == (4, 32, 32)
 
 
-# What cannot be
+# Exports that are refused
 
 
 def test_unknown_format(plain: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The light curves of a results folder in one table and one stack: the items', with provenance, whole or not at all."""
+"""The table and the stack of all light curves: equal to the items, with provenance, whole or not written."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_light_curves_that_do_not_stack(
     stacked = [name for name in files(out) if name.startswith("light-curves")]
     if problem.startswith("FGS1"):
         assert stacked == []  # those of before tell of other items
-        (line,) = [message for message in caplog.messages if "no light curves of all together" in message]
+        (line,) = [message for message in caplog.messages if "light-curves.parquet were not written" in message]
         assert re.search(problem, line)
         assert "\n" not in line
     else:

@@ -1,4 +1,4 @@
-"""A results folder knows which data set it is of: another one does not get into it by mistake, and it lies in none."""
+"""A results folder holds one data set's results unless asked otherwise, and lies outside every data set."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FLAGS = ["--variance", *(f"--bin={name}={pairs}" for name, pairs in BINS.items()
 
 
 def as_by_an_earlier_version(out: Path) -> None:
-    """Have a folder's records be those of 0.1, which do not name the data set."""
+    """Change a folder's records to those of 0.1, which do not name the data set."""
     for file in out.glob("*/*/*.json"):
         record = json.loads(file.read_text())
         del record["dataset"]
@@ -230,7 +230,7 @@ def test_a_folder_to_resume_from_is_of_the_data_set_too(source: Path, out: Path,
 
 
 def test_records_alone_name_the_data_set(source: Path, out: Path, tmp_path: Path) -> None:
-    """What leaves the machine does not."""
+    """Files that leave the machine hold no path of it."""
     assert {record["dataset"] for record in records(out)} == {str(source)}
     assert main(["export", str(out), str(tmp_path / "npy")]) == 0
     assert main(["export", str(out), str(tmp_path / "fits"), "--format", "fits"]) == 0

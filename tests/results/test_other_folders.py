@@ -1,4 +1,4 @@
-"""A folder that was resumed from others notes them: what reads it reads them too, or says where they were."""
+"""A folder resumed from others notes them: readers read them too, or say where they were."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def home(resumed: Path, tmp_path: Path) -> Path:
 
 
 def noted(out: Path) -> dict[str, list[list[object]]]:
-    """What a folder notes, by the name of the folder."""
+    """Return a folder's note, by the name of each noted folder."""
     note = out / NOTE
     entries = json.loads(note.read_text())["folders"] if note.exists() else []
     return {Path(entry["path"]).name: entry["items"] for entry in entries}
@@ -176,7 +176,7 @@ def test_chains_are_followed_and_may_be_circles(
     assert noted(three) == {"one": items(23), "two": items(17)}
     moved = (home / "one").rename(tmp_path / "moved")
     assert gpucal.open_results(three).ids == [(17, 0)]
-    # Who is told the new place tells the others.
+    # A folder that was told the new path passes it on.
     assert again(source, home / "two", resume_from=[moved]).skipped == 4
     assert gpucal.open_results(three).ids == BOTH
     caplog.clear()
@@ -205,7 +205,7 @@ def test_a_later_run_without_it_makes_what_is_asked_for_and_keeps_the_rest(
     assert again(source, two, planets=[17]).skipped == 2
     (message,) = caplog.messages
     assert message.startswith(f"{two}: 1 of its observations is elsewhere (planet 23 visit 0), in ")
-    assert message.endswith("; what is asked for of them is made again")
+    assert message.endswith("; this run calibrates those it needs again")
     assert noted(two) == {"one": items(23)}
     (tmp_path / "aside").rename(home / "one")
     assert gpucal.open_results(two).ids == BOTH

@@ -1,4 +1,4 @@
-"""The results folder: the contract's files, resuming, failures that cost nothing else, and reading it back."""
+"""The results folder: its files, resuming, failures that cost one item each, and reading it."""
 
 from __future__ import annotations
 

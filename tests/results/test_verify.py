@@ -1,4 +1,4 @@
-"""A results folder read again: every kind of damage is found, and nothing else."""
+"""`verify` finds every kind of damage, and reports nothing else."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ AIRS = "23/0/AIRS-CH0"
 DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "a flipped bit in the values": (f"{AIRS}.signal.npy", lambda p: flip(p, 5000), "holds other values"),
     "a flipped bit at the end": (f"{AIRS}.dq.npy", lambda p: flip(p, -1), "holds other values"),
-    "a flipped bit in the magic": (f"{AIRS}.variance.npy", lambda p: flip(p, 1), "is no NumPy file"),
+    "a flipped bit in the magic": (f"{AIRS}.variance.npy", lambda p: flip(p, 1), "is not a NumPy file"),
     "axes turned round": (
         f"{AIRS}.signal.npy",
         lambda p: p.write_bytes(p.read_bytes().replace(b"False", b"True ", 1)),
@@ -47,8 +47,8 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "cut short": (f"{AIRS}.time.npy", lambda p: p.write_bytes(p.read_bytes()[:-1]), "bytes, its record says"),
     "lost": (f"{AIRS}.wavelength.npy", Path.unlink, "cannot be read (No such file or directory)"),
     "a folder in its place": (f"{AIRS}.dq.npy", lambda p: (p.unlink(), p.mkdir()), "bytes, its record says"),
-    "no record": (f"{AIRS}.json", lambda p: p.write_text("{"), "is no commit record"),
-    "the record of another": (f"{AIRS}.json", lambda p: change(p, planet=17), "is no commit record"),
+    "no record": (f"{AIRS}.json", lambda p: p.write_text("{"), "is not a commit record"),
+    "the record of another": (f"{AIRS}.json", lambda p: change(p, planet=17), "is not a commit record"),
     "another sum": (
         f"{AIRS}.json",
         lambda p: p.write_text(p.read_text().replace('"sha256": "', '"sha256": "0', 1)),
@@ -59,7 +59,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "an index of other times": (
         "manifest.parquet",
         lambda p: pq.write_table(pq.read_table(p).slice(1), p),
-        "is not the index of the records",
+        "does not agree with the records",
     ),
     "no index": ("manifest.parquet", Path.unlink, "is missing"),
     "an index of no text": (
@@ -118,11 +118,11 @@ CURVE_DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "a longer stack": (
         "light-curves.npy",
         lambda p: np.save(p, np.load(p)[[0, 1, 1]]),
-        "other numbers of observations",
+        "another number of observations",
     ),
-    "a shorter stack": ("light-curves.npy", lambda p: np.save(p, np.load(p)[:1]), "other numbers of observations"),
+    "a shorter stack": ("light-curves.npy", lambda p: np.save(p, np.load(p)[:1]), "another number of observations"),
     "a stack that is cut": ("light-curves.npy", lambda p: p.write_bytes(p.read_bytes()[:-8]), "cannot be read"),
-    "a planet of the list": ("light-curves.ids.npy", lambda p: flip(p, -9), "lists another than planet 23 visit 0"),
+    "a planet of the list": ("light-curves.ids.npy", lambda p: flip(p, -9), "does not list planet 23 visit 0"),
     "a table lost": ("light-curves.parquet", Path.unlink, "cannot be read"),
 }
 
@@ -145,7 +145,7 @@ def test_the_command_line(out: Path, capsys: pytest.CaptureFixture[str], tmp_pat
     assert main(["verify", str(out)]) == 1
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith(f"{out / AIRS}.signal.npy: ")
-    assert said[1] == f"{out}: 1 mismatch; remove what is there of it and run `gpucal calibrate` again"
+    assert said[1] == f"{out}: 1 mismatch; remove the files that do not match and run `gpucal calibrate` again"
     assert main(["report", str(out)]) == 0
     assert capsys.readouterr().out == f"{out}: 2 observations complete, 0 items failed\n"
     assert main(["verify", str(tmp_path)]) == 2

@@ -235,8 +235,8 @@ def test_an_interrupt_leaves_the_workers_idle(real: Processes, many: Path, tmp_p
     assert 3 <= done < 2 * len(PLANETS)
     left = 2 * len(PLANETS) - done
     assert logged.splitlines() == [
-        f"gpucal: interrupted: {done} done, 0 already there, 0 failed, {left} left; what is finished is kept, "
-        "run it again to go on",
+        f"gpucal: interrupted: {done} done, 0 already there, 0 failed, {left} left; finished items are kept, "
+        "run it again to continue",
         "gpucal: ended by SIGINT",
     ]
     until(lambda: not any(real.client.processing().values()))

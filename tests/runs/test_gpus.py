@@ -1,4 +1,4 @@
-"""Several GPUs: a process for each, nothing of CUDA in the parent; the devices are stand-ins."""
+"""Several GPUs: a process for each, no CUDA call in the parent; the devices are stand-ins."""
 
 from __future__ import annotations
 
@@ -227,8 +227,8 @@ def test_a_signal_from_the_terminal_ends_every_process_in_order(
     done = items_done(out)
     assert 3 <= done < ITEMS
     assert logged.splitlines() == [
-        f"gpucal: interrupted: {done} done, 0 already there, 0 failed, {ITEMS - done} left; what is finished is kept, "
-        "run it again to go on",
+        f"gpucal: interrupted: {done} done, 0 already there, 0 failed, {ITEMS - done} left; finished items are kept, "
+        "run it again to continue",
         f"gpucal: ended by {number.name}",
     ]
     summary = json.loads(said)
@@ -238,7 +238,7 @@ def test_a_signal_from_the_terminal_ends_every_process_in_order(
 
 
 def running(out: Path) -> list[str]:
-    """Processes of `STUBBORN` that are there still, and not as zombies."""
+    """Return the processes of `STUBBORN` that still run and are not zombies."""
     there = []
     for file in out.glob("*.pid"):
         with suppress(OSError):  # of one that has ended, at any moment

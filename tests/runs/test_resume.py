@@ -1,4 +1,4 @@
-"""Runs that are gone on with: changed settings, other folders, time limits, parts, and writes that fail."""
+"""Resuming a run: changed settings, other folders, time limits, shards, and writes that fail."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gpucal.results.verify import verify
 
 
 def test_what_is_not_ours_stays(source: Path, tmp_path: Path) -> None:
-    """A results folder may be one that people work in."""
+    """A results folder may hold other files too."""
     files = (
         "models/fold0/net.weights.npy",
         "models/fold0/.cache.x.tmp",
@@ -68,7 +68,7 @@ def test_overwriting_makes_everything_again(source: Path, out: Path) -> None:
 
 
 def test_overwriting_with_other_settings_is_gone_on_with(source: Path, out: Path) -> None:
-    """As after an interrupt: nothing that is made with the new settings is made twice."""
+    """After an interrupt, items made with the new settings are not made again."""
     other = CONFIG.replace(dark=False)
     assert again(source, out, other, overwrite=True, planets=[17]).done == 2
     summary = again(source, out, other)
@@ -181,7 +181,7 @@ def test_what_reads_a_folder_reads_those_it_was_gone_on_from(
 def test_an_item_with_an_error_noted_in_another_folder_is_not_done(
     source: Path, finished: Path, tmp_path: Path
 ) -> None:
-    """That folder is not written to, and `open_results` would count the item as failed for ever."""
+    """The other folder is not written to, so `open_results` would count the item as failed for ever."""
     earlier, out = shutil.copytree(finished, tmp_path / "earlier"), tmp_path / "out"
     record = earlier / "17" / "0" / "FGS1.json"
     record.write_text(json.dumps(json.loads(record.read_text()) | {"error": "vanished"}))
@@ -207,7 +207,7 @@ def test_an_error_in_the_later_folder_counts_until_the_item_is_found_done(
 def test_of_several_folders_the_first_that_knows_an_item_decides(
     source: Path, finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As `open_results` reads them."""
+    """The order is the one of `open_results`."""
     middle, out = tmp_path / "middle", tmp_path / "out"
     with broken(source / "train" / "17" / "FGS1_signal.parquet"):
         assert len(again(source, middle, resume_from=[finished]).failed) == 1
@@ -280,22 +280,22 @@ def test_nothing_to_resume_from_is_said_before_anything_is_written(source: Path,
 
 
 def test_what_is_passed_over_does_not_count_as_slow(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three items take a second each to be passed over, and the last is made: in time, as it takes none."""
-    clock, plain = [0.0], gpucal.runs.job._Work._take
+    """Three items take a second each to be skipped; the last takes no time, and is made before the limit."""
+    clock, plain = [0.0], gpucal.runs.job._Work._record
     shutil.rmtree(out / "23" / "0")
 
     def take(work: object, outcome: object) -> None:
         clock[0] += outcome.result is None
         plain(work, outcome)
 
-    monkeypatch.setattr(gpucal.runs.job._Work, "_take", take)
+    monkeypatch.setattr(gpucal.runs.job._Work, "_record", take)
     monkeypatch.setattr(gpucal.runs.job.time, "monotonic", lambda: clock[0])
     summary = again(source, out, time_limit=2.5)
     assert (summary.done, summary.skipped, summary.left) == (2, 2, 0)
 
 
 def test_time_limit_before_failures_on_the_command_line(source: Path, tmp_path: Path) -> None:
-    """Who goes on while the exit code is 3 is not stopped by an item that fails."""
+    """The exit code stays 3 while items are left, even if one fails, so that a loop continues."""
     late = ["calibrate", str(source), str(tmp_path), "--bin=AIRS-CH0=5000", "--bin=FGS1=16"]
     assert main(late) == 1
     assert main([*late, "--time-limit", "0.000001s"]) == 3
@@ -307,7 +307,7 @@ def test_a_time_limit_leaves_the_rest(source: Path, tmp_path: Path, caplog: pyte
     assert (summary.done, summary.left, summary.stopped) == (0, 4, "time limit")
     (line,) = caplog.messages
     assert line.startswith("time limit: 0 done, 0 already there, 0 failed, 4 left; ")
-    assert line.endswith("run it again to go on")
+    assert line.endswith("run it again to continue")
     summary = again(source, out, time_limit=3600)
     assert (summary.done, summary.left, summary.stopped) == (4, 0, "")
 
@@ -315,8 +315,8 @@ def test_a_time_limit_leaves_the_rest(source: Path, tmp_path: Path, caplog: pyte
 def test_nothing_is_begun_that_would_end_too_late(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Items of a second each, and five seconds: those in flight are waited for, and the limit is kept."""
-    clock, plain = [0.0], gpucal.runs.job._Work._take
+    """Items take a second each, the limit is five: the run waits for items in progress and keeps the limit."""
+    clock, plain = [0.0], gpucal.runs.job._Work._record
 
     def take(work: object, outcome: object) -> None:
         clock[0] += 1.0
@@ -331,7 +331,7 @@ def test_nothing_is_begun_that_would_end_too_late(
     (many / "train_adc_info.csv").write_text(
         "\n".join(table + [line.replace("17,", f"{planet},", 1) for line in rows for planet in range(30, 40)]) + "\n"
     )
-    monkeypatch.setattr(gpucal.runs.job._Work, "_take", take)
+    monkeypatch.setattr(gpucal.runs.job._Work, "_record", take)
     monkeypatch.setattr(gpucal.runs.job.time, "monotonic", lambda: clock[0])
     summary = again(many, tmp_path / "out", time_limit=9.5)
     assert summary.stopped == "time limit"
@@ -388,7 +388,7 @@ def test_the_command_line_says_how_to_go_on(
     late = ["calibrate", str(source), str(tmp_path / "out"), *bins, "--time-limit", "0.000001s", "--json"]
     assert main(late) == 3
     captured = capsys.readouterr()
-    assert captured.err.startswith("gpucal: time limit: 0 done, 0 already there, 0 failed, 4 left; what is finished")
+    assert captured.err.startswith("gpucal: time limit: 0 done, 0 already there, 0 failed, 4 left; finished items")
     figures = json.loads(captured.out)
     assert (figures["left"], figures["stopped"], figures["planets_per_hour"]) == (4, "time limit", 0)
     assert main(["calibrate", str(source), str(tmp_path / "out"), *bins, "--shard", "1/2"]) == 0

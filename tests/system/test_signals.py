@@ -28,7 +28,7 @@ ITEMS = 2 * len(PLANETS)
 
 SAID = re.compile(
     r"gpucal: interrupted: (\d+) done, (\d+) already there, 0 failed(?:, (\d+) left)?; "
-    r"what is finished is kept, run it again to go on"
+    r"finished items are kept, run it again to continue"
 )
 
 

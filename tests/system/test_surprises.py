@@ -156,7 +156,7 @@ def test_an_interrupt_stays_one_whatever_warnings_are(
 
 def test_light_curves_that_cannot_be_stacked_are_told(source: Path, tmp_path: Path) -> None:
     """Nothing failed, but a file that was asked for is not there."""
-    with pytest.warns(RunWarning, match="no light curves of all together: .*AIRS-CH0 have") as caught:
+    with pytest.warns(RunWarning, match="light-curves.parquet were not written: .*AIRS-CH0 have") as caught:
         summary = gpucal.run(
             gpucal.open_dataset(source),
             tmp_path / "out",
