@@ -23,7 +23,7 @@ WRONG = 2
 
 _BACKENDS = ("auto", *PREFERENCE)
 
-_TOO = "the new place of folders that OUT was resumed from; those that were not moved are read anyway"
+_TOO = "new path of a folder that OUT was resumed from, if it was moved"
 
 # Messages of argparse, and their rewording.
 _REWORDED = (
@@ -136,15 +136,18 @@ def _with_negatives(words: Sequence[str], parser: _Parser) -> list[str]:
 def _parsers() -> tuple[_Parser, Mapping[str, _Parser]]:
     """Make the parser of the command line, and list the parsers of its verbs."""
     about = "Calibrate Ariel Data Challenge observations."
-    made = _Parser(prog="gpucal", description=about, epilog="`gpucal help VERB` explains one of them.")
+    made = _Parser(prog="gpucal", description=about, epilog="`gpucal help VERB` explains a verb.")
     made.add_argument("-V", "--version", action="version", version=f"gpucal {__version__}")
     verbs = made.add_subparsers(metavar="VERB", required=True)
 
     verb = _verb(verbs, "calibrate", "calibrate a competition folder")
     verb.add_argument("dataset", metavar="DATASET", type=Path, help="competition folder, of 2024 or 2025")
-    verb.add_argument("out", metavar="OUT", type=Path, help="results folder; what is finished in it is kept")
+    verb.add_argument("out", metavar="OUT", type=Path, help="results folder; finished items in it are kept")
     verb.add_argument(
-        "--split", type=one_of(["train", "test"]), choices=["train", "test"], help="only this part of the data set"
+        "--split",
+        type=one_of(["train", "test"]),
+        choices=["train", "test"],
+        help="calibrate only this part of the data set",
     )
     verb.add_argument(
         "--planet",
@@ -152,26 +155,26 @@ def _parsers() -> tuple[_Parser, Mapping[str, _Parser]]:
         action=_Planets,
         type=planets,
         metavar="ID",
-        help="only these planets; after DATASET and OUT, and as often as you like",
+        help="calibrate only these planets; write it after DATASET and OUT, once or more often",
     )
     verb.add_argument(
         "--backend",
         type=one_of(_BACKENDS),
         choices=_BACKENDS,
-        help="what computes; by default GPUCAL_BACKEND, else the fastest that can run here",
+        help="backend that computes; by default GPUCAL_BACKEND, else the fastest that can run here",
     )
     verb.add_argument(
         "--dtype",
         type=one_of(["float64", "float32"]),
         choices=["float64", "float32"],
-        help="of the stored signal; float32 by default",
+        help="type of the stored signal; float32 by default",
     )
     add_settings(verb)
     verb.add_argument(
         "--product",
         type=one_of(PRODUCTS),
         choices=PRODUCTS,
-        help="store cubes, by default, or light curves with errors and nothing else",
+        help="store cubes (the default), or only light curves with errors",
     )
     verb.add_argument(
         "--variance", action=argparse.BooleanOptionalAction, help="store the variance of cubes too; not by default"
@@ -189,14 +192,19 @@ def _parsers() -> tuple[_Parser, Mapping[str, _Parser]]:
         help="peak memory to stay below, such as 900MB or 2GB (--dask: of each worker)",
     )
     verb.add_argument(
-        "--overwrite", action="store_true", help="make finished items again, also where they have other settings"
+        "--overwrite", action="store_true", help="calibrate finished items again, also if their settings differ"
     )
-    verb.add_argument("--add", action="store_true", help="add to OUT what is of another data set than its results")
+    verb.add_argument("--add", action="store_true", help="let OUT hold results of more than one data set")
     _add_resume_from(verb, "other results folders, whose items count as done; read only")
     verb.add_argument(
-        "--time-limit", type=duration, metavar="TIME", help="begin nothing that would end later, such as 8.5h or 90m"
+        "--time-limit",
+        type=duration,
+        metavar="TIME",
+        help="time for the whole run, such as 8.5h or 90m; items that would end later are not begun",
     )
-    verb.add_argument("--shard", type=part, metavar="I/N", help="only the I-th of N parts of the planets, from 1/N")
+    verb.add_argument(
+        "--shard", type=part, metavar="I/N", help="calibrate only the I-th of N parts of the planets, from 1/N"
+    )
     verb.add_argument(
         "--strict", action="store_true", help="check footers, value counts and page checksums of input files too"
     )
@@ -209,11 +217,11 @@ def _parsers() -> tuple[_Parser, Mapping[str, _Parser]]:
     )
     verb.add_argument("--json", action="store_true", help="print the summary as JSON")
 
-    verb = _verb(verbs, "verify", "read a results folder again; exit 1 if anything is not as recorded")
+    verb = _verb(verbs, "verify", "compare a results folder with its records; exit 1 if anything differs")
     verb.add_argument("out", metavar="OUT", type=Path, help="results folder")
     _add_all(verb)
 
-    verb = _verb(verbs, "report", "what a results folder holds, and what failed")
+    verb = _verb(verbs, "report", "show what is complete in a results folder, and what failed")
     verb.add_argument("out", metavar="OUT", type=Path, help="results folder")
     _add_all(verb)
     _add_resume_from(verb, _TOO)
@@ -226,32 +234,34 @@ def _parsers() -> tuple[_Parser, Mapping[str, _Parser]]:
         type=one_of(["2024", "2025"]),
         choices=["2024", "2025"],
         default="2024",
-        help="whose layout; 2024 by default",
+        help="year of the layout; 2024 by default",
     )
-    verb.add_argument("--planets", type=whole, default=1, metavar="N", help="how many; 1 by default")
+    verb.add_argument("--planets", type=whole, default=1, metavar="N", help="number of planets; 1 by default")
     verb.add_argument(
         "--frames", type=whole, metavar="N", help="AIRS-CH0 frames, 11250 by default; FGS1 has 12 times as many"
     )
-    verb.add_argument("--seed", type=whole, default=0, help="of every draw; 0 by default")
+    verb.add_argument("--seed", type=whole, default=0, help="seed of every draw; 0 by default")
     verb.add_argument("--calibration", type=Path, metavar="DIR", help="real calibration frames to use")
 
-    verb = _verb(verbs, "demo", "synth, calibrate, compare with the truth, draw")
+    verb = _verb(verbs, "demo", "make a synthetic planet, calibrate it, compare it with its truth, draw it")
     verb.add_argument(
         "out", metavar="OUT", type=Path, nargs="?", default=Path("gpucal-demo"), help="folder; by default gpucal-demo"
     )
     verb.add_argument("--frames", type=whole, metavar="N", help="AIRS-CH0 frames, 11250 by default")
 
-    verb = _verb(verbs, "info", "versions, backends, and what a folder holds")
+    verb = _verb(verbs, "info", "show versions, backends, and what a folder holds")
     verb.add_argument("dataset", metavar="DATASET", type=Path, nargs="?", help="competition folder to list")
 
-    verb = _verb(verbs, "selftest", "whether every backend computes what NumPy does; exit 1 if one does not")
+    verb = _verb(verbs, "selftest", "check that every backend agrees with NumPy; exit 1 if one does not")
     verb.add_argument("--json", action="store_true", help="print the reports as JSON")
 
-    verb = _verb(verbs, "bench", "how long a folder will take on this machine")
+    verb = _verb(verbs, "bench", "predict how long a folder will take on this machine")
     verb.add_argument(
         "dataset", metavar="DATASET", type=Path, nargs="?", help="competition folder; by default synthetic data"
     )
-    verb.add_argument("--backend", type=one_of(_BACKENDS), choices=_BACKENDS, help="what computes; as for calibrate")
+    verb.add_argument(
+        "--backend", type=one_of(_BACKENDS), choices=_BACKENDS, help="backend that computes; as for calibrate"
+    )
     verb.add_argument("--workers", type=whole, metavar="N", help="threads that decode and bin; as for calibrate")
     verb.add_argument("--json", action="store_true", help="print the figures as JSON")
 
@@ -265,8 +275,8 @@ def _parsers() -> tuple[_Parser, Mapping[str, _Parser]]:
 
     verb = _verb(verbs, "plot", "draw a calibrated planet's light curves")
     verb.add_argument("out", metavar="OUT", type=Path, help="results folder; the picture goes there too")
-    verb.add_argument("planet", metavar="PLANET", type=planet, help="its id")
-    verb.add_argument("--visit", type=whole, default=0, metavar="N", help="which observation of it; 0 by default")
+    verb.add_argument("planet", metavar="PLANET", type=planet, help="the planet's id")
+    verb.add_argument("--visit", type=whole, default=0, metavar="N", help="number of the observation; 0 by default")
     _add_resume_from(verb, _TOO)
     return made, verbs.choices
 
@@ -279,7 +289,7 @@ def _verb(verbs: argparse._SubParsersAction[_Parser], name: str, effect: str) ->
 
 
 def _add_all(verb: _Parser) -> None:
-    verb.add_argument("--all", action="store_true", help="every line, also of a kind that has many")
+    verb.add_argument("--all", action="store_true", help="show every line, even if many are alike")
 
 
 def _add_resume_from(verb: _Parser, effect: str) -> None:

@@ -281,8 +281,9 @@ class Dataset:
         if isinstance(key, Observation):
             return key in self._observations.values()
         try:
+            hash(key)  # which an array cannot be, though one of a single value equals an id
             return key in self._observations if isinstance(key, tuple) else bool(self.visits(cast("int", key)))
-        except (TypeError, ValueError):  # it cannot be hashed, or compared with an id
+        except (TypeError, ValueError):
             return False
 
     def __len__(self) -> int:

@@ -104,7 +104,7 @@ class Summary:
     def counts(self) -> str:
         """The numbers of items done, finished before, failed and left."""
         left = f", {self.left} left" if self.left else ""
-        return f"{self.done} done, {self.skipped} already there, {len(self.failed)} failed{left}"
+        return f"{self.done} done, {self.skipped} finished before, {len(self.failed)} failed{left}"
 
     def trouble(self, out: Path) -> str:
         """Describe in one line the items and files that are missing in a results folder, and the first cause.

@@ -149,7 +149,7 @@ def test_bad_input_costs_its_item_and_says_why_in_one_line(
     assert line.startswith(f"gpucal: planet 17 visit 0 {detector}: {raw / file}: ")
     assert words in line
     assert re.search(r"; \w[^;]+$", line)
-    assert captured.out.startswith("1 done, 2 already there, 1 failed in ")
+    assert captured.out.startswith("1 done, 2 finished before, 1 failed in ")
     assert captured.out.endswith(f". Results: {out}. Next: gpucal report {out}\n")
     results = gpucal.open_results(out)
     assert results.ids == [(23, 0)]
@@ -182,7 +182,7 @@ def test_axis_info_without_a_column_costs_that_detector(
     lines = lines_of(captured.err)
     assert len(lines) == 2
     assert all(f"axis_info.parquet: has no column '{column}'; " in line for line in lines)
-    assert captured.out.startswith("2 done, 0 already there, 2 failed")
+    assert captured.out.startswith("2 done, 0 finished before, 2 failed")
     assert captured.out.endswith(f"). Results: {tmp_path / 'out'}. Next: gpucal report {tmp_path / 'out'}\n")
 
 
@@ -310,7 +310,8 @@ def test_flags_beat_toml_beats_preset(new: Made, tmp_path: Path, capfd: pytest.C
     assert main(arguments) == 0
     summary = json.loads(capfd.readouterr().out)
     assert (summary["done"], summary["skipped"], summary["failed"]) == (4, 0, {})
-    expected = Calibration(dark=False, flat=False, bins={"FGS1": 16, "AIRS-CH0": 7}, bad_pixels="nan")
+    changed = {"dark": False, "flat": False, "bins": {"FGS1": 16, "AIRS-CH0": 7}, "bad_pixels": "nan"}
+    expected = Calibration.preset("ariel2024").replace(**changed)
     assert Calibration.from_toml(tmp_path / "out" / "config.toml") == expected
     assert np.load(tmp_path / "out" / "5" / "1" / "AIRS-CH0.signal.npy").dtype == np.float64
     assert main([*arguments, "--preset", "ariel2024-update", "--overwrite"]) == 0
@@ -322,7 +323,7 @@ def test_flags_beat_toml_beats_preset(new: Made, tmp_path: Path, capfd: pytest.C
 def test_every_step_has_a_switch(step: str, old: Made, tmp_path: Path) -> None:
     out, flags = tmp_path / "out", [] if step == "binning" else FLAGS
     assert main(["calibrate", str(old[0]), str(out), "--planet", "17", f"--no-{step}", *flags]) == 0
-    settings = Calibration(bins=BINS if flags else {}).replace(**{step: False})
+    settings = Calibration(bins=BINS if flags else {}, integration="notebook").replace(**{step: False})
     assert Calibration.from_toml(out / "config.toml") == settings
     cal = gpucal.calibrate(gpucal.open_dataset(old[0])[17], "FGS1", settings, dtype="float32")
     np.testing.assert_array_equal(np.load(out / "17" / "0" / "FGS1.signal.npy"), cal.signal)

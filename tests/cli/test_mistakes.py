@@ -289,7 +289,7 @@ def test_equal_failures_are_a_line_and_the_log_has_all(
     firsts = [next(line for line in shown if f"planet 100 visit 0 {name}" in line) for name in BINS]
     said = f"gpucal: 30 lines of this kind, all of them in {out}/gpucal.log; the first: "
     assert {one, other} == {said + first.removeprefix("gpucal: ") for first in firsts}
-    assert captured.out.startswith("0 done, 0 already there, 60 failed")
+    assert captured.out.startswith("0 done, 0 finished before, 60 failed")
     log = (out / "gpucal.log").read_text()
     assert all(log.count(f"planet {planet} visit 0 ") == 2 for planet in range(100, 130))
 

@@ -235,7 +235,7 @@ def test_an_interrupt_leaves_the_workers_idle(real: Processes, many: Path, tmp_p
     assert 3 <= done < 2 * len(PLANETS)
     left = 2 * len(PLANETS) - done
     assert logged.splitlines() == [
-        f"gpucal: interrupted: {done} done, 0 already there, 0 failed, {left} left; finished items are kept, "
+        f"gpucal: interrupted: {done} done, 0 finished before, 0 failed, {left} left; finished items are kept, "
         "run it again to continue",
         "gpucal: ended by SIGINT",
     ]

@@ -164,7 +164,7 @@ def test_one_item_fails_and_no_other(
     bins = [f"--bin={name}={pairs}" for name, pairs in BINS.items()]
     assert main(["calibrate", str(raw), str(tmp_path / "out"), *bins]) == 1
     captured = capfd.readouterr()
-    assert "7 done, 0 already there, 1 failed" in captured.out
+    assert "7 done, 0 finished before, 1 failed" in captured.out
     assert captured.err.count("planet 6 visit 1 FGS1: ") == 1
 
 
@@ -227,7 +227,7 @@ def test_a_signal_from_the_terminal_ends_every_process_in_order(
     done = items_done(out)
     assert 3 <= done < ITEMS
     assert logged.splitlines() == [
-        f"gpucal: interrupted: {done} done, 0 already there, 0 failed, {ITEMS - done} left; finished items are kept, "
+        f"gpucal: interrupted: {done} done, 0 finished before, 0 failed, {ITEMS - done} left; finished items are kept, "
         "run it again to continue",
         f"gpucal: ended by {number.name}",
     ]

@@ -27,7 +27,7 @@ PLANETS = range(1, 13)
 ITEMS = 2 * len(PLANETS)
 
 SAID = re.compile(
-    r"gpucal: interrupted: (\d+) done, (\d+) already there, 0 failed(?:, (\d+) left)?; "
+    r"gpucal: interrupted: (\d+) done, (\d+) finished before, 0 failed(?:, (\d+) left)?; "
     r"finished items are kept, run it again to continue"
 )
 

@@ -80,7 +80,7 @@ def test_a_full_disk_ends_the_run_early_and_more_room_lets_it_go_on(disk: Disk, 
     assert summary["stopped"] == f"{disk.out}: nothing more can be written; {missing}"
     assert ended.lines[0].endswith("cannot be written (No space left on device); free space or choose another folder")
     assert all(line.startswith("gpucal: ") for line in ended.lines)
-    assert ended.lines[-1].startswith(f"gpucal: {summary['stopped']}: {summary['done']} done, 0 already there, ")
+    assert ended.lines[-1].startswith(f"gpucal: {summary['stopped']}: {summary['done']} done, 0 finished before, ")
     assert ended.lines[-1].endswith("finished items are kept, run it again to continue")
     assert many.wrong(disk.seen, begun=True) == []
     assert many.litter(disk.seen) == []

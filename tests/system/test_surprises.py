@@ -133,7 +133,7 @@ def test_a_run_that_is_stopped_says_so(source: Path, tmp_path: Path, how: dict[s
     with pytest.warns(RunWarning) as caught:
         gpucal.run(dataset, out, Calibration(bins=BINS), **how)
     (line,) = said(caught)
-    assert line.startswith(f"{out}: {why}; 0 done, 0 already there, 0 failed, 4 left; ")
+    assert line.startswith(f"{out}: {why}; 0 done, 0 finished before, 0 failed, 4 left; ")
     with pytest.raises(RunFailed, match=why):
         gpucal.run(dataset, out, Calibration(bins=BINS), raise_on_failure=True, **how)
 

@@ -83,7 +83,7 @@ def assert_same_order_or_not(signal: np.ndarray, expected: Reference, flat_order
 def test_every_variant_is_the_reference_s(name: str, detector: str, old: Made) -> None:
     folder, made = old
     variant, observed = VARIANTS[name], made[17, 0][detector]
-    config = Calibration(**{"bins": BINS} | dict(variant.settings))
+    config = Calibration(**{"bins": BINS, "integration": "notebook"} | dict(variant.settings))
     cal = gpucal.calibrate(gpucal.open_dataset(folder)[17], detector, config)
     detector_used = config.cropped(observed.detector)
     expected = replace(observed, detector=detector_used).reference(config, variant.pairs[detector])
@@ -177,7 +177,7 @@ def test_the_clip_is_astropy_s(wrong: str, sigma: float) -> None:
     ids=lambda value: str(sorted(value) if isinstance(value, set) else value),  # the same in every process
 )
 def test_provenance_says_what_was_done(change: dict[str, Any], skipped: set[str], order: str, old: Made) -> None:
-    config = Calibration(**{"bins": BINS} | change)
+    config = Calibration(**{"bins": BINS, "integration": "notebook"} | change)
     cal = gpucal.calibrate(gpucal.open_dataset(old[0])[17], "AIRS-CH0", config)
     steps = cal.provenance["steps"]
     assert cal.plan is not None
