@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from emulator import standin
+from emulator import cpp, standin
 from hostile import ADCS, AIRS, FGS1, Observation, observe, write
 from launch import require_compiler
 
@@ -20,9 +21,27 @@ from gpucal import Calibration, Summary
 from gpucal.results.records import records
 
 
-def pytest_configure() -> None:
-    """Take interrupts, also where a shell's & has them ignored: processes that tests send some to inherit this."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Take interrupts, also where a shell's & has them ignored: processes that tests send some to inherit this.
+
+    What the emulator builds is built once for all processes of a session: pytest's own and those that tests start.
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if cpp.KEPT not in os.environ:
+        os.environ[cpp.KEPT] = tempfile.mkdtemp(prefix="gpucal-builds-")
+        config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(cpp.KEPT)))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Run folders of tests in two processes, where no -n says another number; starting them costs a single file more.
+
+    One process takes over half of what the other has left, so that neither waits long and few fixtures are made twice.
+    """
+    single = all(Path(name.partition("::")[0]).is_file() for name in config.args)
+    alone = single or config.option.usepdb or hasattr(config, "workerinput") or len(os.sched_getaffinity(0)) < 2
+    if not alone and config.getoption("numprocesses", 0) is None:
+        config.option.numprocesses, config.option.dist = 2, "worksteal"
 
 
 BINS = {"AIRS-CH0": 7, "FGS1": 16}

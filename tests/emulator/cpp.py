@@ -38,6 +38,9 @@ MOST = {
 
 Shape = Sequence[int]
 
+KEPT = "GPUCAL_TEST_BUILDS"
+"""The environment variable that names a folder for what several processes would build alike."""
+
 
 def on_device(values: np.ndarray) -> np.ndarray:
     """Copy an array to where the device's allocator would have put it: on a boundary of 256 bytes."""
@@ -73,17 +76,61 @@ def compiler() -> str | None:
     return shutil.which(os.environ.get("CXX", "g++"))
 
 
-def _build(source: str, kernel: str, folder: Path, flags: Sequence[str]) -> Path:
-    """Compile ``source``, CUDA or translated PTX, and return what was built."""
+def _build(source: str, kernel: str, folder: Path, flags: Sequence[str], *, many: bool = True) -> Path:
+    """Compile ``source``, CUDA or translated PTX, or copy what a process of this session has made of it already.
+
+    launch.h is compiled beforehand for the ``many`` that have the same flags.
+    """
     # A name of its own: a library of a path that is loaded already would not be loaded again.
-    digest = hashlib.sha256(repr((source, flags)).encode()).hexdigest()[:12]
-    unit, built = folder / f"{kernel}-{digest}.cpp", folder / f"{kernel}-{digest}.so"
+    digest = hashlib.sha256(repr((source, kernel, flags)).encode()).hexdigest()[:12]
+    built = folder / f"{kernel}-{digest}.so"
+    kept = _kept(built.name)
+    if kept and kept.exists():
+        shutil.copy(kept, built)
+        return built
+    unit = built.with_suffix(".cpp")
     unit.write_text(f'#include "launch.h"\n{source}\nEMULATE({kernel})\n')
-    command = [str(compiler()), *FLAGS, "-I", str(HERE), *flags, "-x", "c++", str(unit), "-o", str(built)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    headers = _precompiled(flags) if many else []
+    done = _compile(*headers, "-I", str(HERE), *flags, "-x", "c++", str(unit), "-o", str(built))
     if done.returncode:
         raise KernelError(f"g++: {done.stderr}")
+    if kept:
+        _keep(built, kept)
     return built
+
+
+def _compile(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(compiler()), *FLAGS, *arguments], capture_output=True, text=True, check=False)
+
+
+def _kept(name: str) -> Path | None:
+    """Where the processes of a test session keep what they build for each other, if it has such a folder."""
+    folder = os.environ.get(KEPT)
+    return Path(folder, name) if folder else None
+
+
+def _keep(built: Path, kept: Path) -> None:
+    """Copy a file to where others may look for it: they see it whole or not at all."""
+    half = kept.with_name(f"{kept.name}.{os.getpid()}")
+    shutil.copy(built, half)
+    half.replace(kept)
+
+
+def _precompiled(flags: Sequence[str]) -> list[str]:
+    """Have launch.h compiled beforehand, once a session: it is half of what a small kernel takes."""
+    kept = _kept(hashlib.sha256(repr(flags).encode()).hexdigest()[:12])
+    if kept is None:
+        return []
+    header = kept / "launch.h.gch"
+    if not header.exists():
+        kept.mkdir(exist_ok=True)
+        half = header.with_name(f"{header.name}.{os.getpid()}")
+        # -w: "#pragma once" in what is compiled by itself is a warning, and warnings are errors here
+        done = _compile(*flags, "-w", "-x", "c++-header", str(HERE / "launch.h"), "-o", str(half))
+        if done.returncode:
+            raise KernelError(f"g++: {done.stderr}")
+        half.replace(header)
+    return ["-I", str(kept)]
 
 
 def check_arguments(kernel: str, signature: Sequence[str], arguments: Sequence[Any]) -> None:
@@ -179,7 +226,7 @@ class Sanitized:
     def __init__(self, source: str, name: str, folder: Path, *sanitizers: str) -> None:
         flags = ["-DEMULATOR_THREADS", "-DEMULATOR_MAIN", "-g", "-O1"]
         flags += [flag for sanitizer in sanitizers for flag in SANITIZERS[sanitizer]]
-        self._program = _build(source, name, folder, flags)
+        self._program = _build(source, name, folder, flags, many=False)
         self._folder = folder
         described = subprocess.run([self._program], capture_output=True, text=True, timeout=60, check=False)
         self.signature = tuple(described.stdout.split(","))

@@ -78,6 +78,7 @@ def test_rows_beyond_32_bits(built: dict[str, Kernel]) -> None:
     np.testing.assert_array_equal(out, calibrate(built["calibrate"], plan, obs.counts())[0])
 
 
+@pytest.mark.slow
 def test_a_large_grid_ends(built: dict[str, Kernel]) -> None:
     """Its warps' bins, 480 each, are more than 31 bits count; blocks are of one warp, as every one takes time."""
     obs = observe(replace(SMALL["AIRS-CH0"], shape=(1, 3), crop=(0, 3)), 40, ADCS["2024"])
@@ -127,7 +128,11 @@ def sane() -> list[tuple[Observation, Calibration]]:
     ]
 
 
-@pytest.mark.parametrize("sanitizer", ["address", "undefined", "thread"])
+SANITIZERS = ["address", *(pytest.param(name, marks=pytest.mark.slow) for name in ("undefined", "thread"))]
+"""The first with every run of the tests: each is a build of its own, and a thread for each of CUDA's."""
+
+
+@pytest.mark.parametrize("sanitizer", SANITIZERS)
 def test_sanitizers_are_silent(sanitizer: str, built: dict[str, Kernel], tmp_path: Path) -> None:
     program = Sanitized(SOURCE, "calibrate", tmp_path, sanitizer)
     for obs, config in sane():
@@ -138,7 +143,7 @@ def test_sanitizers_are_silent(sanitizer: str, built: dict[str, Kernel], tmp_pat
         np.testing.assert_array_equal(saturated, expected[1])
 
 
-@pytest.mark.parametrize("sanitizer", ["address", "undefined", "thread"])
+@pytest.mark.parametrize("sanitizer", SANITIZERS)
 def test_sanitizers_are_silent_on_horner(sanitizer: str, built: dict[str, Kernel], tmp_path: Path) -> None:
     electrons, coefficients = np.linspace(-900, 4e4, 5 * 150).reshape(5, 150), np.linspace(0, 1, 900).reshape(6, 150)
     out = horner(Sanitized(kernels.source("horner"), "horner", tmp_path, sanitizer), electrons, coefficients)
@@ -173,7 +178,11 @@ BUGS = {
 }
 
 
-@pytest.mark.parametrize("bug", BUGS)
+ALWAYS = "a bin too many"
+"""The bug that is planted with every run of the tests."""
+
+
+@pytest.mark.parametrize("bug", [pytest.param(bug, marks=() if bug == ALWAYS else pytest.mark.slow) for bug in BUGS])
 def test_sanitizers_catch_planted_bugs(bug: str, tmp_path: Path) -> None:
     require_compiler()
     right, wrong, sanitizer, message = BUGS[bug]
@@ -193,7 +202,13 @@ def test_sanitizers_catch_planted_bugs(bug: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("detector", "pairs"),
-    [("AIRS-CH0", 30), ("FGS1", 360), *((detector, pairs) for detector in DETECTORS for pairs in (1, 4, 5, 12))],
+    [
+        ("AIRS-CH0", 30),
+        *(
+            pytest.param(detector, pairs, marks=pytest.mark.slow)
+            for detector, pairs in (("FGS1", 360), *((name, few) for name in DETECTORS for few in (1, 4, 5, 12)))
+        ),
+    ],
 )
 def test_fetched_bytes_are_used(counting: Kernel, detector: str, pairs: int) -> None:
     small = replace(DETECTORS[detector], shape=(1, 2), crop=(0, 2))

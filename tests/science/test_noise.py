@@ -130,6 +130,7 @@ def test_residuals_are_standard_where_fgs1_is_bright() -> None:
     assert_standard(np.concatenate(sigma))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DETECTORS)
 def test_residuals_are_standard_at_other_bins(sky: Sky, name: str) -> None:
     for pairs in {"AIRS-CH0": (10, 90), "FGS1": (60, 180)}[name]:
@@ -140,6 +141,7 @@ def test_residuals_are_standard_at_other_bins(sky: Sky, name: str) -> None:
             assert_standard(sigma)
 
 
+@pytest.mark.slow
 def test_bins_of_one_are_where_the_formula_stops(sky: Sky) -> None:
     """The variance uses the measured charge, so it is correlated with the signal, and a charge below 0 counts as 0."""
     assert -0.03 < sky.residuals("AIRS-CH0", bins={"AIRS-CH0": 1})["faint"].mean() < -0.02

@@ -237,7 +237,7 @@ def elsewhere(what: str, seeds: range, folder: Path) -> Any:
     command = [sys.executable, str(Path(__file__)), what, str(seeds.start), str(seeds.stop), str(folder)]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "POLARS_MAX_THREADS": "2"}
     (folder / "now").write_text("before any of them")
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=90 + len(seeds))
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300 + len(seeds))
     assert done.returncode == 0, f"{done.returncode}: {(folder / 'now').read_text()}\n{done.stderr[-2000:]}"
     result = json.loads(done.stdout)
     # what allocators keep of many small tables, 166 MB at most; a page of a declared 2 GiB would be seen

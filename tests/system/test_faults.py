@@ -65,7 +65,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return many.make(tmp_path_factory.mktemp("source") / "three", range(1, 4))
 
 
-@pytest.fixture(scope="module", params=["light-curves", "cubes"])
+@pytest.fixture(scope="module", params=[pytest.param("light-curves", marks=pytest.mark.slow), "cubes"])
 def place(
     request: pytest.FixtureRequest, faulty: Runs, source: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Place:

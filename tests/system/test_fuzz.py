@@ -44,8 +44,9 @@ def check_signals(counts: Counter[str], n: int) -> None:
     assert counts == {}
 
 
-def test_signals(tmp_path: Path) -> None:
-    check_signals(rounds("signals", [range(1500), range(1500, 3000)], tmp_path), 3000)
+@pytest.mark.parametrize("n", [600, pytest.param(3000, marks=pytest.mark.slow)])
+def test_signals(tmp_path: Path, n: int) -> None:
+    check_signals(rounds("signals", [range(n // 2), range(n // 2, n)], tmp_path), n)
 
 
 @pytest.mark.slow
@@ -56,7 +57,13 @@ def test_many_signals(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "seeds", [range(900), pytest.param(range(900, 900 + 900 * TIMES), marks=pytest.mark.slow)], ids=["few", "many"]
+    "seeds",
+    [
+        range(200),
+        pytest.param(range(900), marks=pytest.mark.slow),
+        pytest.param(range(900, 900 + 900 * TIMES), marks=pytest.mark.slow),
+    ],
+    ids=["some", "few", "many"],
 )
 def test_frames_axes_and_tables(tmp_path: Path, seeds: range) -> None:
     counts = rounds("beside", [seeds], tmp_path)

@@ -168,6 +168,7 @@ def test_a_session_and_one_that_has_its_output(tmp_path: Path) -> None:
     assert list((tmp_path / "second" / "calibrated").rglob("*.npy")) == []
 
 
+@pytest.mark.slow
 def test_a_session_cut_short_and_the_next(tmp_path: Path) -> None:
     """Two visits; one planet's are in an attached output, and the other's come too late in the first session."""
     raw = tmp_path / "raw"
@@ -192,6 +193,7 @@ def test_a_session_cut_short_and_the_next(tmp_path: Path) -> None:
     check_torch(run, (4, 2, 282, 32))
 
 
+@pytest.mark.slow
 def test_a_broken_file_costs_one_item_and_is_named(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     first, second = sorted(synthesize(raw, planets=2, frames=120))
@@ -204,6 +206,7 @@ def test_a_broken_file_costs_one_item_and_is_named(tmp_path: Path) -> None:
     assert "1 items failed" in run.text("curves")
 
 
+@pytest.mark.slow
 def test_nothing_attached_and_the_split_of_a_submission(tmp_path: Path) -> None:
     run = execute(tmp_path, until="data")
     assert run.text("data").startswith("no competition among the inputs: these are synthetic data\n")
@@ -318,6 +321,7 @@ def test_the_wheel_says_what_it_needs(wheel: Path) -> None:
     assert sources
 
 
+@pytest.mark.slow
 def test_installs_without_an_index_beside_the_core_dependencies(user: Path) -> None:
     assert inside(user, "pip", "check") == "No broken requirements found.\n"
     there = {canonicalize_name(entry["name"]) for entry in json.loads(inside(user, "pip", "list", "--format=json"))}
@@ -327,6 +331,7 @@ def test_installs_without_an_index_beside_the_core_dependencies(user: Path) -> N
     assert "No matching distribution found for polars" in inside(user, "pip", "install", "polars", status=1)
 
 
+@pytest.mark.slow
 def test_works_with_the_core_dependencies_alone(user: Path, tmp_path: Path) -> None:
     said = inside(user, "gpucal", "info")
     assert re.search(r"^numba: not available: ", said, re.MULTILINE)

@@ -33,8 +33,14 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 # From nothing, again and again until all is there; and all over again what is there already.
 @pytest.mark.parametrize("product", ["cubes", "light-curves"])
-@pytest.mark.parametrize("again", [False, True], ids=["missing", "overwrite"])
-@pytest.mark.parametrize("kills", [16, pytest.param(50, marks=pytest.mark.slow)])  # 200 in all
+@pytest.mark.parametrize(
+    ("again", "kills"),
+    [
+        (False, 16),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((True, 16), (False, 50), (True, 50))),  # 200 of 50
+    ],
+    ids=["missing-16", "overwrite-16", "missing-50", "overwrite-50"],
+)
 def test_kills_lose_nothing(runs: Runs, source: Path, tmp_path: Path, product: str, again: bool, kills: int) -> None:
     chance = random.Random(f"{product} {again} {kills}")
     undisturbed, out = tmp_path / "undisturbed", tmp_path / "out"

@@ -126,7 +126,9 @@ def stopped(**how: object) -> Callable[[gpucal.Dataset, Path], gpucal.Summary]:
 
 
 @pytest.mark.parametrize(
-    ("how", "why"), [({"stop": lambda: True}, "interrupted"), ({"time_limit": 1e-9}, "time limit")], ids=str
+    ("how", "why"),
+    [({"stop": lambda: True}, "interrupted"), ({"time_limit": 1e-9}, "time limit")],
+    ids=["stop", "time_limit"],
 )
 def test_a_run_that_is_stopped_says_so(source: Path, tmp_path: Path, how: dict[str, object], why: str) -> None:
     dataset, out = gpucal.open_dataset(source), tmp_path / "out"
