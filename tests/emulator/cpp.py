@@ -86,7 +86,7 @@ def _build(source: str, kernel: str, folder: Path, flags: Sequence[str], *, many
     built = folder / f"{kernel}-{digest}.so"
     kept = _kept(built.name)
     if kept and kept.exists():
-        shutil.copy(kept, built)
+        _copy(kept, built)
         return built
     unit = built.with_suffix(".cpp")
     unit.write_text(f'#include "launch.h"\n{source}\nEMULATE({kernel})\n')
@@ -95,7 +95,7 @@ def _build(source: str, kernel: str, folder: Path, flags: Sequence[str], *, many
     if done.returncode:
         raise KernelError(f"g++: {done.stderr}")
     if kept:
-        _keep(built, kept)
+        _copy(built, kept)
     return built
 
 
@@ -109,11 +109,11 @@ def _kept(name: str) -> Path | None:
     return Path(folder, name) if folder else None
 
 
-def _keep(built: Path, kept: Path) -> None:
-    """Copy a file to where others may look for it: they see it whole or not at all."""
-    half = kept.with_name(f"{kept.name}.{os.getpid()}")
-    shutil.copy(built, half)
-    half.replace(kept)
+def _copy(there: Path, to: Path) -> None:
+    """Copy a file so that others see it whole or not at all, and a library that is loaded from there stays as it is."""
+    half = to.with_name(f"{to.name}.{os.getpid()}")
+    shutil.copy(there, half)
+    half.replace(to)
 
 
 def _precompiled(flags: Sequence[str]) -> list[str]:
