@@ -26,6 +26,9 @@ from gpucal.synthetic.competition import synthesize
 PLANETS = range(1, 13)
 ITEMS = 2 * len(PLANETS)
 
+IN_AN_ITEM = 44
+"""A system call on the results folder that is made while the first item is written."""
+
 SAID = re.compile(
     r"gpucal: interrupted: (\d+) done, (\d+) finished before, 0 failed(?:, (\d+) left)?; "
     r"finished items are kept, run it again to continue"
@@ -135,7 +138,7 @@ def test_a_signal_that_is_ignored_stays_ignored(source: Path, tmp_path: Path) ->
     out, hangs_s = tmp_path / "out", 3
     with Runs(tmp_path, many.build_faults(tmp_path)) as runs:
         for numbers, code in (((signal.SIGINT, signal.SIGTERM), 128 + signal.SIGTERM), ((signal.SIGINT,), 0)):
-            hang = (str(out), 34, hangs_s, HANG)  # in the middle, long enough to be sent them
+            hang = (str(out), IN_AN_ITEM, hangs_s, HANG)  # long enough to be sent them
             run = runs.start("calibrate", source, out, "--overwrite", *SETTINGS, fault=hang, ignore=[signal.SIGINT])
             until(lambda: any(out.glob("*/*/.*.tmp")), 30)
             for number in numbers:
@@ -193,7 +196,7 @@ def test_a_second_signal_waits_for_nothing(source: Path, tmp_path: Path, number:
     """The first waits for the item that is being written, however long the disk takes."""
     out, hangs_s = tmp_path / "out", 60
     with Runs(tmp_path, many.build_faults(tmp_path)) as runs:
-        run = runs.start("calibrate", source, out, *SETTINGS, fault=(str(out), 34, hangs_s, HANG))
+        run = runs.start("calibrate", source, out, *SETTINGS, fault=(str(out), IN_AN_ITEM, hangs_s, HANG))
         until(lambda: any(out.glob("*/*/.*.tmp")), 30)
         time.sleep(0.5)
         run.send(number)
