@@ -1,0 +1,47 @@
+"""How compiled functions are told of pages: a table of int64, one row a page, in the order of columns and rows."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from numpy.typing import NDArray
+
+__all__ = [
+    "AT",
+    "CODEC",
+    "COLUMNS",
+    "DATA",
+    "DATA_2",
+    "DICTIONARY",
+    "ENCODING",
+    "FIRST",
+    "KIND",
+    "LEVELS",
+    "PADDING",
+    "PREFIX",
+    "SIZE",
+    "SNAPPY",
+    "STORED",
+    "TO",
+    "VALUES",
+    "WANTED",
+    "ZSTD",
+    "Array",
+]
+
+Array: TypeAlias = "NDArray[Any]"
+"""An array; of what, the signature of a compiled function says."""
+
+# Where a page begins, and its bytes; its codec; how many bytes in front are stored as they are whatever that is; where
+# it is to be put, beside all the others, and how many bytes it has then; type, encoding, values; bytes of definition
+# levels in front, for the second version of data pages; whether it is the first of a column chunk.
+AT, SIZE, CODEC, PREFIX, TO, WANTED, KIND, ENCODING, VALUES, LEVELS, FIRST, COLUMNS = range(12)
+
+# Codecs of pages that are taken, as parquet.thrift numbers them.
+STORED, SNAPPY, ZSTD = 0, 1, 6
+
+# Types of pages, as parquet.thrift numbers them.
+DATA, DICTIONARY, DATA_2 = 0, 2, 3
+
+PADDING = 16
+"""Bytes that have to be there behind every page, in memory: words are loaded whole."""
