@@ -23,6 +23,7 @@ _ALSO: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "cores": ("--workers",),
         "cpu": ("numba", "--backend"),
         "cuda": ("cupy", "--backend"),
+        "device": ("--backend",),
         "double": ("float64",),
         "force": ("--overwrite",),
         "gpu": ("cupy", "--backend"),
@@ -34,6 +35,7 @@ _ALSO: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "run": ("calibrate",),
         "single": ("float32",),
         "threads": ("--workers",),
+        "timeout": ("--time-limit",),
     }
 )
 

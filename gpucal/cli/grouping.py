@@ -17,10 +17,11 @@ _PARTICULARS = (
     re.compile(r"\b(?:GPU|worker) \S+: "),
     re.compile(r"\bplanet \d+ visit \d+\b"),
     re.compile("|".join(DETECTORS)),
+    re.compile(r"(?<!\w)(?:'[^']*'|\"[^\"]*\")"),  # text of a file
     re.compile(r"^[ :]*[^:;]*/[^;]*?: "),  # the path in front, which may have spaces
     re.compile(r"\S*/\S*"),
     re.compile(r"^[ :]*[\w.-]+: "),  # a file's name by itself
-    re.compile(r"[-+]?\d[\d.,]*(?:e[-+]?\d+)?"),
+    re.compile(r"\b0x[0-9a-f]+|[-+]?(?:\d[\d.,]*(?:e[-+]?\d+)?|\b(?:nan|inf)\b)"),
 )
 
 

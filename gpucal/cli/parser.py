@@ -14,7 +14,7 @@ from gpucal.hints import did_you_mean, joined, near
 from gpucal.results.formats import FORMATS
 from gpucal.settings.options import add_settings
 from gpucal.settings.rules import PRODUCTS
-from gpucal.settings.values import duration, one_of, part, planet, planets, size, whole
+from gpucal.settings.values import duration, location, one_of, part, planet, planets, size, whole
 
 __all__ = ["WRONG", "parsed"]
 
@@ -141,8 +141,8 @@ def _parsers() -> tuple[_Parser, Mapping[str, _Parser]]:
     verbs = made.add_subparsers(metavar="VERB", required=True)
 
     verb = _verb(verbs, "calibrate", "calibrate a competition folder")
-    verb.add_argument("dataset", metavar="DATASET", type=Path, help="competition folder, of 2024 or 2025")
-    verb.add_argument("out", metavar="OUT", type=Path, help="results folder; finished items in it are kept")
+    verb.add_argument("dataset", metavar="DATASET", type=location, help="competition folder, of 2024 or 2025")
+    verb.add_argument("out", metavar="OUT", type=location, help="results folder; finished items in it are kept")
     verb.add_argument(
         "--split",
         type=one_of(["train", "test"]),
@@ -218,17 +218,17 @@ def _parsers() -> tuple[_Parser, Mapping[str, _Parser]]:
     verb.add_argument("--json", action="store_true", help="print the summary as JSON")
 
     verb = _verb(verbs, "verify", "compare a results folder with its records; exit 1 if anything differs")
-    verb.add_argument("out", metavar="OUT", type=Path, help="results folder")
+    verb.add_argument("out", metavar="OUT", type=location, help="results folder")
     _add_all(verb)
 
     verb = _verb(verbs, "report", "show what is complete in a results folder, and what failed")
-    verb.add_argument("out", metavar="OUT", type=Path, help="results folder")
+    verb.add_argument("out", metavar="OUT", type=location, help="results folder")
     _add_all(verb)
     _add_resume_from(verb, _TOO)
     verb.add_argument("--json", action="store_true", help="print it as JSON")
 
     verb = _verb(verbs, "synth", "write synthetic raw data with the truth beside it")
-    verb.add_argument("out", metavar="OUT", type=Path, help="competition folder to write")
+    verb.add_argument("out", metavar="OUT", type=location, help="competition folder to write")
     verb.add_argument(
         "--layout",
         type=one_of(["2024", "2025"]),
@@ -241,23 +241,28 @@ def _parsers() -> tuple[_Parser, Mapping[str, _Parser]]:
         "--frames", type=whole, metavar="N", help="AIRS-CH0 frames, 11250 by default; FGS1 has 12 times as many"
     )
     verb.add_argument("--seed", type=whole, default=0, help="seed of every draw; 0 by default")
-    verb.add_argument("--calibration", type=Path, metavar="DIR", help="real calibration frames to use")
+    verb.add_argument("--calibration", type=location, metavar="DIR", help="real calibration frames to use")
 
     verb = _verb(verbs, "demo", "make a synthetic planet, calibrate it, compare it with its truth, draw it")
     verb.add_argument(
-        "out", metavar="OUT", type=Path, nargs="?", default=Path("gpucal-demo"), help="folder; by default gpucal-demo"
+        "out",
+        metavar="OUT",
+        type=location,
+        nargs="?",
+        default=Path("gpucal-demo"),
+        help="folder; by default gpucal-demo",
     )
     verb.add_argument("--frames", type=whole, metavar="N", help="AIRS-CH0 frames, 11250 by default")
 
     verb = _verb(verbs, "info", "show versions, backends, and what a folder holds")
-    verb.add_argument("dataset", metavar="DATASET", type=Path, nargs="?", help="competition folder to list")
+    verb.add_argument("dataset", metavar="DATASET", type=location, nargs="?", help="competition folder to list")
 
     verb = _verb(verbs, "selftest", "check that every backend agrees with NumPy; exit 1 if one does not")
     verb.add_argument("--json", action="store_true", help="print the reports as JSON")
 
     verb = _verb(verbs, "bench", "predict how long a folder will take on this machine")
     verb.add_argument(
-        "dataset", metavar="DATASET", type=Path, nargs="?", help="competition folder; by default synthetic data"
+        "dataset", metavar="DATASET", type=location, nargs="?", help="competition folder; by default synthetic data"
     )
     verb.add_argument(
         "--backend", type=one_of(_BACKENDS), choices=_BACKENDS, help="backend that computes; as for calibrate"
@@ -266,15 +271,15 @@ def _parsers() -> tuple[_Parser, Mapping[str, _Parser]]:
     verb.add_argument("--json", action="store_true", help="print the figures as JSON")
 
     verb = _verb(verbs, "export", "write a results folder's cubes as stacks, Zarr or FITS")
-    verb.add_argument("out", metavar="OUT", type=Path, help="results folder")
-    verb.add_argument("to", metavar="TO", type=Path, help="folder to write; for zarr one that does not exist")
+    verb.add_argument("out", metavar="OUT", type=location, help="results folder")
+    verb.add_argument("to", metavar="TO", type=location, help="folder to write; for zarr one that does not exist")
     verb.add_argument(
         "--format", type=one_of(FORMATS), choices=[*FORMATS], default="npy", help="npy by default: one array a detector"
     )
     _add_resume_from(verb, _TOO)
 
     verb = _verb(verbs, "plot", "draw a calibrated planet's light curves")
-    verb.add_argument("out", metavar="OUT", type=Path, help="results folder; the picture goes there too")
+    verb.add_argument("out", metavar="OUT", type=location, help="results folder; the picture goes there too")
     verb.add_argument("planet", metavar="PLANET", type=planet, help="the planet's id")
     verb.add_argument("--visit", type=whole, default=0, metavar="N", help="number of the observation; 0 by default")
     _add_resume_from(verb, _TOO)
@@ -293,4 +298,6 @@ def _add_all(verb: _Parser) -> None:
 
 
 def _add_resume_from(verb: _Parser, effect: str) -> None:
-    verb.add_argument("--resume-from", nargs="+", action="extend", default=[], type=Path, metavar="DIR", help=effect)
+    verb.add_argument(
+        "--resume-from", nargs="+", action="extend", default=[], type=location, metavar="DIR", help=effect
+    )

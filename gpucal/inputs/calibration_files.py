@@ -185,7 +185,8 @@ def read_frames(raw: Mapping[str, bytes], folder: Path, detector: Detector) -> C
         If a file is not Parquet, or its shape, type or values are not possible.
     """
     cut = slice(*detector.crop)
-    whole = {name: _parse(raw[name], folder / f"{name}.parquet", frame, detector) for name, frame in _FRAMES.items()}
+    parsed = {name: _parse(raw[name], folder / f"{name}.parquet", frame, detector) for name, frame in _FRAMES.items()}
+    whole = {name: values for name, (values, _) in parsed.items()}
     frames = {name: np.ascontiguousarray(values[:, :, cut]) for name, values in whole.items()}
     for name, values in frames.items():
         frame = _FRAMES[name]
@@ -201,16 +202,21 @@ def read_frames(raw: Mapping[str, bytes], folder: Path, detector: Detector) -> C
         linear_corr=frames["linear_corr"],
         read=frames["read"][0],
         whole_dark=whole["dark"][0],
-        digest=digest_of(raw),
+        # 0.1 took columns by position: what it made of files in another order is not taken for finished.
+        digest=digest_of(raw) + " by number" * any(is_moved for _, is_moved in parsed.values()),
     )
 
 
-def _parse(data: bytes, path: Path, frame: _Frame, detector: Detector) -> NDArray[np.float64]:
+def _parse(data: bytes, path: Path, frame: _Frame, detector: Detector) -> tuple[NDArray[np.float64], bool]:
+    """Return a file's frames, (plane, spatial, wavelength), and whether its columns were in another order."""
     rows, width = detector.shape
     shape = (frame.planes * rows, width)
+    is_moved = False
 
     def check(schema: pa.Schema, n_rows: int) -> NDArray[np.intp]:
+        nonlocal is_moved
         positions, types = pixel_columns(schema), schema.types
+        is_moved = bool((np.diff(positions) < 0).any())
         if (n_rows, positions.size) != shape:
             raise InputError(f"has shape {(n_rows, positions.size)}, expected {shape}", AGAIN, path)
         for kind in {types[position] for position in positions}:
@@ -226,7 +232,7 @@ def _parse(data: bytes, path: Path, frame: _Frame, detector: Detector) -> NDArra
     values = np.empty(shape, np.float64)
     for index, column in enumerate(table.columns):
         values[:, index] = values_of(column)
-    return values.reshape(frame.planes, rows, width)
+    return values.reshape(frame.planes, rows, width), is_moved
 
 
 @dataclass(frozen=True)

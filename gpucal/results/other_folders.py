@@ -110,8 +110,8 @@ def missing(path: Path, elsewhere: Mapping[Item, str]) -> str:
     which = ", ".join(f"planet {planet} visit {visit}" for planet, visit in keys[:3]) + ", ..." * (len(keys) > 3)
     return (
         f"{path}: {len(keys)} of its observations {'are' if len(keys) > 1 else 'is'} elsewhere ({which}), in "
-        f"{', '.join(homes[:2])}{', ...' * (len(homes) > 2)}; attach that folder again, or give its new place with "
-        "--resume-from, or to open_results(OUT, DIR)"
+        f"{', '.join(homes[:2])}{', ...' * (len(homes) > 2)}; attach that folder again, or give its new place: "
+        "`gpucal report OUT --resume-from DIR`, or open_results(OUT, DIR)"
     )
 
 

@@ -239,11 +239,12 @@ def _told(summary: Summary, out: Path, raises: bool, caller: FrameType) -> Itera
     try:
         yield
     except KeyboardInterrupt:
-        with suppress(RunWarning):  # a filter may raise the warning, but an exception is raised already
-            warnings.warn_explicit(summary.trouble(out), RunWarning, *where)
+        if line := summary.trouble(out):
+            with suppress(RunWarning):  # a filter may raise the warning, but an exception is raised already
+                warnings.warn_explicit(line, RunWarning, *where)
         raise
     if line := summary.trouble(out):
-        if raises and (summary.failed or summary.left or summary.stopped):
+        if raises:
             raise RunFailed(line, summary)
         warnings.warn_explicit(line, RunWarning, *where)
 

@@ -172,7 +172,7 @@ def logged_to(path: Path, summary: Summary) -> Iterator[None]:
     Raises OutputError if the file cannot be opened.
     """
     try:
-        handler = _LogFile(path, encoding="utf-8", errors="backslashreplace")
+        handler = _LogFile(path.resolve(), encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise unwritable(path, error) from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(message)s"))

@@ -6,7 +6,6 @@ import argparse
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from gpucal.errors import ConfigError
 from gpucal.hints import did_you_mean, joined, near
 from gpucal.settings.detectors import DETECTORS
 from gpucal.settings.rules import BY_DETECTOR, CHOICES, PRESET_SETTINGS, RANGES
-from gpucal.settings.values import number, one_of, whole
+from gpucal.settings.values import location, number, one_of, whole
 
 if TYPE_CHECKING:
     from gpucal.settings.calibration import Calibration
@@ -98,7 +97,9 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         group.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="NUMBER", help=_HELP[name])
     presets = list(PRESET_SETTINGS)
     group.add_argument("--preset", type=one_of(presets), choices=presets, help="settings of an official notebook")
-    group.add_argument("--config", type=Path, metavar="FILE.toml", help="settings from a file such as OUT/config.toml")
+    group.add_argument(
+        "--config", type=location, metavar="FILE.toml", help="settings from a file such as OUT/config.toml"
+    )
 
 
 def settings_from(arguments: argparse.Namespace) -> Calibration:
@@ -170,7 +171,7 @@ def _detector(name: str, text: str) -> str:
     meant = re.sub(r"\W|_", "", text.lower())
     found = [detector for detector, whole_ in plain.items() if meant and whole_.startswith(meant)]
     if len(found) != 1:
-        hint = did_you_mean(near(text, DETECTORS), f"there are {joined(DETECTORS, 'and')}")
+        hint = did_you_mean(near(text, DETECTORS, 0.5), f"there are {joined(DETECTORS, 'and')}")
         raise ConfigError(f"{_FORMS[name].flag}: no detector {text!r}{hint}")
     return found[0]
 

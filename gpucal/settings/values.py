@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gpucal.hints import did_you_mean, joined, near
 
-__all__ = ["duration", "number", "one_of", "part", "planet", "planets", "size", "whole"]
+__all__ = ["duration", "location", "number", "one_of", "part", "planet", "planets", "size", "whole"]
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
@@ -29,6 +29,13 @@ def one_of(choices: Iterable[str]) -> Callable[[str], str]:
         return text
 
     return parse
+
+
+def location(text: str) -> Path:
+    """Parse the name of a file or folder; an empty one, as of an unset variable, would be the current folder."""
+    if not text:
+        raise ArgumentTypeError("the name is empty; write `.` for the current folder")
+    return Path(text)
 
 
 def whole(text: str) -> int:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from competition_01 import PLANETS, RESULTS, SETTINGS, write_competition
 from conftest import BINS, Made, broken
@@ -121,10 +121,6 @@ def test_a_run_raises_on_failure_if_told_to(source: Path, tmp_path: Path) -> Non
     assert gpucal.run(dataset, tmp_path / "out", config, raise_on_failure=True).done == 1
 
 
-def stopped(**how: object) -> Callable[[gpucal.Dataset, Path], gpucal.Summary]:
-    return lambda dataset, out: gpucal.run(dataset, out, Calibration(bins=BINS), **how)
-
-
 @pytest.mark.parametrize(
     ("how", "why"),
     [({"stop": lambda: True}, "interrupted"), ({"time_limit": 1e-9}, "time limit")],
@@ -158,17 +154,33 @@ def test_an_interrupt_stays_one_whatever_warnings_are(
 
 def test_light_curves_that_cannot_be_stacked_are_told(source: Path, tmp_path: Path) -> None:
     """Nothing failed, but a file that was asked for is not there."""
-    with pytest.warns(RunWarning, match="light-curves.parquet were not written: .*AIRS-CH0 have") as caught:
-        summary = gpucal.run(
-            gpucal.open_dataset(source),
-            tmp_path / "out",
-            Calibration(bins={"FGS1": 3}, binning=False).replace(binning=True, bins={"AIRS-CH0": 7, "FGS1": 3}),
-            product="light-curves",
-            raise_on_failure=True,
-        )
+    dataset, config = gpucal.open_dataset(source), Calibration(bins={"AIRS-CH0": 7, "FGS1": 3})
+    with pytest.warns(RunWarning, match=r"light-curves\.npy .* were not written: .*AIRS-CH0 have") as caught:
+        summary = gpucal.run(dataset, tmp_path / "out", config, product="light-curves")
     assert summary.failed == {}
+    assert summary.notes[0] in "".join(said(caught))
     assert len(said(caught)) == 1
-    assert summary.notes[0] in said(caught)[0]
+    with pytest.raises(RunFailed, match=r"light-curves\.npy .* were not written") as raised:
+        gpucal.run(dataset, tmp_path / "out", config, product="light-curves", raise_on_failure=True)
+    assert raised.value.summary.skipped == 4
+
+
+@pytest.mark.parametrize("file", ["FGS1_signal.parquet", "FGS1_calibration/dark.parquet"])
+def test_results_of_0_1_of_columns_in_another_order_are_made_again(source: Path, tmp_path: Path, file: str) -> None:
+    """0.1 took columns by position, and gave wrong cubes: those are not finished."""
+    raw = shutil.copytree(source, tmp_path / "raw")
+    path = raw / "train" / "17" / file
+    table = pq.read_table(path)
+    pq.write_table(table.select(sorted(table.column_names)), path)
+    inputs = "gpucal.pipeline.stream.np.diff" if "signal" in file else "gpucal.inputs.calibration_files.np.diff"
+    dataset, config = gpucal.open_dataset(raw), Calibration(bins=BINS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inputs, lambda positions: np.zeros(1))  # the fingerprint that 0.1 gave
+        assert gpucal.run(dataset, tmp_path / "out", config).done == 4
+    dataset = gpucal.open_dataset(raw)
+    summary = gpucal.run(dataset, tmp_path / "out", config)
+    assert (summary.done, summary.skipped) == (1, 3)
+    assert gpucal.run(dataset, tmp_path / "out", config).skipped == 4
 
 
 def test_the_command_line_warns_by_its_log_alone(source: Path, tmp_path: Path) -> None:
