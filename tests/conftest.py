@@ -7,9 +7,10 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 from emulator import cpp, standin
@@ -42,6 +43,65 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     alone = single or config.option.usepdb or hasattr(config, "workerinput") or len(os.sched_getaffinity(0)) < 2
     if not alone and config.getoption("numprocesses", 0) is None:
         config.option.numprocesses, config.option.dist = 2, "worksteal"
+
+
+SLOW: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        "emulator/test_emulator.py": frozenset({"test_lanes_exchange", "test_atomics_add_up", "test_sectors_by_hand"}),
+        "runs/test_dask.py": frozenset(
+            {
+                "test_a_local_cluster",
+                "test_a_local_cluster_fits",
+                "test_clients_that_cannot_be_used",
+                "test_dask_is_an_extra",
+                "test_no_scheduler_is_one_line",
+                "test_the_numbers_are_those_of_a_local_run",
+            }
+        ),
+        "runs/test_gpus.py": frozenset(
+            {
+                "test_else_the_driver_lists_them",
+                "test_one_item_fails_and_no_other",
+                "test_the_variable_decides",
+                "test_who_gets_a_process",
+            }
+        ),
+        "system/test_checkout.py": frozenset({"test_the_package_is_a_program"}),
+        "system/test_closure.py": frozenset(
+            {
+                "test_depths_are_recovered_within_their_errors",
+                "test_fit_is_exact_without_noise",
+                "test_fit_is_least_squares_and_its_error_the_covariance",
+                "test_fit_leaves_out_what_it_cannot_use",
+            }
+        ),
+        "system/test_end_to_end.py": frozenset({"test_calibrates_to_the_reference"}),
+        "system/test_faults.py": frozenset(),
+        "system/test_fuzz.py": frozenset({"test_signals", "test_mutants_differ_and_can_be_made_again"}),
+        "system/test_kaggle.py": frozenset(
+            {
+                "test_committed_without_outputs",
+                "test_the_wheel_says_what_it_needs",
+                "test_works_with_the_core_dependencies_alone",
+            }
+        ),
+        "system/test_kills.py": frozenset({"test_kills_of_the_command_line"}),
+        "system/test_signals.py": frozenset({"test_a_signal_that_is_ignored_stays_ignored"}),
+        "system/test_space.py": frozenset({"test_a_read_only_folder_is_refused"}),
+        "system/test_together.py": frozenset({"test_of_runs_of_other_settings_one_is_refused"}),
+    }
+)
+"""Files of which all tests are slow but these: many processes, a compiler or a scheduler each."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what -m leaves out
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of `SLOW`."""
+    here = Path(__file__).parent
+    for item in items:
+        kept = SLOW.get(item.path.relative_to(here).as_posix()) if item.path.is_relative_to(here) else None
+        if kept is not None and getattr(item, "originalname", item.name) not in kept:
+            item.add_marker(pytest.mark.slow)
 
 
 BINS = {"AIRS-CH0": 7, "FGS1": 16}

@@ -166,6 +166,7 @@ def test_compiled_once_into_the_user_s_cache(copy: Path, first: tuple[Path, list
 
 
 @pytest.mark.parametrize("damaged", [".nbi empty", ".nbi cut", ".nbi text", ".nbc cut", ".nbc text"])
+@pytest.mark.slow
 def test_a_damaged_cache_is_not_used(
     copy: Path, first: tuple[Path, list[str], int], tmp_path: Path, damaged: str
 ) -> None:
@@ -183,6 +184,7 @@ def test_a_damaged_cache_is_not_used(
     assert "compiling without a cache" in logged[0]
 
 
+@pytest.mark.slow
 def test_without_any_cache(copy: Path, tmp_path: Path) -> None:
     (tmp_path / "home").write_text("a file")
     (logged,), _ = compiled(copy, tmp_path / "home")

@@ -238,6 +238,7 @@ def test_a_stream_stays_on_the_device_whatever_the_schedule(old: Made) -> None:
         np.testing.assert_allclose(signal[known], other[known], rtol=1e-9, atol=1e-12 * np.abs(other[known]).max())
 
 
+@pytest.mark.slow
 def test_the_command_line(
     device: standin.Machine, old: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -153,6 +153,7 @@ def test_a_failing_item_costs_only_itself(own: Path, many: Path, threads: int) -
             np.testing.assert_array_equal(outcome.result.dq, expected.dq)
 
 
+@pytest.mark.slow
 def test_a_failed_item_s_memory_is_free_at_once(own: Path) -> None:
     damaged = bytearray(signal_of(own, 1).read_bytes())
     damaged[1000:60_000] = bytes(59_000)
@@ -283,6 +284,7 @@ def test_too_little_memory_says_how_much_would_do(old: Made, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("options", [{"variance": True}, {"product": "light-curves"}], ids=str)
+@pytest.mark.slow
 def test_variances_need_memory_of_their_own(old: Made, tmp_path: Path, options: dict[str, Any]) -> None:
     dataset, least = gpucal.open_dataset(old[0]), tight(2, 0)
     cubes = {"out": tmp_path / "cubes", "config": CONFIG, "workers": 2, "planets": [17]}

@@ -33,7 +33,10 @@ def as_flag(name: str, value: object) -> str:
     return f"--{name.replace('_', '-')}={value}"
 
 
-@pytest.mark.parametrize("wish", WISHES.values(), ids=WISHES)
+@pytest.mark.parametrize(
+    "wish",
+    [pytest.param(WISHES[name], id=name, marks=[pytest.mark.slow] * (n % 2)) for n, name in enumerate(WISHES)],
+)
 @pytest.mark.parametrize("layout", ["old", "new"])
 def test_equal_wishes_are_equal_results(
     layout: str, wish: dict[str, object], tmp_path: Path, request: pytest.FixtureRequest
