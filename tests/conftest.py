@@ -7,7 +7,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -102,6 +102,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         kept = SLOW.get(item.path.relative_to(here).as_posix()) if item.path.is_relative_to(here) else None
         if kept is not None and getattr(item, "originalname", item.name) not in kept:
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Spell out what is no UTF-8 in captured output, such as names of files: it would end pytest's processes."""
+    report = yield
+    report.sections = [(title, text.encode("utf-8", "backslashreplace").decode()) for title, text in report.sections]
+    return report
 
 
 BINS = {"AIRS-CH0": 7, "FGS1": 16}
