@@ -286,6 +286,7 @@ def test_device_results_need_a_device(old: Made) -> None:
         gpucal.calibrate(obs, "FGS1", backend="numpy", device=True)
 
 
+@pytest.mark.slow
 def test_every_allocation_of_a_run_may_fail(old: Made) -> None:
     require_compiler()
     obs = next(iter(gpucal.open_dataset(old[0])))

@@ -452,10 +452,10 @@ def test_the_tables_behind_flags_are_light() -> None:
 
 
 def test_help_is_quick() -> None:
+    """In seconds of the processor, as another test may have the other one: 0.1 where this was written."""
     code = (
-        "import time; start = time.perf_counter()\n"
-        "import subprocess, sys; subprocess.run([sys.executable, '-m', 'gpucal', '--help'], check=True, "
-        "stdout=subprocess.DEVNULL); print(time.perf_counter() - start)"
+        "import os, subprocess, sys; subprocess.run([sys.executable, '-m', 'gpucal', '--help'], check=True, "
+        "stdout=subprocess.DEVNULL); spent = os.times(); print(spent.children_user + spent.children_system)"
     )
     assert min(float(python(code)) for _ in range(5)) < 0.4
 

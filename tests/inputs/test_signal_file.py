@@ -394,6 +394,7 @@ print(right, came > 30)
 """
 
 
+@pytest.mark.slow
 def test_interrupts_do_not_disturb_polars(path: Path) -> None:
     pq.write_table(table(RAW), path)
     np.save(path.with_suffix(".npy"), cropped(RAW))

@@ -106,6 +106,7 @@ def run(kernel: Kernel, n: int = 1024) -> np.ndarray:
     return out
 
 
+@pytest.mark.slow
 def test_a_contraction_is_seen(tmp_path: Path) -> None:
     require_compiler()
     require_nvrtc()

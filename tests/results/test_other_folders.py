@@ -115,8 +115,8 @@ def test_where_it_is_gone_one_line_says_so(
     assert sorted(results.elsewhere) == [(23, 0, name) for name in NAMES]
     (message,) = caplog.messages
     assert message == (
-        f"{out}: {line}{tmp_path / 'gone' / 'one'}; attach that folder again, or give its new place with "
-        "--resume-from, or to open_results(OUT, DIR)"
+        f"{out}: {line}{tmp_path / 'gone' / 'one'}; attach that folder again, or give its new place: "
+        "`gpucal report OUT --resume-from DIR`, or open_results(OUT, DIR)"
     )
     capfd.readouterr()
     for argv in (["report"], ["export"], ["verify"], ["plot"]):

@@ -70,7 +70,7 @@ from gpucal.cli import main as cli
 from gpucal.runs import gpus
 find = importlib.util.find_spec
 importlib.util.find_spec = lambda name: find("json" if name == "cupy" else name)
-fleet.COMMAND = (sys.executable, "-c", {child!r})
+gpus.COMMAND = (sys.executable, "-c", {child!r})
 cli.console()
 """
 

@@ -21,10 +21,10 @@ import gc, json, os, sys, threading
 sys.path.insert(0, sys.argv[1])
 import many
 many.use(many.WIDE)
-from gpucal.cli import main
+from gpucal.cli.main import main
 from gpucal.results import writer
 
-free, ended, held = store.Store.free, [], []
+free, ended, held = writer.Store.free, [], []
 
 def counted(self, *key):
     free(self, *key)
@@ -36,8 +36,8 @@ def counted(self, *key):
         tasks, files = (os.listdir(f"/proc/self/{of}") for of in ("task", "fd"))
         held.append([resident, len(files), len(tasks), threading.active_count()])
 
-store.Store.free = counted
-code = cli.main(sys.argv[2:])
+writer.Store.free = counted
+code = main(sys.argv[2:])
 print(json.dumps([code, held]))
 """
 

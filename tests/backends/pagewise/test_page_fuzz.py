@@ -28,6 +28,7 @@ def test_many_more_damaged_files() -> None:
     assert fuzz(range(600, 25_000)).total() == 24_400
 
 
+@pytest.mark.slow
 def test_no_place_outside_is_touched() -> None:
     """As compiled with every place checked."""
     script = Path(__file__).parents[2] / "support" / "page_fuzzing.py"
