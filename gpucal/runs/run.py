@@ -7,7 +7,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
@@ -28,7 +28,7 @@ from gpucal.pipeline.memory import Budget
 from gpucal.results.atomic import unwritable
 from gpucal.results.light_curve_table import LIGHT_CURVES, light_curves_are_current, write_light_curves
 from gpucal.results.origin import require_outside, require_same_dataset
-from gpucal.results.other_folders import missing, noted_folders, write_note
+from gpucal.results.other_folders import NOTE, missing, noted_folders, write_note
 from gpucal.results.reader import Results
 from gpucal.results.records import record_path, records, require_records
 from gpucal.results.writer import LOG, Store
@@ -334,8 +334,7 @@ def _entries(toml: str) -> Iterator[tuple[str, str]]:
 def _finish(store: Store, job: Job, summary: Summary) -> None:
     """Write the note, the manifest and the light curves of all items, so that no older one outlives its items."""
     try:
-        with store.alone():
-            write_note(store.path, job.resume_from, job.settings_hash)
+        _write_note(store, job)
         store.write_manifest()
         with store.alone():
             _place_light_curves(store, job)
@@ -349,10 +348,16 @@ def _finish(store: Store, job: Job, summary: Summary) -> None:
 
 def _note_others(store: Store, job: Job) -> None:
     """Note at once which items of other folders count, as this run may be killed; warn of items that are gone."""
-    with store.alone():
-        elsewhere = write_note(store.path, job.resume_from, job.settings_hash)
-    if elsewhere:
+    if elsewhere := _write_note(store, job):
         log.warning("%s; this run calibrates those it needs again", missing(store.path, elsewhere))
+
+
+def _write_note(store: Store, job: Job) -> Mapping[tuple[int, int, str], str]:
+    """Write the note; where there is nothing to note the folder is left alone, as it may be full."""
+    if not job.resume_from and not (store.path / NOTE).exists():
+        return {}
+    with store.alone():
+        return write_note(store.path, job.resume_from, job.settings_hash)
 
 
 def _place_light_curves(store: Store, job: Job) -> None:

@@ -162,7 +162,7 @@ BUGS = {
     "shared memory too short": ("stages[WARPS][LOADS * 32]", "stages[WARPS][100]", "undefined", "out of bounds"),
     "a row off its alignment": ("counts + pixel * pitch)", "counts + pixel * pitch + 2)", "undefined", "misaligned"),
     "no barrier before constants change": (
-        "__syncwarp(); // the last pixel's constants have been used",
+        "__syncwarp(); // all lanes have used the last pixel's constants",
         "",
         "thread",
         "data race",
@@ -173,7 +173,7 @@ BUGS = {
         "thread",
         "data race",
     ),
-    "no barrier before a stage": ("__syncwarp(); // the last stage has been used", "", "thread", "data race"),
+    "no barrier before a stage": ("__syncwarp(); // all lanes have used the last stage", "", "thread", "data race"),
     "no barrier after a stage": ("__syncwarp();\n\n", "\n\n", "thread", "data race"),
 }
 
