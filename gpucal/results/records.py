@@ -59,7 +59,11 @@ _KINDS = ({"signal", "dq", "time"}, {"flux", "error", "time"})
 
 def visit_folders(path: Path) -> Iterator[Path]:
     """List the folders ``<planet>/<visit>``, sorted as text; other folders beside them are ignored."""
-    for folder in sorted(path.glob("[0-9]*/[0-9]*")):
+    try:
+        folders = sorted(path.glob("[0-9]*/[0-9]*"))
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be read ({error.strerror or error}); make it readable") from error
+    for folder in folders:
         if all(name.isdecimal() and name.isascii() for name in folder.parts[-2:]) and folder.is_dir():
             yield folder
 
