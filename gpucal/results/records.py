@@ -59,13 +59,17 @@ _KINDS = ({"signal", "dq", "time"}, {"flux", "error", "time"})
 
 def visit_folders(path: Path) -> Iterator[Path]:
     """List the folders ``<planet>/<visit>``, sorted as text; other folders beside them are ignored."""
-    try:
-        folders = sorted(path.glob("[0-9]*/[0-9]*"))
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be read ({error.strerror or error}); make it readable") from error
-    for folder in folders:
+    for folder in _listed(path, "[0-9]*/[0-9]*"):
         if all(name.isdecimal() and name.isascii() for name in folder.parts[-2:]) and folder.is_dir():
             yield folder
+
+
+def _listed(folder: Path, pattern: str) -> list[Path]:
+    """List what matches, sorted; raises OutputError if the folder cannot be read."""
+    try:
+        return sorted(folder.glob(pattern))
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be read ({error.strerror or error}); make it readable") from error
 
 
 def record_path(out: Path, planet: int, visit: int, detector_name: str) -> Path:
@@ -75,7 +79,7 @@ def record_path(out: Path, planet: int, visit: int, detector_name: str) -> Path:
 
 def records(path: Path) -> Iterator[dict[str, Any]]:
     """Read every commit record of a results folder; raises OutputError if one cannot be read."""
-    for file in (file for folder in visit_folders(path) for file in sorted(folder.glob("*.json"))):
+    for file in (file for folder in visit_folders(path) for file in _listed(folder, "*.json")):
         record = read_record(file)
         if record is not None:
             yield record
