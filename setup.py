@@ -1,4 +1,4 @@
-"""Where the packages lie: rooms of gpucal/ are found, and gpucal.kernels is the kernels/ beside it."""
+"""Packages: the rooms of gpucal/ are found, and gpucal.kernels is the folder kernels/ beside it."""
 
 from setuptools import find_packages, setup
 

@@ -1,4 +1,4 @@
-"""What a results folder may be exported to, and which function writes it; the command line reads this table."""
+"""The export formats, and the function that writes each; the command line reads this table."""
 
 from __future__ import annotations
 

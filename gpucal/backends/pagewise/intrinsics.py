@@ -1,4 +1,4 @@
-"""What Numba has no word for: memory without negative indices, words at any byte, named roundings, places of bits.
+"""Operations that Numba lacks: unsigned indices, words at any byte, fused multiply-adds, positions of bits.
 
 With NUMBA_BOUNDSCHECK set, every place that is read or written is checked, as an element of an array would be.
 """

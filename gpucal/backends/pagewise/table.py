@@ -1,4 +1,4 @@
-"""What a signal file's pages are, all of them in one table: parsed and checked before anything is inflated."""
+"""The table of a signal file's pages, parsed and checked before any page is inflated."""
 
 from __future__ import annotations
 
