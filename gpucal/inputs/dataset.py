@@ -33,7 +33,7 @@ from gpucal.inputs.calibration_files import (
 from gpucal.inputs.files import packed_beside
 from gpucal.settings.detectors import DETECTORS, Detector
 
-__all__ = ["SPLITS", "Dataset", "Observation", "open_dataset"]
+__all__ = ["SPLITS", "Dataset", "Observation", "is_competition", "open_dataset"]
 
 SPLITS = ("train", "test")
 """Folders of planets in a competition folder."""
@@ -400,10 +400,8 @@ def _meant(path: Path) -> list[str]:
     with suppress(OSError):  # a folder that cannot be listed is not suggested
         if not path.exists():
             near = [*map(Path, near_path(path))]
-            return [
-                found for folder in near for found in ([str(folder)] if _is_competition(folder) else _below(folder))
-            ]
-        above = [str(folder) for folder in (*path.parents, *path.resolve().parents) if _is_competition(folder)]
+            return [found for folder in near for found in ([str(folder)] if is_competition(folder) else _below(folder))]
+        above = [str(folder) for folder in (*path.parents, *path.resolve().parents) if is_competition(folder)]
         return above[:1] or _below(path)
     return []
 
@@ -414,12 +412,12 @@ def _below(path: Path) -> list[str]:
     for _ in range(2):
         entries = (entry for folder in level for entry in sorted(folder.iterdir()))
         level = [*islice((entry for entry in entries if entry.is_dir()), _LOOKED_AT)]
-        if found := [str(folder) for folder in level if _is_competition(folder)]:
+        if found := [str(folder) for folder in level if is_competition(folder)]:
             return found[:3]
     return []
 
 
-def _is_competition(path: Path) -> bool:
+def is_competition(path: Path) -> bool:
     """Tell whether a folder has planets in train/ or test/; many projects have a test/ folder without any."""
     return any(
         entry.name.isdecimal() and entry.is_dir()

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from gpucal.errors import MissingExtra, OutputError
-from gpucal.inputs.dataset import open_dataset
+from gpucal.inputs.dataset import is_competition, open_dataset
 from gpucal.pipeline.calibrate import calibrate
 from gpucal.results.plot import plot_light_curves
 from gpucal.results.reader import ORDER
@@ -25,6 +25,9 @@ def demo(out: Path, frames: int | None) -> Iterator[str]:
     Raw data that are there already are used again. ``frames`` are AIRS-CH0 frames, 11250 by default. Raises OutputError
     if the folder cannot be written, or holds only part of the raw data.
     """
+    for folder in (real := out.resolve(), *real.parents):
+        if is_competition(folder):
+            raise OutputError(f"{out}: is inside the competition folder {folder}; give another folder for the demo")
     raw = out / "raw"
     truths = raw / "truth"
     if frames is None and truths.exists():
