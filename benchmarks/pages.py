@@ -5,7 +5,7 @@
 The folder is made if it is missing, and kept: one synthetic planet of full size, its two signal files written again by
 Polars with its defaults, as the published ones are. Every round times each stage on one thread and the whole on as many
 as asked for; medians are printed. pyarrow's zstd inflates the same pages beside it, and Polars reads the same columns.
-Whoever wants to know what compiling costs lets NUMBA_CACHE_DIR name an empty folder.
+To time compiling, let NUMBA_CACHE_DIR name an empty folder.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from gpucal.science.plan import Plan, make_plan
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import DETECTORS, Detector
 
+# Importing these modules compiles them or loads them from the cache, and that time is one of the figures.
 START = time.process_time()
 
 from gpucal.backends.pagewise import decode  # noqa: E402
