@@ -96,5 +96,5 @@ def test_the_files_that_the_page_names_are_there() -> None:
     made = set(re.findall(r"A new file `([\w./]+)`", PAGE))
     named = {name.rstrip("/") for name in re.findall(r"`((?:gpucal|tests|benchmarks|examples)/[\w./]*)`", PAGE)} - made
     assert len(named) >= 10
-    places = {name: PACKAGE.parent / name if name.startswith("gpucal/") else ROOT / name for name in named}
+    places = {name: (PACKAGE.parent if name.split("/")[0] == PACKAGE.name else ROOT) / name for name in named}
     assert {name for name, place in places.items() if not place.exists()} == set()
