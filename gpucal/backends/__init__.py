@@ -1,8 +1,7 @@
 """The backends: which of them can run here, and why the others cannot.
 
-A backend is a module with ``probe() -> str``, which raises `BackendUnavailable` with the reason and the mend, and
-``bin_block(plan, pixels, counts, out) -> saturated``, the formula over one pixel block. A backend for devices has
-``bind()`` instead, which returns such a function for the current device, and ``OnDevice``, a `Memory` there.
+A backend is a module ``NAME_`` with ``connect() -> Backend``, which raises `BackendUnavailable` with the reason and the
+mend. It has the formula over one pixel block, from raw counts and, where it can, from the pages of a file.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from gpucal.errors import BackendUnavailable, BrokenDevice, ConfigError
 
@@ -20,10 +19,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from gpucal.inputs.signal_file import Loaded
     from gpucal.science.plan import Plan
     from gpucal.science.steps import Array
 
-__all__ = ["PREFERENCE", "Backend", "BinBlock", "InMemory", "Memory", "choose", "load"]
+__all__ = ["PREFERENCE", "Backend", "BinCounts", "BinPages", "Destination", "Pages", "choose", "load"]
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +35,35 @@ PREFERENCE = (
 )
 
 
-class BinBlock(Protocol):
-    """The formula over one pixel block; see `gpucal.backends.numpy_.bin_block`."""
+@dataclass(frozen=True)
+class Pages:
+    """How many pages were decoded in which way.
+
+    Parameters
+    ----------
+    own : int
+        Wholly by gpucal.
+    codec : int
+        Decompressed by pyarrow's codec, and decoded by gpucal.
+    arrow : int
+        Wholly by pyarrow.
+    """
+
+    own: int = 0
+    codec: int = 0
+    arrow: int = 0
+
+    def __add__(self, more: Pages) -> Pages:
+        return Pages(self.own + more.own, self.codec + more.codec, self.arrow + more.arrow)
+
+    def __str__(self) -> str:
+        total = max(1, self.own + self.codec + self.arrow)
+        own, codec, arrow = (f"{part / total:.1%}" for part in (self.own, self.codec, self.arrow))
+        return f"{own} decoded by gpucal, {codec} decompressed by pyarrow's codec, {arrow} decoded by pyarrow"
+
+
+class BinCounts(Protocol):
+    """The formula over one pixel block; see `gpucal.backends.numpy_.bin_counts`."""
 
     def __call__(
         self, plan: Plan, pixels: slice, counts: NDArray[np.uint16], out: NDArray[np.float64]
@@ -44,46 +71,33 @@ class BinBlock(Protocol):
         """Fill ``out``; return which pixels are saturated."""
 
 
-class Memory(Protocol):
-    """The place of results, and the way a block gets there."""
+class BinPages(Protocol):
+    """The same from the pages of a file, whose counts are never in memory; see `gpucal.backends.pagewise.decode`."""
 
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        """Make an array for a result (time, wavelength, spatial)."""
-
-    def bin_into(self, plan: Plan, pixels: slice, counts: NDArray[np.uint16], target: Array) -> NDArray[np.bool_]:
-        """Bin a block into ``target`` (bin, pixel), part of such an array; return which pixels are saturated."""
-
-    def change(self, signal: Array, how: Callable[[Array], None]) -> None:
-        """Call ``how`` on a result, in the memory where it is."""
+    def __call__(
+        self, plan: Plan, pixels: slice, loaded: Loaded, out: NDArray[np.float64]
+    ) -> tuple[NDArray[np.bool_], Pages]:
+        """Fill ``out``; return which pixels are saturated, and how the pages were decoded."""
 
 
 @dataclass(frozen=True)
-class InMemory:
-    """Results are NumPy arrays, made with a backend's ``bin_block``."""
+class Destination:
+    """The place of results, and the way a block gets there.
 
-    bin_block: BinBlock
+    Parameters
+    ----------
+    allocate : callable
+        Makes an array for a result (time, wavelength, spatial), of a shape and dtype.
+    bin_counts, bin_pages : callable
+        Those of a backend, but for what they fill: (bin, pixel), part of such an array.
+    change : callable
+        Calls a function on a result, in the memory where that is.
+    """
 
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-        """See `Memory.empty`."""
-        import numpy as np
-
-        return np.empty(shape, dtype)
-
-    def bin_into(
-        self, plan: Plan, pixels: slice, counts: NDArray[np.uint16], target: NDArray[Any]
-    ) -> NDArray[np.bool_]:
-        """See `Memory.bin_into`."""
-        import numpy as np
-
-        binned = np.empty((len(counts), plan.n_bins))
-        saturated = self.bin_block(plan, pixels, counts, binned)
-        with np.errstate(over="ignore", invalid="ignore"):  # float64 outliers beyond float32's range
-            target[...] = binned.T
-        return saturated
-
-    def change(self, signal: NDArray[Any], how: Callable[[NDArray[Any]], None]) -> None:
-        """See `Memory.change`."""
-        how(signal)
+    allocate: Callable[[tuple[int, ...], np.dtype[Any]], Array]
+    bin_counts: Callable[[Plan, slice, NDArray[np.uint16], Array], NDArray[np.bool_]]
+    bin_pages: Callable[[Plan, slice, Loaded, Array], tuple[NDArray[np.bool_], Pages]] | None
+    change: Callable[[Array, Callable[[Array], None]], None]
 
 
 @dataclass(frozen=True)
@@ -96,24 +110,30 @@ class Backend:
         One of `PREFERENCE`.
     runs_on : str
         Library or device, and version.
-    bin_block : callable
-        The formula over one pixel block.
+    bin_counts : callable
+        The formula over one pixel block, from raw counts.
+    bin_pages : callable, optional
+        The formula over one pixel block, from pages; None for a backend that needs counts.
     on_device : callable, optional
-        Makes the `Memory` that keeps results on its device; None for a backend without a device.
+        Makes the `Destination` that keeps results on its device; None for a backend without a device.
     """
 
     name: str
     runs_on: str
-    bin_block: BinBlock
-    on_device: Callable[[], Memory] | None = None
+    bin_counts: BinCounts
+    bin_pages: BinPages | None = None
+    on_device: Callable[[], Destination] | None = None
 
-    def memory(self, device: bool) -> Memory:
-        """Return the memory for results: the backend's device, or the host.
+    def destination(self, device: bool) -> Destination:
+        """Return the place for results: the backend's device, or the host's memory.
 
         `BackendUnavailable` is raised if a device is asked for and the backend has none.
         """
+        import numpy as np
+
         if not device:
-            return InMemory(self.bin_block)
+            bin_pages = None if self.bin_pages is None else _transposed(self.bin_pages)
+            return Destination(np.empty, _transposed(self.bin_counts), bin_pages, lambda signal, how: how(signal))
         if self.on_device is None:
             raise BackendUnavailable(
                 f"device=True: backend {self.name!r} leaves no result on a device; use device=False"
@@ -121,12 +141,30 @@ class Backend:
         return self.on_device()
 
 
+Source = TypeVar("Source")
+Result = TypeVar("Result")
+
+
+def _transposed(
+    bin_block: Callable[[Plan, slice, Source, NDArray[np.float64]], Result],
+) -> Callable[[Plan, slice, Source, Array], Result]:
+    """Have a backend's function fill (bin, pixel) of any type, instead of (pixel, bin) of float64."""
+    import numpy as np
+
+    def bin_into(plan: Plan, pixels: slice, source: Source, target: Array) -> Result:
+        binned = np.empty((pixels.stop - pixels.start, plan.n_bins))
+        result = bin_block(plan, pixels, source, binned)
+        with np.errstate(over="ignore", invalid="ignore"):  # float64 outliers beyond float32's range
+            target[...] = binned.T
+        return result
+
+    return bin_into
+
+
 def load(name: str) -> Backend:
     """Load a backend of `PREFERENCE` by name; if it cannot run here, `BackendUnavailable` gives reason and mend."""
-    module = importlib.import_module(f"gpucal.backends.{name}_")
-    runs_on = module.probe()
-    bin_block = module.bind() if hasattr(module, "bind") else module.bin_block
-    return Backend(name, runs_on, cast("BinBlock", bin_block), getattr(module, "OnDevice", None))
+    backend: Backend = importlib.import_module(f"gpucal.backends.{name}_").connect()
+    return backend
 
 
 def choose(name: str | None = None) -> Backend:

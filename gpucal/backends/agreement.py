@@ -8,8 +8,8 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from gpucal.backends import BinBlock
-from gpucal.backends.numpy_ import bin_block as numpy_bin_block
+from gpucal.backends import BinCounts
+from gpucal.backends.numpy_ import bin_counts as numpy_bin_counts
 from gpucal.science.plan import Plan
 from gpucal.settings.detectors import DETECTORS
 
@@ -22,12 +22,12 @@ _TOLERANCE = MappingProxyType({"relative": 1e-12, "absolute": 1e-12 + 1e-13 * 72
 _PIXELS, _FRAMES = 70, 2 * (2 * 360 + 1)
 
 
-def difference(bin_block: BinBlock) -> float:
+def difference(bin_counts: BinCounts) -> float:
     """Compare a backend with NumPy on 70 pixels, at 1, 7, 30 and 360 pairs a bin; this takes some milliseconds.
 
     Parameters
     ----------
-    bin_block : callable
+    bin_counts : callable
         See `gpucal.backends`.
 
     Returns
@@ -42,7 +42,8 @@ def difference(bin_block: BinBlock) -> float:
         plan = _plan(pairs_per_bin, _PIXELS, _FRAMES // 2 // pairs_per_bin)
         given, expected = np.full((2, _PIXELS, plan.n_bins), np.nan)
         pixels = slice(0, _PIXELS)
-        if not np.array_equal(bin_block(plan, pixels, counts, given), numpy_bin_block(plan, pixels, counts, expected)):
+        saturated = numpy_bin_counts(plan, pixels, counts, expected)
+        if not np.array_equal(bin_counts(plan, pixels, counts, given), saturated):
             return float("inf")
         allowed = _TOLERANCE["relative"] * np.abs(expected) + _TOLERANCE["absolute"]
         worst = max(worst, float(np.max(np.nan_to_num(np.abs(given - expected) / allowed, nan=np.inf))))

@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpucal.backends import BinBlock
+from gpucal.backends import Backend, Destination
 from gpucal.backends.agreement import difference
 from gpucal.errors import BackendUnavailable, BrokenDevice, DeviceError, DeviceMemoryError
 from gpucal.kernels import ROW, THREADS, calibrate_grid, source
 from gpucal.science.plan import Plan
 from gpucal.science.steps import Array
 
-__all__ = ["OnDevice", "bind", "probe", "split"]
+__all__ = ["connect", "split"]
 
 log = logging.getLogger(__name__)
 
@@ -36,22 +36,14 @@ _IMPORT = (ImportError, OSError, ValueError, AttributeError, RuntimeError)
 _OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation, which pinned allocations raise
 
 
-def probe() -> str:
-    """Compile the kernel, launch it, compare it with NumPy, and return device, driver, NVRTC and CuPy.
+def connect() -> Backend:
+    """Compile the kernel, launch it on the current device, and compare it with NumPy; any thread may use the backend.
 
     `BackendUnavailable` is raised without CuPy, driver, device or compiler, or if the device's results differ from
-    NumPy's.
+    NumPy's. Later a block raises `DeviceError` if the device fails, or has no room for a single pixel.
     """
-    return _gpu().runs_on
-
-
-def bind() -> BinBlock:
-    """Return the formula for the current device; any thread may call it.
-
-    See `gpucal.backends.numpy_.bin_block`. It raises `DeviceError` if the device fails, or has no room for a single
-    pixel.
-    """
-    return _gpu().bin_block
+    gpu = _gpu()
+    return Backend("cupy", gpu.runs_on, gpu.bin_counts, on_device=_on_device)
 
 
 def split(plan: Plan, counts: NDArray[np.uint16]) -> dict[str, float]:
@@ -77,7 +69,7 @@ class _Buffer:
         if size > self._size:
             self._size, self._host, self._device = 0, None, None  # freed before more is allocated
             self._host, self._device = cupyx.empty_pinned(size, self._dtype), cupy.empty(size, self._dtype)
-            cupy.cuda.Device().synchronize()  # as in _Gpu.empty
+            cupy.cuda.Device().synchronize()  # as in _Gpu.allocate
             self._size = size
         return self._host[:size].reshape(shape), self._device[:size].reshape(shape)
 
@@ -144,10 +136,10 @@ class _Gpu:
             self._kernel = cupy.RawModule(code=source("calibrate"), options=()).get_function("calibrate")
         self.runs_on = _described(cupy, number)
 
-    def bin_block(
+    def bin_counts(
         self, plan: Plan, pixels: slice, counts: NDArray[np.uint16], out: NDArray[np.float64]
     ) -> NDArray[np.bool_]:
-        """See `gpucal.backends.numpy_.bin_block`."""
+        """See `gpucal.backends.numpy_.bin_counts`."""
 
         def deliver(part: slice, lane: _Lane) -> None:
             lane.download(electrons=True)
@@ -185,7 +177,7 @@ class _Gpu:
             self._idle.put(lane)
         return seconds
 
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """Make an array on the device."""
         with self._typed(f"a result of {int(np.prod(shape)) * dtype.itemsize:,} bytes"):
             array = self._cupy.empty(shape, dtype)
@@ -206,7 +198,7 @@ class _Gpu:
         def there_and_back(
             plan: Plan, pixels: slice, counts: NDArray[np.uint16], out: NDArray[np.float64]
         ) -> NDArray[np.bool_]:
-            target = self.empty((plan.n_bins, len(counts)), np.dtype(np.float64))
+            target = self.allocate((plan.n_bins, len(counts)), np.dtype(np.float64))
             saturated = self.bin_into(plan, pixels, counts, target)
             with self._device:
                 out[:] = target.get().T
@@ -294,14 +286,12 @@ class _Gpu:
             self._cupy.get_default_pinned_memory_pool().free_all_blocks()
 
 
-class OnDevice:
-    """Results that stay on the current device, as CuPy arrays; the first use compares them with NumPy's."""
-
-    def __init__(self) -> None:
-        gpu = _gpu()
-        with _explained():
-            _refuse_unless(gpu.on_device <= 1.0, gpu, gpu.on_device)
-        self.empty, self.bin_into, self.change = gpu.empty, gpu.bin_into, gpu.change
+def _on_device() -> Destination:
+    """Keep results on the current device, as CuPy arrays; the first use compares them with NumPy's."""
+    gpu = _gpu()
+    with _explained():
+        _refuse_unless(gpu.on_device <= 1.0, gpu, gpu.on_device)
+    return Destination(gpu.allocate, gpu.bin_into, None, gpu.change)
 
 
 def _gpu() -> _Gpu:
@@ -349,7 +339,7 @@ def _refuse_unless(agrees: bool, gpu: _Gpu, worst: float) -> None:
 @cache
 def _checked(number: int) -> _Gpu:
     gpu = _Gpu(number)
-    worst = difference(gpu.bin_block)
+    worst = difference(gpu.bin_counts)
     _refuse_unless(worst <= 1.0, gpu, worst)
     return gpu
 

@@ -62,7 +62,7 @@ def _report(name: str, rounds: int) -> Report:
     except BackendUnavailable as error:
         return Report(name, unavailable=str(error), wrong=isinstance(error, BrokenDevice))
     try:
-        worst = difference(backend.bin_block)
+        worst = difference(backend.bin_counts)
         return Report(name, backend.runs_on, "", worst, _timed(name, backend, rounds), not worst <= 1.0)
     except DeviceError as error:
         return Report(name, backend.runs_on, str(error), wrong=True)
@@ -76,7 +76,7 @@ def _timed(name: str, backend: Backend, rounds: int) -> dict[str, float]:
     split = getattr(importlib.import_module(f"gpucal.backends.{name}_"), "split", None)
     for _ in range(rounds + 1):
         start = time.perf_counter()
-        backend.bin_block(plan, slice(0, plan.n_pixels), counts, out)
+        backend.bin_counts(plan, slice(0, plan.n_pixels), counts, out)
         times = {"block": time.perf_counter() - start} | (split(plan, counts) if split else {})
         for part, seconds in times.items():
             parts.setdefault(part, []).append(1e3 * seconds)

@@ -215,7 +215,7 @@ def _parse(data: bytes, path: Path, frame: _Frame, detector: Detector) -> tuple[
 
     def check(schema: pa.Schema, n_rows: int) -> NDArray[np.intp]:
         nonlocal is_moved
-        positions, types = pixel_columns(schema), schema.types
+        positions, types = pixel_columns(schema.names, (schema.metadata or {}).get(b"pandas", b"")), schema.types
         is_moved = bool((np.diff(positions) < 0).any())
         if (n_rows, positions.size) != shape:
             raise InputError(f"has shape {(n_rows, positions.size)}, expected {shape}", AGAIN, path)

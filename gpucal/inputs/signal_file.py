@@ -1,15 +1,15 @@
-"""Parquet to pixel blocks: a column is a pixel, so some columns and all frames are a ``uint16 (pixel, frame)`` array.
+"""A signal file: opened and checked, then read whole into memory; a column is a pixel.
 
-A signal file is read once, front to back, and decoded from memory by column position; `pixel_columns` finds the
-positions. The file is never memory-mapped: a file truncated under a mapping kills the process, while a failed read is
-one observation's error.
-Polars decodes plain integer columns about twice as fast as pyarrow and is used where it is installed (`DECODERS`).
+The file is read once, front to back, and decoded from memory by column position; `pixel_columns` finds the positions.
+It is never memory-mapped: a file truncated under a mapping kills the process, while a failed read is one observation's
+error.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BufferedReader, BytesIO
 from pathlib import Path
@@ -21,17 +21,17 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from gpucal.errors import InputError
-from gpucal.inputs.counts import DECODERS, Columns, Loaded, choose_decoder, typed_errors
+from gpucal.inputs.counts import Block, decode_counts, parse_metadata, typed_errors
 from gpucal.inputs.files import AGAIN, missing, open_regular, shortened
-from gpucal.inputs.parquet.footer import MAGIC, Footer, end_of
-from gpucal.inputs.parquet.pages import check_chunks, check_pages, read_footer
+from gpucal.inputs.parquet.footer import MAGIC, MOST_FOR_ARROW, Footer, check_length, end_of
+from gpucal.inputs.parquet.pages import PageTable, check_chunks, page_table, read_footer, unfit_columns
 from gpucal.inputs.parquet.tables import pixel_columns
 from gpucal.settings.detectors import Detector
 
-__all__ = ["Signal", "fingerprint_of", "open_signal"]
+__all__ = ["Loaded", "Signal", "fingerprint_of", "open_signal"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Signal:
     """A signal file, checked but not yet read.
 
@@ -41,80 +41,123 @@ class Signal:
         The Parquet file.
     size : int
         Bytes.
-    n_frames : int
-        Rows: detector reads, start and end reads alternating.
     columns : ndarray of intp, shape (pixel,)
         Positions of the cropped pixels' columns in the file, row by row of the frame.
-    plain : bool
-        Column names are unique, and the pixels' columns have one type, which is not a dictionary. Polars needs this.
     fingerprint : str
         SHA-256 of the file's size and footer. The footer holds the position and size of every page. Unlike a
         modification time, the fingerprint stays the same when the file is copied or mounted elsewhere.
-    metadata : pyarrow.parquet.FileMetaData or None
-        The footer as pyarrow parses it, of `metadata_bytes`; None for other decoders.
     footer : Footer
-        The footer as gpucal parses it.
+        The footer.
+    footer_size : int
+        Bytes of it.
     strict : bool
         Check more than decoding needs; see `open_signal`.
     """
 
     path: Path
     size: int
-    n_frames: int
     columns: NDArray[np.intp]
-    plain: bool
     fingerprint: str
-    metadata: Any
     footer: Footer
+    footer_size: int
     strict: bool
 
-    def load(self, decoder: str | None = None, buffer: BytesIO | None = None) -> Loaded:
+    @property
+    def n_frames(self) -> int:
+        """Rows: detector reads, start and end reads alternating."""
+        return self.footer.n_rows
+
+    @property
+    def by_pages(self) -> bool:
+        """Whether gpucal's decoder takes the pages, as far as the footer tells."""
+        return not unfit_columns(self.footer, self.columns)
+
+    def load(self, buffer: BytesIO | None = None, *, pages: bool = True) -> Loaded:
         """Read the whole file into memory, front to back.
 
         Parameters
         ----------
-        decoder : {'polars', 'pyarrow'}, optional
-            By default the variable GPUCAL_READER, else the fastest that is installed. pyarrow decodes a file that
-            Polars may decode differently, such as one with inconsistent page headers, whatever is asked for.
         buffer : BytesIO, optional
             Memory to read into, such as the buffer of a file that is done. Memory already in use saves two thirds of
             the time of fresh pages (0.02 s against 0.07 s for AIRS-CH0).
+        pages : bool
+            Whether pages can be binned without their counts. Otherwise, and for pages of another kind, the file is
+            made ready for pyarrow.
 
         Returns
         -------
         Loaded
-            The file's bytes, and their decoder.
+            The file in memory.
 
         Raises
         ------
         InputError
             If the file cannot be read, has changed since it was opened, or has pages that are not safe to decode:
             headers that cannot be parsed, or that declare more values or bytes than the file's rows need.
-        ConfigError
-            If there is no decoder of that name.
-        MissingExtra
-            If the decoder asked for is not installed.
         """
-        choose_decoder(decoder)  # a wrong name is an error before anything is read
         buffer = BytesIO() if buffer is None else buffer
         try:
             complete = _read_into(buffer, self.path, self.size)
         except (OSError, MemoryError) as error:
             raise _unreadable(error, self.path) from error
         data = buffer.getvalue()
-        if not complete or _fingerprint(end_of(BytesIO(data), self.path), self.size) != self.fingerprint:
+        end = end_of(BytesIO(data), self.path) if complete else b""
+        if not complete or _fingerprint(end, self.size) != self.fingerprint:
             raise InputError("changed while it was being read", "run again when nothing writes to it", self.path)
-        columns = np.arange(self.footer.data.shape[1]) if self.strict else self.columns
-        sound = check_pages(data, self.footer, columns, self.path, strict=self.strict)
-        name = choose_decoder(decoder, plain=self.plain and sound and not self.strict)
-        metadata = self.metadata if name == "pyarrow" else None
-        chosen = Columns(self.path, self.n_frames, self.columns, metadata, self.strict)
-        return Loaded(chosen, buffer, DECODERS[name])
+        if self.strict:
+            page_table(data, self.footer, np.arange(len(self.footer.names)), self.path, strict=True)
+        table = page_table(data, self.footer, self.columns, self.path)
+        metadata = None if pages and not table.unfit else parse_metadata(end, self.path)
+        return Loaded(self.path, buffer, table, metadata, self.strict)
 
-    @property
-    def metadata_bytes(self) -> int:
-        """Memory of the parsed footer: 19 MB for AIRS-CH0, whose footer has 1.2 MB."""
-        return 16 * int(self.metadata.serialized_size) if self.metadata else 0
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A signal file in memory.
+
+    Parameters
+    ----------
+    path : Path
+        The file, for messages.
+    buffer : BytesIO
+        Its bytes.
+    table : PageTable
+        The pages of the cropped pixels' columns.
+    metadata : pyarrow.parquet.FileMetaData or None
+        The footer as pyarrow parses it; None if gpucal decodes the pages.
+    strict : bool
+        Whether checksums of pages are verified.
+    """
+
+    path: Path
+    buffer: BytesIO
+    table: PageTable
+    metadata: Any
+    strict: bool
+
+    def counts(self, blocks: Iterable[slice]) -> Iterator[Block]:
+        """Decode blocks of pixels; see `gpucal.inputs.counts.decode_counts`.
+
+        Parameters
+        ----------
+        blocks : iterable of slice
+            Which pixels; an iterator may be shared by threads.
+
+        Yields
+        ------
+        pixels : slice
+            Which pixels.
+        counts : ndarray of uint16, shape (pixel, frame)
+            Their raw counts.
+
+        Raises
+        ------
+        InputError
+            If the pages cannot be decoded, or hold nulls or counts that do not fit 16 bits.
+        """
+        data = self.buffer.getvalue()
+        metadata = self.metadata or parse_metadata(end_of(self.buffer, self.path), self.path)
+        yield from decode_counts(data, self.table.columns, blocks, metadata, self.path, strict=self.strict)
 
 
 def _read_into(buffer: BytesIO, path: Path, size: int) -> bool:
@@ -149,8 +192,7 @@ def open_signal(path: Path, detector: Detector, *, strict: bool = False) -> Sign
     strict : bool
         Check more than decoding needs: the mark at the file's beginning; value counts, sizes and positions of all
         column chunks, also outside the crop; that chunks do not overlap, and pages fill each; and, while decoding, the
-        checksums of pages that have one. The checks take 3 % longer. Only pyarrow verifies checksums, so it must
-        decode, which takes 1.3 to 1.6 times as long as Polars for files of AIRS-CH0.
+        checksums of pages that have one.
 
     Returns
     -------
@@ -171,28 +213,40 @@ def open_signal(path: Path, detector: Detector, *, strict: bool = False) -> Sign
                 raise InputError("does not begin as a Parquet file does", AGAIN, path)
     except OSError as error:
         raise _unreadable(error, path) from error
-    with typed_errors(path), pq.ParquetFile(pa.BufferReader(MAGIC + end)) as file:
-        metadata, schema = file.metadata, file.schema_arrow
-        names, types, optional = schema.names, schema.types, [field.nullable for field in schema]
-    footer = read_footer(end, size, metadata.num_columns, path)
-    positions = pixel_columns(schema)
+    footer = read_footer(end, size, path)
+    names = [name.decode("utf-8", "replace") for name in footer.names]
+    positions = pixel_columns(names, footer.pandas)
+    if footer.nested or not footer.facts[positions, 1].all():  # pyarrow can name the types, and knows more of them
+        positions = _judged_by_arrow(end, detector, path)
+    else:
+        _require(positions, detector, path)
+    if strict:
+        check_chunks(footer, np.arange(len(names)), size - len(end), path)
+    return Signal(path, size, positions[detector.columns()], _fingerprint(end, size), footer, len(end), strict)
+
+
+def _require(positions: NDArray[np.intp], detector: Detector, path: Path) -> None:
+    """Refuse a file that does not have a column for each pixel."""
     if positions.size != detector.n_columns:
         problem = f"has {positions.size} columns, expected {detector.n_columns} ({detector.name} has one a pixel)"
         raise InputError(problem, AGAIN, path)
-    kinds = {types[position] for position in positions}
-    for kind in kinds:
+
+
+def _judged_by_arrow(end: bytes, detector: Detector, path: Path) -> NDArray[np.intp]:
+    """Find the pixels' columns in pyarrow's schema, and refuse types that are no counts."""
+    check_length(len(end), MOST_FOR_ARROW, path)
+    with typed_errors(path), pq.ParquetFile(pa.BufferReader(MAGIC + end)) as file:
+        schema, n_columns = file.schema_arrow, file.metadata.num_columns
+        names, types, pandas = schema.names, schema.types, (schema.metadata or {}).get(b"pandas", b"")
+    positions = pixel_columns(names, pandas)
+    _require(positions, detector, path)
+    for kind in {types[position] for position in positions}:
         value = kind.value_type if pa.types.is_dictionary(kind) else kind
         if not pa.types.is_integer(value):
             raise InputError(f"holds {shortened(kind)}, expected raw counts (unsigned 16-bit integers)", AGAIN, path)
-    if metadata.num_columns != len(names):  # of an index, such as a struct: positions would mean other columns
+    if n_columns != len(names):  # of an index, such as a struct: positions would mean other columns
         raise InputError("has a column of structs or lists", AGAIN, path)
-    chosen = positions[detector.columns()]
-    # All columns must be of one kind: if one's type or nullability is damaged, Polars may decode it differently.
-    alike = len(kinds) == 1 and len({optional[position] for position in positions}) == 1
-    plain = alike and len(set(names)) == len(names) and not any(map(pa.types.is_dictionary, kinds))
-    if strict:
-        check_chunks(footer, np.arange(len(names)), size - len(end), path)
-    return Signal(path, size, footer.n_rows, chosen, plain, _fingerprint(end, size), metadata, footer, strict)
+    return positions
 
 
 def fingerprint_of(path: Path) -> str:

@@ -14,7 +14,7 @@ from gpucal.errors import ConfigError, InputError
 from gpucal.inputs.dataset import Observation
 from gpucal.pipeline.calibrated import Calibrated
 from gpucal.pipeline.machine import usable_cores
-from gpucal.pipeline.stream import Item, Pipeline
+from gpucal.pipeline.stream import Item, Pipeline, open_items
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import DETECTORS
 
@@ -105,11 +105,9 @@ def stream(
     asked = config or Calibration()
     settings = ((obs, asked.filled(obs.dataset.layout.preset)) for obs in observations)
     items = (Item(obs, chosen.cropped(DETECTORS[detector]), chosen) for obs, chosen in settings)
-    with Pipeline(items, dtype=kind, threads=threads, memory=memory, device=device) as pipeline:
-        if not device:
-            pipeline.wait_for_data()
-        chosen = choose("cupy" if device and backend is None else backend)
-        for outcome in pipeline.outcomes(chosen):
+    chosen = choose("cupy" if device and backend is None else backend)
+    with Pipeline(open_items(items), chosen, dtype=kind, threads=threads, memory=memory, device=device) as pipeline:
+        for outcome in pipeline.outcomes():
             result = outcome.result
             del outcome
             if isinstance(result, InputError):

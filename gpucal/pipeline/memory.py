@@ -1,4 +1,4 @@
-"""The memory that items in progress may use, and the memory of one decoding thread."""
+"""The memory that items in progress may use."""
 
 from __future__ import annotations
 
@@ -9,31 +9,54 @@ from pathlib import Path
 from threading import Condition
 
 from gpucal.errors import ConfigError, InputError
+from gpucal.inputs.parquet.layout import COLUMNS
+from gpucal.inputs.signal_file import Signal
 
-__all__ = ["BLOCK", "DEFAULT_MEMORY", "PROCESS", "Budget", "decode_bytes"]
+__all__ = ["BLOCK", "DEFAULT_MEMORY", "PAGES", "PROCESS", "THREAD", "Budget", "working_bytes"]
 
-DEFAULT_MEMORY = 900_000_000
+DEFAULT_MEMORY = 600_000_000
 """Default limit of the peak resident memory, bytes; an item that needs more is still calibrated, alone."""
 
-# Bytes that the process holds beside items and decoded counts: interpreter, libraries, freed memory that allocators
-# keep (340 MB measured with Polars and Numba after ten observations).
-PROCESS = 360_000_000
+# Bytes that the process holds beside items: interpreter, libraries, freed memory that allocators keep.
+PROCESS = 240_000_000
 
-# Bytes of raw counts in a pixel block: enough to make a call's overhead negligible, few beside the result.
-BLOCK = 6 * 2**20
+# Bytes of a block of pixels. Decompressed pages stay in a core's second cache. Raw counts are enough to make a call's
+# overhead negligible, and few beside the result.
+PAGES, BLOCK = 2**19, 6 * 2**20
 
-# The most bytes of counts decoded in one call: more is little faster, see benchmarks/readers.py. The bytes that Polars
-# takes to parse the footer in each call: 33 MB measured with AIRS-CH0, 11392 columns.
-_UNIT, _FOOTER = 64 * 2**20, 33_000_000
+# Bytes that a thread holds beside its block: a dictionary, tables of Huffman codes, a stack.
+THREAD = 4_000_000
 
 
-def decode_bytes(unit: int) -> int:
-    """Return the most bytes a thread holds while it decodes ``unit`` bytes in one call: footer, table, block, pages."""
-    return _FOOTER + unit + unit // 2 + 2 * BLOCK
+def working_bytes(signal: Signal, threads: int, *, pages: bool) -> int:
+    """Return the bytes that an item needs beside its file and its result.
+
+    Parameters
+    ----------
+    signal : Signal
+        Its file.
+    threads : int
+        Threads that bin.
+    pages : bool
+        Whether pages can be binned without their counts; otherwise, and if the footer tells that they are of another
+        kind, pyarrow decodes them.
+
+    Returns
+    -------
+    int
+        Bytes.
+    """
+    footer = signal.footer
+    if pages and signal.by_pages:
+        longest = int(footer.uncompressed[:, signal.columns].sum(axis=0).max(initial=0))
+        table = 2 * 8 * COLUMNS * 2 * footer.rows.size * signal.columns.size  # and what it is made from
+        return table + threads * (max(PAGES, longest) + 2 * footer.n_rows)
+    # A block as a table, in one piece, and its pages; 19 MB for the 1.2 MB that are the footer of AIRS-CH0.
+    return 16 * signal.footer_size + threads * 4 * max(BLOCK, 2 * footer.n_rows)
 
 
 class Budget:
-    """Limits the bytes of files and outputs in memory at once, and the bytes a thread decodes in one call.
+    """Limits the bytes of files and outputs in memory at once.
 
     Without ``memory`` the limit is `DEFAULT_MEMORY`, and a single larger item may exceed it. Raises ConfigError if the
     memory is too little for any item.
@@ -42,18 +65,14 @@ class Budget:
     def __init__(self, memory: int | None, threads: int) -> None:
         self.strict = memory is not None
         total = DEFAULT_MEMORY if memory is None else memory
-        least = PROCESS + threads * decode_bytes(BLOCK)
-        if self.strict and total < least:
+        self.other = PROCESS + threads * THREAD
+        if self.strict and total < self.other:
             given = f"{total // 10**6}MB" if total >= 10**6 else f"{total} bytes"
             raise ConfigError(
-                f"memory = {given}: the least is {-(-least // 10**6)}MB, as {threads} threads need {least:,} bytes "
-                "beside the data; raise it, or lower workers"
+                f"memory = {given}: the least is {-(-self.other // 10**6)}MB, as {threads} threads need "
+                f"{self.other:,} bytes beside the data; raise it, or lower workers"
             )
-        share = (total - PROCESS) // (2 * threads)  # decoded counts may take half of the rest
-        self.unit = max(BLOCK, min(_UNIT, (share - decode_bytes(0)) * 2 // 3))
-        self.other = PROCESS + threads * decode_bytes(self.unit)
         self.total = total - self.other
-        self._threads = threads
         self._used, self._closed = 0, False
         self._spare: list[BytesIO] = []
         self._changed = Condition()
@@ -65,11 +84,8 @@ class Budget:
         the bytes can never be free, and CancelledError after `close`.
         """
         if self.strict and wanted > self.total:
-            # Decoding gets as much as files and outputs, within what it can use.
-            least, most = (self._threads * decode_bytes(unit) for unit in (BLOCK, _UNIT))
             raise InputError(
-                f"needs {PROCESS + wanted + min(max(wanted, least), most):,} bytes of memory, "
-                f"more than the {self.total + self.other:,} allowed",
+                f"needs {self.other + wanted:,} bytes of memory, more than the {self.total + self.other:,} allowed",
                 "raise --memory or lower --workers",
                 path,
             )

@@ -20,7 +20,7 @@ from gpucal.settings.calibration import Calibration
 __all__ = ["provenance", "steps_done"]
 
 # Libraries whose version may change a number; only loaded ones are listed.
-_LIBRARIES = ("numpy", "pyarrow", "polars", "numba", "cupy")
+_LIBRARIES = ("numpy", "pyarrow", "numba", "cupy")
 
 
 def steps_done(config: Calibration, plan: Plan, dq: NDArray[np.uint8]) -> dict[str, str]:

@@ -1,10 +1,10 @@
-"""Reads, decodes, bins and returns items at the same time, in order and within a memory budget.
+"""Reads, bins and returns items at the same time, in order and within a memory budget.
 
-    reader thread     opens each item, makes its plan and reads its whole file; waits while the budget is used up
-    binning threads   decode blocks of pixels and bin them; a thread that finds no block left begins the next item
+    reader thread     takes an opened item, makes its plan and reads its whole file; waits while the budget is used up
+    binning threads   take blocks of pixels from pages to bins; a thread that finds no block left begins the next item
     caller's thread   receives finished items in order, and writes one while the threads work on the next
 
-So decoding, the cost that cannot be avoided, never pauses, and all other work happens beside it.
+So the threads that bin, where the time goes, never pause, and all other work happens beside them.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from io import BytesIO
 from types import TracebackType
 from typing import Any
@@ -23,21 +23,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpucal.backends import Backend, Memory
+from gpucal.backends import Backend, Pages
 from gpucal.errors import DeviceError, InputError
-from gpucal.inputs.calibration_files import Axis
-from gpucal.inputs.counts import Loaded, choose_decoder, prepare_decoder
+from gpucal.inputs.calibration_files import Adc, Axis, CalibrationFrames
+from gpucal.inputs.counts import takes_pages
 from gpucal.inputs.dataset import Observation
-from gpucal.inputs.signal_file import open_signal
+from gpucal.inputs.signal_file import Loaded, Signal, open_signal
 from gpucal.pipeline.calibrated import Calibrated
-from gpucal.pipeline.memory import BLOCK, Budget
+from gpucal.pipeline.memory import BLOCK, PAGES, Budget, working_bytes
 from gpucal.pipeline.provenance import provenance
 from gpucal.science.corrections import CORRECTIONS
 from gpucal.science.plan import DQ, Plan, make_plan
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import Detector
 
-__all__ = ["Item", "Outcome", "Pipeline", "out_of_memory", "pixel_blocks"]
+__all__ = ["Item", "Opened", "Outcome", "Pipeline", "open_items", "out_of_memory", "pixel_blocks"]
 
 # Items opened ahead of the caller. The budget limits full-size items; this number limits small ones.
 _AHEAD = 4
@@ -50,6 +50,34 @@ class Item:
     obs: Observation
     detector: Detector
     config: Calibration
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """An item whose files have been opened and checked; its signal is not read yet.
+
+    Parameters
+    ----------
+    item : Item
+        The item.
+    signal, frames, adc, axis
+        What its files say.
+    fingerprints : dict of str to str
+        A fingerprint of each input.
+    inputs : str
+        One of all of them.
+    began : float
+        `time.perf_counter` before it was opened.
+    """
+
+    item: Item
+    signal: Signal
+    frames: CalibrationFrames
+    adc: Adc
+    axis: Axis
+    fingerprints: dict[str, str]
+    inputs: str
+    began: float
 
 
 @dataclass(frozen=True)
@@ -65,9 +93,11 @@ class Outcome:
     inputs : str
         Fingerprint of all inputs; empty after an error.
     began : float
-        `time.perf_counter` when the item was opened.
+        `time.perf_counter` before the item was opened.
     seconds : mapping of str to float
         Time spent opening, reading, decoding and binning, summed over threads.
+    pages : Pages
+        How many pages were decoded in which way.
     """
 
     item: Item
@@ -75,225 +105,303 @@ class Outcome:
     inputs: str
     began: float
     seconds: dict[str, float]
+    pages: Pages = field(default_factory=Pages)
 
 
 @dataclass(frozen=True)
 class _Flight:
-    """An item being decoded and binned."""
+    """An item being binned."""
 
-    item: Item
-    axis: Axis
+    opened: Opened
     plan: Plan
-    inputs: str
-    fingerprints: dict[str, str]
     signal: NDArray[Any]
     saturated: NDArray[np.bool_]
     buffer: BytesIO
-    work: list[Future[dict[str, float]]]
+    work: list[Future[tuple[dict[str, float], Pages]]]
     reserved: int
-    began: float
     seconds: dict[str, float]
 
 
-class Pipeline:
-    """A stream of items in progress. Reading begins at once, before a backend is chosen.
+def open_items(items: Iterable[Item], *, strict: bool = False) -> Iterator[Opened | Outcome]:
+    """Open items one by one; one whose files cannot be used becomes its `Outcome`.
 
     Parameters
     ----------
     items : iterable of Item
-        The items to calibrate, in order.
+        The items.
+    strict : bool
+        Check files fully, see `gpucal.inputs.signal_file.open_signal`.
+
+    Yields
+    ------
+    Opened or Outcome
+        One for each item.
+    """
+    for item in items:
+        began = time.perf_counter()
+        try:
+            opened = _open(item, strict, began)
+        except (InputError, MemoryError) as error:
+            yield _failed(item, error, began)
+        else:
+            yield opened
+
+
+def _open(item: Item, strict: bool, began: float) -> Opened:
+    obs, detector = item.obs, item.detector
+    signal = open_signal(obs.signal_path(detector), detector, strict=strict)
+    frames, adc, axis = obs.frames(detector), obs.adc(detector), obs.axis(detector)
+    axes = hashlib.sha256()
+    for values in (axis.time_h, axis.wavelength_um, axis.integration_s):
+        axes.update(b"-" if values is None else values.tobytes())
+    prints = {"signal": signal.fingerprint, "calibration": frames.digest, "adc": str(adc), "axes": axes.hexdigest()}
+    # 0.1 took columns by position: what it made of files in another order is not taken for finished.
+    moved = ["columns by number"] if (np.diff(signal.columns) < 0).any() else []
+    inputs = hashlib.sha256(" ".join([*prints.values(), *moved]).encode()).hexdigest()
+    return Opened(item, signal, frames, adc, axis, prints, inputs, began)
+
+
+class Pipeline:
+    """A stream of items in progress. Reading begins at once.
+
+    Parameters
+    ----------
+    items : iterable of Opened or Outcome
+        The items to calibrate, in order, and the outcomes of those that are not. A thread of the pipeline iterates.
+    backend : Backend
+        The backend that computes.
     dtype : dtype
         Type of the signals.
     threads : int
-        Threads that decode and bin.
+        Threads that bin.
     memory : int, optional
         Limit of the process's peak resident memory, bytes. By default `gpucal.pipeline.memory.DEFAULT_MEMORY`, which
         a single item may exceed if it needs more.
     value_bytes : int, optional
         Bytes that a value of the output takes until the caller asks for the next item. By default those of ``dtype``.
-    wanted : callable, optional
-        Decides from an item and the fingerprint of its inputs whether to calibrate it. The reader thread calls it.
     device : bool
         Leave the signals on the backend's device.
-    strict : bool
-        Check files fully, see `gpucal.inputs.signal_file.open_signal`.
 
     Raises
     ------
     ConfigError
-        If the memory is too little for any item.
+        If the memory is too little for any item, or GPUCAL_READER names no reader.
+    BackendUnavailable
+        If results cannot stay on a device.
     """
 
     def __init__(
         self,
-        items: Iterable[Item],
+        items: Iterable[Opened | Outcome],
+        backend: Backend,
         *,
         dtype: np.dtype[Any],
         threads: int,
         memory: int | None = None,
         value_bytes: int | None = None,
-        wanted: Callable[[Item, str], bool] = lambda item, inputs: True,
         device: bool = False,
-        strict: bool = False,
     ) -> None:
         self._items = iter(items)
+        self._backend = backend
+        self._destination = backend.destination(device)
+        self._pages = takes_pages() and self._destination.bin_pages is not None
         self._dtype = dtype
         self._threads = threads
         self._value_bytes = value_bytes or dtype.itemsize
-        self._wanted = wanted
-        self._device = device
-        self._strict = strict
         self._budget = Budget(memory, threads)
-        self._decoder = prepare_decoder(threads)
-        self._memory: Future[Memory] = Future()
         self._binning = ThreadPoolExecutor(threads, "gpucal-bin")
         self._reading = ThreadPoolExecutor(1, "gpucal-read")
-        self._waiting: deque[tuple[Item, Future[_Flight | Outcome]]] = deque()
-        try:
-            self._read_ahead()
-        except BaseException:  # raised by the caller's iterable: no `with` was entered yet that would end the threads
-            self.__exit__(None, None, None)
-            raise
+        self._waiting: deque[Future[_Flight | Outcome | None]] = deque()
+        self._read_ahead()
 
     def __enter__(self) -> Pipeline:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._budget.close()
-        self._memory.cancel()
         self._reading.shutdown(cancel_futures=True)
         self._binning.shutdown(cancel_futures=True)
 
-    def wait_for_data(self) -> None:
-        """Wait until the first file is in memory.
-
-        Importing and compiling a backend needs the interpreter. Decoding does not, so the two overlap well. Opening a
-        file needs it too: side by side, both take three times as long.
-        """
-        wait([reading for _, reading in list(self._waiting)[:1]])
-
-    def outcomes(self, backend: Backend) -> Iterator[Outcome]:
+    def outcomes(self) -> Iterator[Outcome]:
         """Yield the outcome of every item, in order.
 
         An item's memory counts as free again when the next outcome is asked for.
         """
-        memory = backend.memory(self._device)
-        self._memory.set_result(memory)
-        while self._waiting:
-            item, reading = self._waiting.popleft()
+        while (flight := self._waiting.popleft().result()) is not None:
             self._read_ahead()
-            outcome, reserved, spare = _await(item, reading, partial(_finished, backend, memory))
-            del reading
+            outcome, reserved, spare = self._land(flight)
+            del flight
             yield outcome
             del outcome
             self._budget.release(reserved, spare)
             del spare
 
     def _read_ahead(self) -> None:
-        while len(self._waiting) < _AHEAD and (item := next(self._items, None)) is not None:
-            self._waiting.append((item, self._reading.submit(self._read, item)))
+        while len(self._waiting) < _AHEAD:
+            self._waiting.append(self._reading.submit(self._next))
 
-    def _read(self, item: Item) -> _Flight | Outcome:
-        """Open an item, wait for memory, read its file and queue its blocks."""
+    def _next(self) -> _Flight | Outcome | None:
+        """Take the next item, wait for memory, read its file and queue its blocks; return None after the last."""
         self._check_alive()
-        began = time.perf_counter()
-        obs, detector = item.obs, item.detector
-        signal = open_signal(obs.signal_path(detector), detector, strict=self._strict)
-        frames, adc, axis = obs.frames(detector), obs.adc(detector), obs.axis(detector)
-        axes = hashlib.sha256()
-        for values in (axis.time_h, axis.wavelength_um, axis.integration_s):
-            axes.update(b"-" if values is None else values.tobytes())
-        prints = {"signal": signal.fingerprint, "calibration": frames.digest, "adc": str(adc), "axes": axes.hexdigest()}
-        # 0.1 took columns by position: what it made of files in another order is not taken for finished.
-        moved = ["columns by number"] if (np.diff(signal.columns) < 0).any() else []
-        inputs = hashlib.sha256(" ".join([*prints.values(), *moved]).encode()).hexdigest()
-        if not self._wanted(item, inputs):
-            return Outcome(item, None, inputs, began, {})
+        opened = next(self._items, None)
+        if not isinstance(opened, Opened):
+            return opened
         try:
-            plan = make_plan(detector, item.config, frames, adc, axis, signal.n_frames)
+            return self._read(opened)
+        except (InputError, MemoryError) as error:
+            return _failed(opened.item, error, opened.began)
+
+    def _read(self, opened: Opened) -> _Flight:
+        item, signal = opened.item, opened.signal
+        try:
+            plan = make_plan(item.detector, item.config, opened.frames, opened.adc, opened.axis, signal.n_frames)
         except InputError as error:
             raise InputError(error.problem, error.mend, error.path or signal.path) from error
-        opened = time.perf_counter()
-        shape = (plan.n_bins, detector.width, detector.shape[0])
+        was_opened = time.perf_counter()
+        shape = (plan.n_bins, item.detector.width, item.detector.shape[0])
         reserved = signal.size + int(np.prod(shape)) * self._value_bytes
-        if choose_decoder(self._decoder, plain=signal.plain and not self._strict) == "pyarrow":
-            reserved += signal.metadata_bytes
+        reserved += working_bytes(signal, self._threads, pages=self._pages)
         spare = self._budget.acquire(reserved, signal.path, self._check_alive)
         start = time.perf_counter()
         try:
-            loaded = signal.load(self._decoder, spare)
-            empty = self._memory.result().empty if self._device else np.empty  # the host needs no backend
-            out, saturated = empty(shape, self._dtype), np.zeros(plan.n_pixels, bool)
-            units = iter(list(loaded.units(pixel_blocks(plan, signal.n_frames), self._budget.unit)))
+            loaded = signal.load(spare, pages=self._pages)
+            out, saturated = self._destination.allocate(shape, self._dtype), np.zeros(plan.n_pixels, bool)
+            by_pages = loaded.metadata is None
+            sizes = loaded.table.sizes if by_pages else np.full(plan.n_pixels, 2 * signal.n_frames)
+            blocks = iter(list(pixel_blocks(plan, sizes, PAGES if by_pages else BLOCK)))
         except BaseException:
             self._budget.release(reserved)
             raise
-        work = [
-            self._binning.submit(self._decode_and_bin, plan, loaded, units, out, saturated)
-            for _ in range(self._threads)
-        ]
-        seconds = {"open": opened - began, "read": time.perf_counter() - start}
-        return _Flight(item, axis, plan, inputs, prints, out, saturated, loaded.buffer, work, reserved, began, seconds)
+        bin_blocks = self._bin_pages if by_pages else self._bin_counts
+        work = [self._binning.submit(bin_blocks, plan, loaded, blocks, out, saturated) for _ in range(self._threads)]
+        seconds = {"open": was_opened - opened.began, "read": time.perf_counter() - start}
+        return _Flight(opened, plan, out, saturated, loaded.buffer, work, reserved, seconds)
 
     def _check_alive(self) -> None:
         """Raise RuntimeError if the interpreter is exiting, as it waits for this thread."""
         self._binning.submit(int)
 
-    def _decode_and_bin(
-        self,
-        plan: Plan,
-        loaded: Loaded,
-        units: Iterator[list[slice]],
-        out: NDArray[Any],
-        saturated: NDArray[np.bool_],
-    ) -> dict[str, float]:
-        """Decode and bin until ``units`` is empty. All threads share that iterator, which is safe as it is a list's."""
-        decoding = binning = 0.0
+    def _bin_pages(
+        self, plan: Plan, loaded: Loaded, blocks: Iterator[slice], out: NDArray[Any], saturated: NDArray[np.bool_]
+    ) -> tuple[dict[str, float], Pages]:
+        """Bin until ``blocks`` is empty. All threads share that iterator, which is safe as it is a list's."""
+        bin_pages = self._destination.bin_pages
+        assert bin_pages is not None
+        start, total = time.perf_counter(), Pages()
+        with _emptied(blocks):
+            for pixels in blocks:
+                saturated[pixels], pages = bin_pages(plan, pixels, loaded, _target(plan, pixels, out))
+                total += pages
+        return {"bin": time.perf_counter() - start}, total
+
+    def _bin_counts(
+        self, plan: Plan, loaded: Loaded, blocks: Iterator[slice], out: NDArray[Any], saturated: NDArray[np.bool_]
+    ) -> tuple[dict[str, float], Pages]:
+        """Do the same with counts that pyarrow decodes."""
+        decoding, binning, pages = 0.0, 0.0, 0
         start = time.perf_counter()
-        try:
-            for pixels, counts in loaded.decode(units):
-                memory = self._memory.result()
+        with _emptied(blocks):
+            for pixels, counts in loaded.counts(blocks):
                 decoded = time.perf_counter()
-                y, first = divmod(pixels.start, plan.detector.width)
-                saturated[pixels] = memory.bin_into(plan, pixels, counts, out[:, first : first + len(counts), y])
+                saturated[pixels] = self._destination.bin_counts(plan, pixels, counts, _target(plan, pixels, out))
                 decoding, binning = decoding + decoded - start, binning + time.perf_counter() - decoded
+                pages += int(loaded.table.firsts[pixels.stop] - loaded.table.firsts[pixels.start])
                 start = time.perf_counter()
-        except BaseException:
-            deque(units, maxlen=0)  # the item has failed: the other threads must find nothing of it
-            raise
-        return {"decode": decoding + time.perf_counter() - start, "bin": binning}
+        return {"decode": decoding + time.perf_counter() - start, "bin": binning}, Pages(arrow=pages)
+
+    def _land(self, flight: _Flight | Outcome) -> tuple[Outcome, int, BytesIO | None]:
+        """Wait for an item; return its outcome, the bytes it reserved, and its buffer, which may be used again."""
+        if isinstance(flight, Outcome):
+            return flight, 0, None
+        try:
+            outcome = self._finished(flight)
+        except (InputError, MemoryError) as error:
+            outcome = _failed(flight.opened.item, error, flight.opened.began)
+        return outcome, flight.reserved, flight.buffer
+
+    def _finished(self, flight: _Flight) -> Outcome:
+        """Wait for an item's last block and make its product."""
+        seconds, total = dict(flight.seconds), Pages()
+        for work in flight.work:
+            spent, pages = work.result()
+            for stage, more in spent.items():
+                seconds[stage] = seconds.get(stage, 0.0) + more
+            total += pages
+        opened, plan = flight.opened, flight.plan
+        obs, detector, config = opened.item.obs, opened.item.detector, opened.item.config
+        signal, dq = flight.signal, plan.dq.copy()
+        dq[flight.saturated] |= np.uint8(DQ.SATURATED)
+        dq = np.ascontiguousarray(dq.reshape(detector.shape[0], detector.width).T)
+        for correction in CORRECTIONS:
+            dq, change = correction.plan(config, dq)
+            if change is not None:
+                self._destination.change(signal, change)
+        history = provenance(
+            config,
+            plan,
+            dq,
+            inputs=opened.inputs,
+            fingerprints=opened.fingerprints,
+            backend=self._backend.name,
+            device=self._backend.runs_on,
+        )
+        cal = Calibrated(*obs.key, detector, signal, dq, plan.time_h, opened.axis.wavelength_um, history, plan)
+        return Outcome(opened.item, cal, opened.inputs, opened.began, seconds, total)
 
 
-def pixel_blocks(plan: Plan, n_frames: int) -> Iterator[slice]:
-    """Cut the pixels into blocks of about 6 MiB of counts.
+def pixel_blocks(plan: Plan, sizes: NDArray[np.integer[Any]], most: int) -> Iterator[slice]:
+    """Cut the pixels into blocks of at most so many bytes, but of a pixel at least.
 
     Each block stays inside one spatial row, so that its result is a slice of the output.
+
+    Parameters
+    ----------
+    plan : Plan
+        The arrays of the formula.
+    sizes : ndarray of int, shape (pixel,)
+        Bytes of each pixel.
+    most : int
+        Bytes of a block.
+
+    Yields
+    ------
+    slice
+        The pixels of a block.
     """
-    height, width = plan.detector.shape[0], plan.detector.width
-    step = min(width, max(1, BLOCK // (2 * n_frames)))
-    for y in range(height):
-        for x in range(0, width, step):
-            yield slice(y * width + x, y * width + min(x + step, width))
+    width, ends = plan.detector.width, np.cumsum(sizes)
+    for row in range(0, plan.n_pixels, width):
+        first = row
+        while first < row + width:
+            last = int(np.searchsorted(ends, ends[first] - sizes[first] + most, side="right"))
+            last = min(max(last, first + 1), row + width)
+            yield slice(first, last)
+            first = last
 
 
-def _await(
-    item: Item, reading: Future[_Flight | Outcome], finish: Callable[[_Flight], Outcome]
-) -> tuple[Outcome, int, BytesIO | None]:
-    """Wait for an item; return its outcome, the bytes it reserved, and its buffer, which may be used again."""
-    began, reserved = time.perf_counter(), 0
+def _target(plan: Plan, pixels: slice, out: NDArray[Any]) -> NDArray[Any]:
+    """Return the part of a result that a block of pixels fills, (bin, pixel)."""
+    y, first = divmod(pixels.start, plan.detector.width)
+    return out[:, first : first + pixels.stop - pixels.start, y]
+
+
+@contextmanager
+def _emptied(blocks: Iterator[slice]) -> Iterator[None]:
+    """Leave nothing of an item that has failed to the other threads."""
     try:
-        flight = reading.result()
-        if not isinstance(flight, _Flight):
-            return flight, 0, None
-        reserved = flight.reserved
-        return finish(flight), reserved, flight.buffer
-    except (InputError, MemoryError) as error:
-        if isinstance(error, DeviceError):  # the device's memory: the next item would lack it too
-            raise
-        failed = error if isinstance(error, InputError) else out_of_memory()
-        # Drop the traceback, which would keep the item's memory in a circle: frame, flight, future, error, frame.
-        plain = failed.with_traceback(None).at(item.obs.where(item.detector))
-        return Outcome(item, plain, "", began, {}), reserved, None
+        yield
+    except BaseException:
+        deque(blocks, maxlen=0)
+        raise
+
+
+def _failed(item: Item, error: InputError | MemoryError, began: float) -> Outcome:
+    """Return the outcome of an item that failed; a device's error is raised, as the next item would have it too."""
+    if isinstance(error, DeviceError):
+        raise error
+    failed = error if isinstance(error, InputError) else out_of_memory()
+    # Drop the traceback, which would keep the item's memory in a circle: frame, flight, future, error, frame.
+    plain = failed.with_traceback(None).at(item.obs.where(item.detector))
+    return Outcome(item, plain, "", began, {})
 
 
 def out_of_memory() -> InputError:
@@ -302,32 +410,3 @@ def out_of_memory() -> InputError:
     It is made anew, as a caught error's traceback would keep the memory that is left.
     """
     return InputError("ran out of memory", "lower --workers or --memory, or end what else needs some")
-
-
-def _finished(backend: Backend, memory: Memory, flight: _Flight) -> Outcome:
-    """Wait for an item's last block and make its product."""
-    seconds = dict(flight.seconds)
-    for work in flight.work:
-        for stage, spent in work.result().items():
-            seconds[stage] = seconds.get(stage, 0.0) + spent
-    obs, detector, config = flight.item.obs, flight.item.detector, flight.item.config
-    signal, dq = flight.signal, flight.plan.dq.copy()
-    dq[flight.saturated] |= np.uint8(DQ.SATURATED)
-    dq = np.ascontiguousarray(dq.reshape(detector.shape[0], detector.width).T)
-    for correction in CORRECTIONS:
-        dq, change = correction.plan(config, dq)
-        if change is not None:
-            memory.change(signal, change)
-    history = provenance(
-        config,
-        flight.plan,
-        dq,
-        inputs=flight.inputs,
-        fingerprints=flight.fingerprints,
-        backend=backend.name,
-        device=backend.runs_on,
-    )
-    cal = Calibrated(
-        *obs.key, detector, signal, dq, flight.plan.time_h, flight.axis.wavelength_um, history, flight.plan
-    )
-    return Outcome(flight.item, cal, flight.inputs, flight.began, seconds)

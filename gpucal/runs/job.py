@@ -20,7 +20,7 @@ from gpucal.backends import choose
 from gpucal.errors import InputError, OutputError, OutputLost
 from gpucal.inputs.dataset import Observation
 from gpucal.pipeline.calibrated import arrays_of
-from gpucal.pipeline.stream import Item, Outcome, Pipeline, out_of_memory
+from gpucal.pipeline.stream import Item, Opened, Outcome, Pipeline, open_items, out_of_memory
 from gpucal.results.origin import home_of
 from gpucal.results.records import is_finished
 from gpucal.results.writer import Store
@@ -152,7 +152,9 @@ class _Work:
         self.store = Store(self.job.out)
         self.others = [Store(folder) for folder in self.job.resume_from]
         self.hash = self.job.settings_hash
-        self.begun = 0
+        # The pipeline's reader begins items, and this thread ends them: neither counts the other's.
+        self.begun_items = self.ended_items = 0
+        self.is_late = False
         self.ended = time.monotonic()
         self.took: deque[float] = deque(maxlen=8)  # seconds of the last items, each from the end of the one before
 
@@ -167,25 +169,23 @@ class _Work:
                 self.summary.stopped = "interrupted"
                 return
             self.busy.clear()
+            backend = choose(job.backend)
+            self.summary.backend = backend.name
             pipeline = Pipeline(
-                self._begin(),
+                self._missing(),
+                backend,
                 dtype=kind,
                 threads=job.threads,
                 memory=job.memory,
                 value_bytes=value_bytes,
-                wanted=self._is_missing,
-                strict=job.strict,
             )
             # Another thread writes items: an interrupt reaches the main thread only, and so cannot split an item.
             with pipeline, ThreadPoolExecutor(1, "gpucal-write") as writer:
-                pipeline.wait_for_data()
-                backend = choose(job.backend)
-                self.summary.backend = backend.name
-                for outcome in pipeline.outcomes(backend):
+                for outcome in pipeline.outcomes():
+                    self.ended_items += 1
                     key = _key(outcome.item)
                     if outcome.result is None and key in self.busy:
                         self.waiting.append(outcome.item)
-                        self.begun -= 1
                         self.ended = time.monotonic()
                         continue
                     writer.submit(self._record, outcome).result()
@@ -193,27 +193,35 @@ class _Work:
                     tick()
                     if stop() and self.summary.left:
                         self.summary.stopped = "interrupted"
-                    if self.summary.stopped == "time limit":
-                        continue  # items already begun end in time
                     if self.summary.stopped:
                         break
+            if self.is_late and not self.summary.stopped:
+                self.summary.stopped = "time limit"
             if self.busy and not self.summary.stopped:
                 time.sleep(_PATIENCE)
                 self.ended = time.monotonic()
 
+    def _missing(self) -> Iterator[Opened | Outcome]:
+        """Open items while there is time, claim those that are missing, and pass over those that are not."""
+        for opened in open_items(self._begin(), strict=self.job.strict):
+            if isinstance(opened, Outcome) or self._is_missing(opened.item, opened.inputs):
+                yield opened
+            else:
+                yield Outcome(opened.item, None, opened.inputs, opened.began, {})
+
     def _begin(self) -> Iterator[Item]:
         for _ in range(len(self.waiting)):
-            if self._is_late():
-                self.summary.stopped = "time limit"
+            if self._would_be_late():
+                self.is_late = True  # items already begun end in time
                 return
-            self.begun += 1
+            self.begun_items += 1
             yield self.waiting.popleft()
 
-    def _is_late(self) -> bool:
+    def _would_be_late(self) -> bool:
         """Tell whether an item begun now would end too late, as it must wait for the items in progress."""
         if self.until is None:
             return False
-        in_flight = self.begun - self.summary.done - self.summary.skipped - len(self.summary.failed)
+        in_flight = self.begun_items - self.ended_items
         return time.monotonic() + (in_flight + 1) * max(self.took, default=0.0) >= self.until
 
     def _is_missing(self, item: Item, inputs: str) -> bool:
@@ -276,6 +284,7 @@ class _Work:
                     seconds=spent,
                 )
                 self.summary.done += 1
+                self.summary.decoded(vars(outcome.pages))
                 self.summary.spent({**outcome.seconds, "write": time.perf_counter() - start})
                 self.took.append(time.monotonic() - self.ended)
         except OutputError as error:

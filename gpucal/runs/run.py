@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import DTypeLike
 
-from gpucal.backends import choose
+from gpucal.backends import Pages, choose
 from gpucal.errors import ConfigError, InputError, OutputError, RunWarning, Unstackable
 from gpucal.inputs.dataset import Dataset, Observation
 from gpucal.inputs.signal_file import open_signal
@@ -224,6 +224,8 @@ def run(
             stop()
             _finish(store, job, summary)
             summary.seconds = time.monotonic() - began
+            if summary.pages:
+                log.info("pages: %s", Pages(**summary.pages))
             if summary.stopped:
                 how = "run it again to continue" + " (without --overwrite, which starts over)" * overwrite
                 log.warning("%s: %s; finished items are kept, %s", summary.stopped, summary.counts, how)

@@ -36,6 +36,8 @@ class Summary:
         Wall time.
     stages : dict of str to float
         Seconds spent opening, reading, decoding, binning and writing, summed over threads; they overlap.
+    pages : dict of str to int
+        Pages that were decoded in each way, see `gpucal.backends.Pages`.
     backend : str
         The backend that ran.
     notes : list of str
@@ -49,6 +51,7 @@ class Summary:
     stopped: str = ""
     seconds: float = 0.0
     stages: dict[str, float] = field(default_factory=dict)
+    pages: dict[str, int] = field(default_factory=dict)
     backend: str = ""
     notes: list[str] = field(default_factory=list)
 
@@ -73,6 +76,17 @@ class Summary:
         for stage, more in seconds.items():
             self.stages[stage] = self.stages.get(stage, 0.0) + more
 
+    def decoded(self, pages: Mapping[str, int]) -> None:
+        """Add pages that were decoded.
+
+        Parameters
+        ----------
+        pages : mapping of str to int
+            Pages by the way they went.
+        """
+        for way, more in pages.items():
+            self.pages[way] = self.pages.get(way, 0) + more
+
     def add(self, other: Mapping[str, Any]) -> None:
         """Add the summary of another process.
 
@@ -87,6 +101,7 @@ class Summary:
         self.left += other["left"]
         self.stopped = self.stopped or other["stopped"]
         self.spent(other["stages"])
+        self.decoded(other["pages"])
         backends = [name for name in (*self.backend.split(", "), *other["backend"].split(", ")) if name]
         self.backend = ", ".join(dict.fromkeys(backends))
 

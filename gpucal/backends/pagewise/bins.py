@@ -27,7 +27,7 @@ from gpucal.backends.pagewise.intrinsics import (
     put64,
     uint64,
 )
-from gpucal.backends.pagewise.layout import (
+from gpucal.inputs.parquet.layout import (
     DATA_2,
     DICTIONARY,
     ENCODING,
@@ -507,7 +507,7 @@ def bin_pages(
     data : ndarray of uint8, shape (byte,)
         The pages, inflated, as `gpucal.backends.pagewise.inflate.inflate_pages` puts them.
     pages : ndarray of int64, shape (page, COLUMNS)
-        The table; see `gpucal.backends.pagewise.layout`.
+        The table; see `gpucal.inputs.parquet.layout`.
     firsts : ndarray of int64, shape (pixel + 1,)
         Where the pages of each column begin in it, and the last ones end.
     facts : ndarray of int64, shape (pixel, 3)

@@ -26,7 +26,7 @@ from gpucal.backends.pagewise.intrinsics import (
     trailing_zeros,
     uint64,
 )
-from gpucal.backends.pagewise.layout import AT, CODEC, PADDING, PREFIX, SIZE, STORED, TO, WANTED, ZSTD, Array
+from gpucal.inputs.parquet.layout import AT, CODEC, PADDING, PREFIX, SIZE, STORED, TO, WANTED, ZSTD, Array
 
 __all__ = ["inflate_pages", "workspace"]
 
@@ -415,7 +415,7 @@ def inflate_pages(
     data : ndarray of uint8, shape (byte,)
         What holds them as they are stored.
     pages : ndarray of int64, shape (page, COLUMNS)
-        The table; see `gpucal.backends.pagewise.layout`.
+        The table; see `gpucal.inputs.parquet.layout`.
     first, last : int
         Which pages.
     out : ndarray of uint8, shape (byte,)

@@ -1,8 +1,8 @@
-"""The footer of a Parquet file: rows, and the offset and declared size of each column chunk.
+"""The footer of a Parquet file: its columns, its rows, and the offset and declared size of each column chunk.
 
-gpucal parses it itself, because asking pyarrow 26 for a column chunk of a damaged footer can end the process. A pattern
-finds column chunks, which are then parsed all at once. A chunk found that way counts only if it begins where the one
-before it ends.
+gpucal parses it itself, because asking pyarrow 26 for a column chunk of a damaged footer can end the process, and
+pyarrow's own objects for 11,392 columns take 19 MB. A pattern finds column chunks, which are then parsed all at once.
+A chunk found that way counts only if it begins where the one before it ends.
 """
 
 from __future__ import annotations
@@ -19,25 +19,44 @@ from numpy.typing import NDArray
 from gpucal.errors import InputError
 from gpucal.inputs.files import AGAIN
 from gpucal.inputs.kinds import HEAD, mistaken
-from gpucal.inputs.parquet.thrift import I32, I64, LIST, STRUCT, FieldPath, StructReader, Unreadable, parse_structs
+from gpucal.inputs.parquet.thrift import (
+    ABSENT,
+    BINARY,
+    I32,
+    I64,
+    LIST,
+    STRUCT,
+    FieldPath,
+    StructReader,
+    Unreadable,
+    parse_structs,
+)
 
-__all__ = ["MAGIC", "Footer", "end_of", "parse_footer"]
+__all__ = ["MAGIC", "MOST_FOR_ARROW", "Footer", "check_length", "end_of", "parse_footer"]
 
 MAGIC = b"PAR1"
 """The mark at the beginning and the end of a Parquet file."""
 
-# Limits of a footer: the bytes of 15 row groups of AIRS-CH0 as Polars writes them, and five times its 11,392 columns.
-# pyarrow needs 800 MB to parse so many bytes, and 130 MB for so many columns.
-_MOST_BYTES, _MOST_COLUMNS = 2**25, 2**16
+MOST_FOR_ARROW = 2**25
+"""Limit on the bytes of a footer that pyarrow parses, which then takes 800 MB: 30 row groups of AIRS-CH0."""
 
-# A column of the schema as most writers have it: physical type, repetition, name of up to 64 bytes, converted type,
+# Limits of any footer: the bytes of 240 row groups of AIRS-CH0, and five times its 11,392 columns.
+_MOST_BYTES, _MOST_COLUMNS = 2**28, 2**16
+
+# A column of the schema as most writers have it: physical type, repetition; name of up to 64 bytes; converted type,
 # logical type. Then the beginning of a column chunk: offset, metadata, physical type, encodings. Then a column order.
 _NAME = b"|".join(b"\\x%02x.{%d}" % (size, size) for size in range(1, 65))
 _COLUMN = re.compile(
-    rb"\x15[\x00-\x0e]\x25[\x00-\x02]\x18(?:%s)(?:\x25.)?(?:\x4c\xac\x13.[\x11\x12]\0\0)?\0" % _NAME, 16
+    rb"(\x15[\x00-\x0e]\x25[\x00-\x02])\x18(?:%s)((?:\x25.)?(?:\x4c\xac\x13.[\x11\x12]\0\0)?\0)" % _NAME, re.DOTALL
 )
+_NO_NAME = b"\x18\0"
 _CHUNK = re.compile(rb"\x26[\x80-\xff]{0,6}[\x00-\x7f]\x1c\x15[\x00-\x0e]\x19")
 _ORDER = re.compile(rb"\x1c\0\0")
+
+# Bytes of physical types that are integers; integers by their converted type: bits, and whether they have a sign.
+_WIDTHS = {1: 4, 2: 8}
+_INTEGERS = {11: (8, False), 12: (16, False), 13: (32, False), 14: (64, False)}
+_INTEGERS |= {15: (8, True), 16: (16, True), 17: (32, True), 18: (64, True)}
 
 _WANTED: Mapping[FieldPath, int] = {
     (3, 1): I32,  # physical type
@@ -58,6 +77,15 @@ class Footer:
     ----------
     n_rows : int
         Rows of the file.
+    names : list of bytes
+        Names of the columns, those inside structs and lists included.
+    nested : bool
+        Whether there are structs or lists.
+    facts : ndarray of int64, shape (column, 3)
+        Of each column: whether it has definition levels, bytes of a value, and the highest count that its type has. A
+        column has 0 bytes if it does not hold plain integers, or only its Arrow schema can tell.
+    pandas : bytes
+        What pandas noted of the table, as JSON; empty if nothing.
     rows : ndarray of int64, shape (row group,)
         Rows of each row group.
     kind, codec : ndarray of int64, shape (row group, column)
@@ -69,6 +97,10 @@ class Footer:
     """
 
     n_rows: int
+    names: list[bytes]
+    nested: bool
+    facts: NDArray[np.int64]
+    pandas: bytes
     rows: NDArray[np.int64]
     kind: NDArray[np.int64]
     codec: NDArray[np.int64]
@@ -99,8 +131,7 @@ def end_of(file: BinaryIO, path: Path) -> bytes:
         raise InputError("is encrypted", AGAIN, path)
     if tail[4:] != MAGIC or length > size - 12:
         raise InputError("is not a complete Parquet file (truncated or overwritten)", AGAIN, path)
-    if length > _MOST_BYTES:
-        raise InputError(f"has a footer of {length:,} bytes, expected at most {_MOST_BYTES:,}", AGAIN, path)
+    check_length(length, _MOST_BYTES, path)
     file.seek(size - 8 - length)
     footer = file.read(length)
     try:
@@ -110,6 +141,13 @@ def end_of(file: BinaryIO, path: Path) -> bytes:
     if columns > _MOST_COLUMNS:
         raise InputError(f"has {columns:,} columns, expected at most {_MOST_COLUMNS:,}", AGAIN, path)
     return footer + tail
+
+
+def check_length(length: int, most: int, path: Path) -> None:
+    """Refuse a footer of more bytes than can be parsed."""
+    if length > most:
+        problem = f"has a footer of {length:,} bytes, expected at most {most:,}"
+        raise InputError(problem, "save it with fewer row groups", path)
 
 
 def _count_columns(reader: StructReader) -> int:
@@ -124,14 +162,14 @@ def _count_columns(reader: StructReader) -> int:
         reader.skip(kind)
 
 
-def parse_footer(data: bytes, at: int, stop: int, n_columns: int) -> Footer:
+def parse_footer(data: bytes, at: int, stop: int) -> Footer:
     """Parse the footer in ``data[at:stop]``; at least eight bytes must follow it.
 
-    ``n_columns`` counts columns inside structs and lists, too. `Unreadable` is raised if the footer cannot be parsed,
-    or a row group has another number of columns.
+    `Unreadable` is raised if the footer cannot be parsed, or a row group has another number of columns than the schema.
     """
     reader = StructReader(data, at, stop)
-    n_rows, rows, groups = -1, [], []
+    n_rows, rows, groups, notes = -1, [], [], {}
+    schema: _Schema | None = None
     chunks: _Chunks | None = None
     field = 0
     while True:
@@ -140,28 +178,121 @@ def parse_footer(data: bytes, at: int, stop: int, n_columns: int) -> Footer:
             break
         if (field, kind) == (3, I64):
             n_rows = reader.number()
-        elif field in (2, 4, 7) and kind == LIST:
+        elif field in (2, 4, 5, 7) and kind == LIST:
             items, count = reader.items()
             if items != STRUCT:
                 raise Unreadable("has a list of the wrong kind")
-            if field == 4:
+            if field == 2:
+                schema = _read_schema(reader, count)
+            elif field == 4:
+                if schema is None:
+                    raise Unreadable("has no schema")
                 for _ in range(count):
-                    rows_here, found, chunks = _row_group(reader, chunks, n_columns)
+                    rows_here, found, chunks = _row_group(reader, chunks, len(schema.names))
                     rows.append(rows_here)
                     groups.append(found)
+            elif field == 5:
+                notes = dict(_note(reader) for _ in range(count))
             else:
-                _pass_structs(reader, count, _COLUMN if field == 2 else _ORDER)
+                _pass_orders(reader, count)
         elif field in (2, 3, 4):
             raise Unreadable("has a field of the wrong kind")
         else:
             reader.skip(kind)
-    table = np.stack(groups, axis=1) if groups else np.zeros((len(_WANTED), 0, n_columns), np.int64)
-    return Footer(n_rows, np.array(rows, np.int64), *table)
+    if schema is None:
+        raise Unreadable("has no schema")
+    table = np.stack(groups, axis=1) if groups else np.zeros((len(_WANTED), 0, len(schema.names)), np.int64)
+    facts = schema.facts(b"ARROW:schema" in notes)
+    return Footer(
+        n_rows, schema.names, schema.nested, facts, notes.get(b"pandas", b""), np.array(rows, np.int64), *table
+    )
 
 
-def _pass_structs(reader: StructReader, count: int, pattern: re.Pattern[bytes]) -> None:
-    """Skip the structs of a list; those that match the pattern are fast."""
-    match, data, stop = pattern.match, reader.data, reader.stop
+@dataclass(frozen=True)
+class _Schema:
+    """A schema: the names of its columns, and for each the number of its form, which is all but the name."""
+
+    names: list[bytes]
+    numbers: list[int]
+    forms: list[bytes]
+    nested: bool
+
+    def facts(self, arrow: bool) -> NDArray[np.int64]:
+        """See `Footer.facts`; ``arrow`` says that the file has an Arrow schema beside this one."""
+        facts = np.array([_facts(form, arrow) for form in self.forms], np.int64).reshape(-1, 3)
+        return facts[self.numbers]
+
+
+def _read_schema(reader: StructReader, count: int) -> _Schema:
+    """Read the elements of a schema; those that match the pattern are fast."""
+    if not count:
+        raise Unreadable("has no schema")
+    _element(reader)  # the table itself, of all other elements
+    match, data, stop = _COLUMN.match, reader.data, reader.stop
+    names: list[bytes] = []
+    numbers: list[int] = []
+    known: dict[bytes, int] = {}
+    nested = False
+    for _ in range(count - 1):
+        if found := match(data, reader.at, stop):
+            (_, first), (last, reader.at) = found.span(1), found.span(2)
+            name, form = data[first + 2 : last], found[1] + _NO_NAME + found[2]
+        else:
+            name, form, children = _element(reader)
+            if children:
+                nested = True
+                continue
+        names.append(name)
+        numbers.append(known.setdefault(form, len(known)))
+    return _Schema(names, numbers, list(known), nested)
+
+
+def _element(reader: StructReader) -> tuple[bytes, bytes, bool]:
+    """Read an element of a schema: its name, its bytes with an empty name, and whether it has others inside."""
+    begin, name, form, children, field = reader.at, b"", b"", False, 0
+    while True:
+        field, kind = reader.head(field)
+        if not kind:
+            return name, form + reader.data[begin : reader.at], children
+        if (field, kind) == (4, BINARY):
+            form = reader.data[begin : reader.at] + b"\0"
+            name, begin = reader.binary(), reader.at
+        else:
+            reader.skip(kind)
+            children |= field == 5
+
+
+def _facts(form: bytes, arrow: bool) -> tuple[int, int, int]:
+    """Return the row of `Footer.facts` of a column of this form."""
+    layout, numbers = StructReader(form, 0, len(form)).struct()
+    said = {place: numbers[number] for place, number in layout.numbers.items()}
+    repetition, converted = said.get((3,), ABSENT), said.get((6,), ABSENT)
+    width = _WIDTHS.get(said.get((1,), ABSENT), 0)
+    bits, signed = _INTEGERS.get(converted, (64, True))
+    logical = b"\x4c\xac\x13%c%c\0\0" % (bits, 0x11 if signed else 0x12)  # the same, as a union of structs
+    plain = converted == ABSENT and (10,) not in layout.kinds and not (arrow and width == 8)  # a duration for Arrow
+    known = converted in _INTEGERS and ((10,) not in layout.kinds or logical in form)
+    if repetition not in (0, 1) or not (plain or known):
+        width = 0
+    return repetition, width, min(0xFFFF, (1 << (bits - signed)) - 1)
+
+
+def _note(reader: StructReader) -> tuple[bytes, bytes]:
+    """Read a key and its value."""
+    found, field = {1: b"", 2: b""}, 0
+    while True:
+        field, kind = reader.head(field)
+        if not kind:
+            return found[1], found[2]
+        if field in found and kind == BINARY:
+            found[field] = reader.binary()
+        else:
+            reader.skip(kind)
+
+
+def _pass_orders(reader: StructReader, count: int) -> None:
+    """Skip the orders of columns; those that match the pattern are fast."""
+    match, data, stop = _ORDER.match, reader.data, reader.stop
     for _ in range(count):
         if found := match(data, reader.at, stop):
             reader.at = found.end()

@@ -1,7 +1,8 @@
-"""The pages of a Parquet file, checked before anything decodes them: their declared sizes are possible and affordable.
+"""The pages of a Parquet file: parsed and checked before anything decodes them.
 
-Decoders allocate as much as a page header declares, up to 2 GiB a page, and Polars ends the process if that fails. So
-all page headers are parsed here before anything is decoded, and parsing them allocates nothing that they ask for.
+Decoders allocate as much as a page header declares, up to 2 GiB a page. So all page headers are parsed here first, and
+parsing them allocates nothing that they ask for. What is found is a table, one row a page, which says as well whether
+gpucal's own decoder takes the pages (`PageTable.unfit`); pyarrow decodes all others, and judges them.
 """
 
 from __future__ import annotations
@@ -15,9 +16,31 @@ from numpy.typing import NDArray
 from gpucal.errors import InputError
 from gpucal.inputs.files import AGAIN
 from gpucal.inputs.parquet.footer import Footer, parse_footer
-from gpucal.inputs.parquet.thrift import ABSENT, BINARY, I32, I64, STRUCT, TRUE, FieldPath, Unreadable, parse_structs
+from gpucal.inputs.parquet.layout import (
+    AT,
+    CHECKSUM,
+    CODEC,
+    COLUMNS,
+    DATA,
+    DATA_2,
+    DICTIONARY,
+    ENCODING,
+    FIRST,
+    KIND,
+    LEVELS,
+    PADDING,
+    PREFIX,
+    SIZE,
+    SNAPPY,
+    STORED,
+    TO,
+    VALUES,
+    WANTED,
+    ZSTD,
+)
+from gpucal.inputs.parquet.thrift import ABSENT, I32, FieldPath, StructReader, Unreadable, parse_structs
 
-__all__ = ["MOST_ROWS", "check_chunks", "check_pages", "read_footer"]
+__all__ = ["MOST_ROWS", "PageTable", "check_chunks", "page_table", "read_footer", "unfit_columns"]
 
 MOST_ROWS = 2**22
 """Limit on a file's rows: 31 times the 135,000 frames of FGS1. A column of this length is 8 MiB of counts."""
@@ -30,47 +53,58 @@ _MOST_PAGES = 4096
 # page may have; a file has extra bytes, too.
 _VALUE, _PAGE, _FILE = 16, 2**20, 2**28
 
-# Numbers of parquet.thrift: page types, encodings, codecs; bytes of physical types.
-_DATA, _DICTIONARY, _DATA_2 = 0, 2, 3
+# Encodings, as parquet.thrift numbers them; bytes of physical types.
 _PLAIN, _PLAIN_DICTIONARY, _RLE, _RLE_DICTIONARY = 0, 2, 3, 8
-_UNCOMPRESSED, _SNAPPY, _ZSTD = 0, 1, 6
 _WIDTHS = np.array([0, 4, 8, 12, 4, 8, 0, 0])
 
-# The fields of a page header in parquet.thrift, with the statistics of data pages.
-_STATISTICS = {1: BINARY, 2: BINARY, 3: I64, 4: I64, 5: BINARY, 6: BINARY, 7: TRUE, 8: TRUE}
-_HEADER: dict[FieldPath, int] = dict.fromkeys([(1,), (2,), (3,), (4,)], I32)
-_HEADER.update(dict.fromkeys([(5,), (7,), (8,), (5, 5), (8, 8)], STRUCT))
-_HEADER.update(((body, field), I32) for body, fields in ((5, 4), (7, 2), (8, 6)) for field in range(1, fields + 1))
-_HEADER.update({(7, 3): TRUE, (8, 7): TRUE})
-_HEADER.update(((*path, field), kind) for path in ((5, 5), (8, 8)) for field, kind in _STATISTICS.items())
-# The fields wanted: type, bytes uncompressed and compressed; values of either data page or of a dictionary; encoding
-# of values, and of definition levels.
-_FIELDS: list[FieldPath] = [(1,), (2,), (3,), (5, 1), (7, 1), (8, 1), (5, 2), (7, 2), (5, 3)]
-_WANTED = {path: _HEADER[path] for path in _FIELDS}
+# The fields of a page header: type, bytes uncompressed and compressed, checksum; values, encoding, encodings of
+# definition and repetition levels; values and encoding of a dictionary; of the second version of data pages values,
+# encoding, nulls, rows, and the bytes of definition and repetition levels.
+_FIELDS: list[FieldPath] = [
+    *((1,), (2,), (3,), (4,)),
+    *((5, 1), (5, 2), (5, 3), (5, 4)),
+    *((7, 1), (7, 2)),
+    *((8, 1), (8, 4), (8, 2), (8, 3), (8, 5), (8, 6)),
+]
+_OF_TYPE = {DATA: slice(4, 8), DICTIONARY: slice(8, 10), DATA_2: slice(10, 16)}
+_HEADER = dict.fromkeys(_FIELDS, I32)
 
 
-@dataclass(frozen=True)
-class _Chunks:
-    """Column chunks that have rows, one in each element of the arrays."""
+@dataclass(frozen=True, eq=False)
+class PageTable:
+    """The pages of some columns.
 
-    column: NDArray[np.int64]
-    rows: NDArray[np.int64]
-    start: NDArray[np.int64]
-    size: NDArray[np.int64]
-    uncompressed: NDArray[np.int64]
-    width: NDArray[np.int64]
-    codec: NDArray[np.int64]
-    polars: bool
-    path: Path
+    Parameters
+    ----------
+    pages : ndarray of int64, shape (page, COLUMNS)
+        See `gpucal.inputs.parquet.layout`; column after column, in the order of rows.
+    firsts : ndarray of int64, shape (column + 1,)
+        Index of each column's first page, and the number of pages.
+    facts : ndarray of int64, shape (column, 3)
+        See `gpucal.inputs.parquet.footer.Footer`.
+    columns : ndarray of intp, shape (column,)
+        Positions in the file.
+    n_rows : int
+        Values of each column.
+    unfit : str
+        Why gpucal's decoder does not take the pages; empty if it does.
+    """
 
-    def refuse(self, wrong: NDArray[np.bool_], problem: str, which: NDArray[np.intp] | None = None) -> None:
-        """Raise an error that names the column of the first wrong chunk, if any; ``which`` are the chunks judged."""
-        if wrong.any():
-            first = wrong.argmax() if which is None else which[wrong.argmax()]
-            raise InputError(f"column {self.column[first]} {problem}", AGAIN, self.path)
+    pages: NDArray[np.int64]
+    firsts: NDArray[np.int64]
+    facts: NDArray[np.int64]
+    columns: NDArray[np.intp]
+    n_rows: int
+    unfit: str
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Bytes of each column's pages in memory, decompressed and padded."""
+        ends = np.append(self.pages[:, TO], self.pages[-1:, TO] + self.pages[-1:, WANTED] + PADDING)
+        return np.diff(ends[self.firsts]) if len(self.pages) else np.zeros(len(self.columns), np.int64)
 
 
-def read_footer(data: bytes, size: int, n_columns: int, path: Path) -> Footer:
+def read_footer(data: bytes, size: int, path: Path) -> Footer:
     """Parse a footer, and refuse more rows or bytes than any observation has.
 
     Parameters
@@ -79,8 +113,6 @@ def read_footer(data: bytes, size: int, n_columns: int, path: Path) -> Footer:
         The end of a file, from its footer on.
     size : int
         Bytes of the file.
-    n_columns : int
-        Columns of the file, including those inside structs and lists.
     path : Path
         The file, for messages.
 
@@ -91,7 +123,7 @@ def read_footer(data: bytes, size: int, n_columns: int, path: Path) -> Footer:
         file has more bytes than its rows need.
     """
     try:
-        footer = parse_footer(data, 0, len(data) - 8, n_columns)
+        footer = parse_footer(data, 0, len(data) - 8)
     except Unreadable as error:
         raise InputError(f"is not a readable Parquet file: its footer {error}", AGAIN, path) from error
     if not 0 <= footer.n_rows <= MOST_ROWS:
@@ -99,7 +131,7 @@ def read_footer(data: bytes, size: int, n_columns: int, path: Path) -> Footer:
     # each is checked before the sum, which may overflow 64 bits
     if ((footer.rows < 0) | (footer.rows > footer.n_rows)).any() or footer.rows.sum() != footer.n_rows:
         raise InputError(f"declares {footer.n_rows:,} rows, but its row groups do not add up to them", AGAIN, path)
-    most = len(data) + _FILE + _VALUE * footer.n_rows * n_columns
+    most = len(data) + _FILE + _VALUE * footer.n_rows * len(footer.names)
     if size > most:
         raise InputError(f"has {size:,} bytes, more than the {most:,} that its rows can need", AGAIN, path)
     return footer
@@ -107,33 +139,34 @@ def read_footer(data: bytes, size: int, n_columns: int, path: Path) -> Footer:
 
 def check_chunks(footer: Footer, columns: NDArray[np.intp], stop: int, path: Path) -> None:
     """Check a footer's column chunks: each has its row group's values, lies before ``stop``, and overlaps no other."""
-    chunks = _chunks(footer, columns, stop, path)
+    chunks = _Chunks.of(footer, columns, stop, path)
     first = np.argsort(chunks.start, kind="stable")
     starts, ends = chunks.start[first], (chunks.start + chunks.size)[first]
     chunks.refuse(starts[1:] < ends[:-1], "overlaps another one", first[1:])
 
 
-def check_pages(data: bytes, footer: Footer, columns: NDArray[np.intp], path: Path, *, strict: bool = False) -> bool:
-    """Check column chunks and page headers, before they are decoded.
+def page_table(
+    data: bytes, footer: Footer, columns: NDArray[np.intp], path: Path, *, strict: bool = False
+) -> PageTable:
+    """Parse and check all pages of some columns.
 
     Parameters
     ----------
     data : bytes
         The file.
     footer : Footer
-        Its footer, of flat columns.
+        Its footer.
     columns : ndarray of intp
         The columns that will be decoded.
     path : Path
         The file, for messages.
     strict : bool
-        Refuse inconsistent pages, too.
+        Refuse pages whose sizes contradict each other, too.
 
     Returns
     -------
-    bool
-        True if all pages are consistent, and of the kinds that Polars decodes as pyarrow does (see `_for_polars`). If
-        not, pyarrow must decode the file.
+    PageTable
+        Their pages. Each is inside the file, and a column has as many values as the file has rows.
 
     Raises
     ------
@@ -141,121 +174,220 @@ def check_pages(data: bytes, footer: Footer, columns: NDArray[np.intp], path: Pa
         If a header cannot be parsed, or declares more values or bytes than its rows can need.
     """
     stop = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
-    chunks = _chunks(footer, columns, stop, path)
-    at, values, size = chunks.start.copy(), np.zeros_like(chunks.rows), np.zeros_like(chunks.rows)
-    coded = np.zeros(at.size, bool)
-    polars = chunks.polars
-    left = _FILE + _VALUE * int(chunks.rows.sum())
-    some = np.arange(at.size)
-    for page in range(_MOST_PAGES):
-        if not some.size:
-            break
-        headers = _headers(data, at[some], stop, chunks, some)
-        _check_headers(headers, stop, chunks, some)
-        dictionary = headers.kind == _DICTIONARY
-        chunks.refuse(dictionary & (page > 0), "has a dictionary after other pages", some)
-        coded[some] |= dictionary
-        values[some] += np.where(dictionary, 0, headers.values)
-        chunks.refuse(values[some] > chunks.rows[some], "has more values in its pages than rows", some)
-        left -= int(headers.uncompressed.sum())
-        if left < 0:
-            raise InputError("has pages that declare more bytes than its rows can need", AGAIN, path)
-        size[some] += headers.ends - at[some] + headers.uncompressed
-        at[some] = headers.ends + headers.stored
-        wrong = (chunks.codec[some] == _UNCOMPRESSED) & (headers.stored != headers.uncompressed)
-        wrong |= dictionary & (headers.values * chunks.width[some] != headers.uncompressed)
-        if strict:
-            chunks.refuse(wrong, "has a page whose size contradicts its header", some)
-        polars = polars and not wrong.any() and _for_polars(headers, coded[some])
-        some = some[values[some] < chunks.rows[some]]
-    chunks.refuse(values < chunks.rows, f"has more than {_MOST_PAGES:,} pages in a row group")
-    wrong = (at != chunks.start + chunks.size) | (size != chunks.uncompressed)
+    chunks = _Chunks.of(footer, columns, stop, path)
+    headers, ends = _walk(data, chunks, stop)
+    codec = chunks.codec[headers.chunk]
+    # a data page of the second version that would not shrink is stored as it is, and says so
+    for page in np.flatnonzero((headers.kind == DATA_2) & (codec != STORED) & (headers.stored == headers.inflated)):
+        if _says_stored(data, int(headers.at[page]), stop):
+            codec[page] = STORED
+    wrong = (codec == STORED) & (headers.stored != headers.inflated)
+    dictionary = headers.kind == DICTIONARY
+    wrong |= dictionary & (headers.values * chunks.width[headers.chunk] != headers.inflated)
+    uncompressed = np.bincount(
+        headers.chunk, headers.behind - headers.at - headers.stored + headers.inflated, chunks.rows.size
+    )
+    elsewhere = (ends != chunks.start + chunks.size) | (uncompressed != chunks.uncompressed)
     if strict:
-        chunks.refuse(wrong, "has pages whose sizes contradict the footer")
-    return polars and not wrong.any()
+        chunks.refuse(wrong, "has a page whose size contradicts its header", headers.chunk)
+        chunks.refuse(elsewhere, "has pages whose sizes contradict the footer")
+    unfit = unfit_columns(footer, columns)
+    unfit = unfit or _unfit_pages(headers, footer.facts[chunks.column[headers.chunk], 0] > 0)
+    if not unfit and (wrong.any() or (ends > chunks.start + chunks.size).any()):
+        unfit = "pages whose sizes contradict each other"
+
+    # by columns, and in each by row groups; a stable sort leaves the pages of a chunk in their order
+    order = np.argsort(chunks.place[headers.chunk], kind="stable")
+    pages = np.zeros((order.size, COLUMNS), np.int64)
+    for field, values in (
+        (AT, headers.behind - headers.stored),
+        (SIZE, headers.stored),
+        (CODEC, codec),
+        (PREFIX, headers.levels),
+        (WANTED, headers.inflated),
+        (KIND, headers.kind),
+        (ENCODING, headers.encoding),
+        (VALUES, headers.values),
+        (LEVELS, headers.levels),
+        (FIRST, headers.first),
+        (CHECKSUM, headers.checksum),
+    ):
+        pages[:, field] = values[order]
+    pages[1:, TO] = np.cumsum((pages[:-1, WANTED] + PADDING + 7) & ~7)
+    groups = footer.rows.size
+    firsts = np.searchsorted(chunks.place[headers.chunk][order], groups * np.arange(len(columns) + 1)).astype(np.int64)
+    return PageTable(pages, firsts, footer.facts[columns], columns, footer.n_rows, unfit)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Headers:
-    """Page headers, one in each element of the arrays; ``known`` if all their fields are in parquet.thrift."""
+    """Page headers, one in each element of the arrays; `ABSENT` stands for what a header does not have.
 
+    ``chunk`` is the index of a page's column chunk, ``at`` the place of its header, ``behind`` that of what follows the
+    page, and ``first`` says whether it is the first page of its chunk. ``levels`` are bytes of definition levels in
+    front of a data page of the second version. ``plain`` tells whether a header has all fields of its type, no nulls,
+    and levels that are those of a flat column.
+    """
+
+    chunk: NDArray[np.intp]
+    at: NDArray[np.int64]
+    behind: NDArray[np.int64]
+    first: NDArray[np.bool_]
     kind: NDArray[np.int64]
-    uncompressed: NDArray[np.int64]
+    inflated: NDArray[np.int64]
     stored: NDArray[np.int64]
+    checksum: NDArray[np.int64]
     values: NDArray[np.int64]
     encoding: NDArray[np.int64]
     levels: NDArray[np.int64]
-    ends: NDArray[np.int64]
-    known: bool
+    level_encoding: NDArray[np.int64]
+    plain: NDArray[np.bool_]
 
 
-def _headers(data: bytes, at: NDArray[np.int64], stop: int, chunks: _Chunks, which: NDArray[np.intp]) -> _Headers:
+def _walk(data: bytes, chunks: _Chunks, stop: int) -> tuple[_Headers, NDArray[np.int64]]:
+    """Parse page after page of all chunks at the same time; return the headers, and where the chunks' pages end."""
+    at, values = chunks.start.copy(), np.zeros_like(chunks.rows)
+    left = _FILE + _VALUE * int(chunks.rows.sum())
+    some, parts = np.arange(at.size), []
+    for turn in range(_MOST_PAGES):
+        if turn and not some.size:
+            break
+        headers = _headers(data, at[some], stop, chunks, some, turn == 0)
+        dictionary = headers.kind == DICTIONARY
+        chunks.refuse(dictionary & (turn > 0), "has a dictionary after other pages", some)
+        values[some] += np.where(dictionary, 0, headers.values)
+        chunks.refuse(values[some] > chunks.rows[some], "has more values in its pages than rows", some)
+        left -= int(headers.inflated.sum())
+        if left < 0:
+            raise InputError("has pages that declare more bytes than its rows can need", AGAIN, chunks.path)
+        at[some] = headers.behind
+        parts.append(headers)
+        some = some[values[some] < chunks.rows[some]]
+    chunks.refuse(values < chunks.rows, f"has more than {_MOST_PAGES:,} pages in a row group")
+    return _Headers(*(np.concatenate([vars(part)[name] for part in parts]) for name in vars(parts[0]))), at
+
+
+def _headers(
+    data: bytes, at: NDArray[np.int64], stop: int, chunks: _Chunks, which: NDArray[np.intp], first: bool
+) -> _Headers:
+    """Parse a page header of each of some chunks, and refuse what no decoder should be given."""
     try:
-        found, ends, layouts = parse_structs(data, at, stop, _WANTED)
+        found, ends, _ = parse_structs(data, at, stop, _HEADER)
     except Unreadable as error:
         chunks.refuse(np.arange(at.size) == error.which, f"has a page header that cannot be read: it {error}", which)
         raise  # never
-    kind, uncompressed, stored, data_values, dictionary_values, data_2_values, data_encoding, encoding, levels = found
-    values = np.select([kind == _DATA, kind == _DICTIONARY], [data_values, dictionary_values], data_2_values)
+    kind, inflated, stored, checksum = found[:4]
+    one, two, coded = kind == DATA, kind == DATA_2, kind == DICTIONARY
+    values = np.select([one, coded], [found[4], found[8]], found[10])
     # a header has exactly one struct of values
-    others = (found[3:6] != ABSENT).sum(axis=0) != 1
-    chunks.refuse(others | ~np.isin(kind, (_DATA, _DICTIONARY, _DATA_2)), "has a page of an unknown type", which)
-    encoding = np.where(kind == _DICTIONARY, encoding, data_encoding)
-    known = all(layout.kinds.items() <= _HEADER.items() for layout in layouts)
-    return _Headers(kind, uncompressed, stored, values, encoding, levels, ends, known)
-
-
-def _check_headers(headers: _Headers, stop: int, chunks: _Chunks, which: NDArray[np.intp]) -> None:
-    """Refuse pages that no decoder should be given."""
-    least = np.minimum(np.minimum(headers.uncompressed, headers.stored), headers.values)
+    others = (found[[4, 8, 10]] != ABSENT).sum(axis=0) != 1
+    chunks.refuse(others | ~(one | two | coded), "has a page of an unknown type", which)
+    least = np.minimum(np.minimum(inflated, stored), values)
     chunks.refuse(least < 0, "has a page header with a negative size or count", which)
-    chunks.refuse(headers.ends + headers.stored > stop, "has a page that ends outside the file", which)
-    most = np.maximum(headers.uncompressed, headers.values)
+    chunks.refuse(ends + stored > stop, "has a page that ends outside the file", which)
     problem = "has a page that declares more bytes or values than its rows can need"
-    chunks.refuse(most > _PAGE + _VALUE * chunks.rows[which], problem, which)
+    chunks.refuse(np.maximum(inflated, values) > _PAGE + _VALUE * chunks.rows[which], problem, which)
+
+    plain = np.ones(at.size, bool)
+    for number, fields in _OF_TYPE.items():
+        plain[kind == number] = (found[fields][:, kind == number] != ABSENT).all(axis=0)
+    levels = np.where(two, found[14], 0)
+    plain &= ~two | ((levels >= 0) & (levels <= np.minimum(inflated, stored)) & (found[15] == 0) & (found[12] == 0))
+    encoding = np.select([one, coded], [found[5], found[9]], found[11])
+    level_encoding = np.where(one, found[6], _RLE)
+    begins, behind = np.full(at.size, first), ends + stored
+    said = (kind, inflated, stored, checksum, values, encoding, levels, level_encoding)
+    return _Headers(which, at, behind, begins, *said, plain)
 
 
-def _for_polars(headers: _Headers, coded: NDArray[np.bool_]) -> bool:
-    """Tell whether Polars decodes these pages as pyarrow does, damaged or not. One in a thousand damaged ones slips by.
-
-    Where the second version of data pages says that there are no nulls, Polars 2.1 ignores their definition levels.
-    Delta encodings have headers of their own, which nothing checks before. The damage that remains is inside compressed
-    pages. There Polars accepts definition levels above 1, too few of them, and fewer dictionary indices than a run
-    announces, while pyarrow refuses the page. Without a checksum such damage looks like damage to the counts.
-    """
-    kind, encoding = headers.kind, headers.encoding
-    plain, by_dictionary = encoding == _PLAIN, np.isin(encoding, (_PLAIN_DICTIONARY, _RLE_DICTIONARY))
-    dictionary = (kind == _DICTIONARY) & (plain | (encoding == _PLAIN_DICTIONARY))
-    values = (kind == _DATA) & (headers.levels == _RLE) & (plain | (by_dictionary & coded))
-    return headers.known and bool((dictionary | values).all())
+def unfit_columns(footer: Footer, columns: NDArray[np.intp]) -> str:
+    """Return what gpucal's decoder does not take of these columns, according to the footer; empty if it takes all."""
+    if footer.nested:
+        return "structs or lists"
+    filled = footer.rows > 0
+    widths, sizes = _WIDTHS[np.clip(footer.kind[filled][:, columns], 0, 7)], footer.facts[columns, 1]
+    if not sizes.all() or (widths != sizes).any():
+        return "columns that are not plain integers"
+    if unknown := sorted({*footer.codec[filled][:, columns].ravel().tolist()} - {STORED, SNAPPY, ZSTD}):
+        return f"pages of codec {unknown[0]}"
+    return ""
 
 
-def _chunks(footer: Footer, columns: NDArray[np.intp], stop: int, path: Path) -> _Chunks:
-    rows = np.broadcast_to(footer.rows[:, None], (footer.rows.size, len(columns)))
-    filled = rows > 0  # for a chunk without rows, pyarrow writes no offset
-    rows, column = rows[filled], np.broadcast_to(columns, filled.shape)[filled]
-    kind, codec, values, uncompressed, size, data, dictionary = (
-        facts[:, columns][filled]
-        for facts in (
-            footer.kind,
-            footer.codec,
-            footer.values,
-            footer.uncompressed,
-            footer.compressed,
-            footer.data,
-            footer.dictionary,
+def _unfit_pages(headers: _Headers, optional: NDArray[np.bool_]) -> str:
+    """Return what gpucal's decoder does not take of these pages; ``optional`` are those with definition levels."""
+    if not headers.plain.all():
+        return "page headers that lack something or declare nulls"
+    known = np.isin(headers.encoding, (_PLAIN, _PLAIN_DICTIONARY))
+    known |= (headers.kind != DICTIONARY) & (headers.encoding == _RLE_DICTIONARY)
+    if not known.all():
+        return f"pages of encoding {headers.encoding[~known][0]}"
+    if (optional & (headers.level_encoding != _RLE)).any() or (~optional & (headers.levels > 0)).any():
+        return "definition levels of another encoding"
+    return ""
+
+
+def _says_stored(data: bytes, at: int, stop: int) -> bool:
+    """Tell whether the header of a data page of the second version says that it is not compressed."""
+    reader = StructReader(data, at, stop)
+    for wanted in (8, 7):
+        field = 0
+        while True:
+            before = reader.at
+            field, kind = reader.head(field)
+            if field == wanted or not kind:
+                break
+            reader.skip(kind)
+        if not kind:
+            return False
+    return data[before] & 15 == 2  # false, a kind of its own
+
+
+@dataclass(frozen=True, eq=False)
+class _Chunks:
+    """Column chunks that have rows, one in each element of the arrays; ``place`` numbers them by column, then group."""
+
+    column: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    start: NDArray[np.int64]
+    size: NDArray[np.int64]
+    uncompressed: NDArray[np.int64]
+    width: NDArray[np.int64]
+    codec: NDArray[np.int64]
+    place: NDArray[np.int64]
+    path: Path
+
+    @classmethod
+    def of(cls, footer: Footer, columns: NDArray[np.intp], stop: int, path: Path) -> _Chunks:
+        """Take them from a footer, and check their places."""
+        groups = footer.rows.size
+        rows = np.broadcast_to(footer.rows[:, None], (groups, len(columns)))
+        filled = rows > 0  # for a chunk without rows, pyarrow writes no offset
+        place = np.arange(groups)[:, None] + groups * np.arange(len(columns))
+        column = np.broadcast_to(columns, filled.shape)[filled]
+        kind, codec, values, uncompressed, size, data, dictionary = (
+            facts[:, columns][filled]
+            for facts in (
+                footer.kind,
+                footer.codec,
+                footer.values,
+                footer.uncompressed,
+                footer.compressed,
+                footer.data,
+                footer.dictionary,
+            )
         )
-    )
-    # pyarrow begins here; some writers give 0 as the offset of a dictionary that is not there
-    start = np.where((dictionary > 0) & (dictionary < data), dictionary, data)
-    polars = (dictionary == ABSENT) | (dictionary == start)
-    polars &= np.isin(codec, (_UNCOMPRESSED, _SNAPPY, _ZSTD))  # Polars 2.1 ignores the checksum of gzip
-    width = _WIDTHS[np.clip(kind, 0, 7)]
-    chunks = _Chunks(
-        column, rows, start, size, uncompressed, width, codec, bool(polars.all() and footer.rows.all()), path
-    )
-    chunks.refuse(values != rows, "has more or fewer values than its row group has rows")
-    # each is checked before the sum, which may overflow 64 bits
-    chunks.refuse((start < 4) | (start > stop) | (size < 0) | (size > stop), "is outside the file")
-    chunks.refuse(start + size > stop, "ends outside the file")
-    return chunks
+        # pyarrow begins here; some writers give 0 as the offset of a dictionary that is not there
+        start = np.where((dictionary > 0) & (dictionary < data), dictionary, data)
+        width = _WIDTHS[np.clip(kind, 0, 7)]
+        chunks = cls(column, rows[filled], start, size, uncompressed, width, codec, place[filled], path)
+        chunks.refuse(values != chunks.rows, "has more or fewer values than its row group has rows")
+        # each is checked before the sum, which may overflow 64 bits
+        chunks.refuse((start < 4) | (start > stop) | (size < 0) | (size > stop), "is outside the file")
+        chunks.refuse(start + size > stop, "ends outside the file")
+        return chunks
+
+    def refuse(self, wrong: NDArray[np.bool_], problem: str, which: NDArray[np.intp] | None = None) -> None:
+        """Raise an error that names the column of the first wrong chunk, if any; ``which`` are the chunks judged."""
+        if wrong.any():
+            first = wrong.argmax() if which is None else which[wrong.argmax()]
+            raise InputError(f"column {self.column[first]} {problem}", AGAIN, self.path)

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -18,13 +19,13 @@ from numpy.typing import NDArray
 from gpucal.errors import InputError
 from gpucal.inputs.files import AGAIN, shortened
 from gpucal.inputs.parquet.arrow import read_positions
-from gpucal.inputs.parquet.footer import end_of
-from gpucal.inputs.parquet.pages import check_pages, read_footer
+from gpucal.inputs.parquet.footer import MOST_FOR_ARROW, check_length, end_of
+from gpucal.inputs.parquet.pages import page_table, read_footer
 
 __all__ = ["pixel_columns", "read_columns"]
 
 
-def pixel_columns(schema: pa.Schema) -> NDArray[np.intp]:
+def pixel_columns(names: Sequence[str], pandas: bytes) -> NDArray[np.intp]:
     """Find the columns that hold pixels: all but index columns that pandas wrote.
 
     Names ``column_0`` to ``column_(n-1)``, or ``0`` to ``n-1``, give the order of the pixels, as some libraries save
@@ -32,34 +33,37 @@ def pixel_columns(schema: pa.Schema) -> NDArray[np.intp]:
 
     Parameters
     ----------
-    schema : pyarrow.Schema
-        Of the file.
+    names : sequence of str
+        Names of all columns of the file.
+    pandas : bytes
+        What pandas noted of the table, as JSON; empty if nothing.
 
     Returns
     -------
     ndarray of intp, shape (pixel,)
         Positions in the file, in the order of the pixels.
     """
-    names, index = schema.names, _pandas_index(schema)
+    names, index = tuple(names), _pandas_index(pandas)
     positions = np.arange(len(names))
     if index:
         positions = np.array([i for i, name in enumerate(names) if name not in index], dtype=np.intp)
-        names = [names[i] for i in positions]
-    prefix = "column_" if names and names[0].startswith("column_") else ""
-    numbered = [f"{prefix}{k}" for k in range(len(names))]
+        names = tuple(names[i] for i in positions)
+    numbered = _numbered("column_" if names and names[0].startswith("column_") else "", len(names))
     if names != numbered and set(names) == set(numbered):
         position = dict(zip(names, positions, strict=True))
         positions = np.array([position[name] for name in numbered], dtype=np.intp)
     return positions
 
 
-def _pandas_index(schema: pa.Schema) -> frozenset[str]:
-    """Return the names of columns that hold a pandas index, according to the schema's pandas metadata."""
-    text = (schema.metadata or {}).get(b"pandas")
-    if text is None:
-        return frozenset()
+@functools.lru_cache(8)
+def _numbered(prefix: str, count: int) -> tuple[str, ...]:
+    return tuple(f"{prefix}{number}" for number in range(count))
+
+
+def _pandas_index(pandas: bytes) -> frozenset[str]:
+    """Return the names of columns that hold a pandas index, according to what pandas noted."""
     try:
-        return frozenset(name for name in json.loads(text)["index_columns"] if isinstance(name, str))
+        return frozenset(name for name in json.loads(pandas)["index_columns"] if isinstance(name, str))
     except (ValueError, TypeError, KeyError, RecursionError):  # not written by pandas: no index is known
         return frozenset()
 
@@ -89,13 +93,14 @@ def read_columns(data: bytes, path: Path, choose: Callable[[pa.Schema, int], NDA
     """
     try:
         end = end_of(BytesIO(data), path)
+        check_length(len(end), MOST_FOR_ARROW, path)
         with pq.ParquetFile(pa.BufferReader(data)) as file:
             schema, n_columns = file.schema_arrow, file.metadata.num_columns
-            footer = read_footer(end, len(data), n_columns, path)
+            footer = read_footer(end, len(data), path)
             columns = choose(schema, footer.n_rows)
             if n_columns != len(schema):
                 raise InputError("has a column of structs or lists", AGAIN, path)
-            check_pages(data, footer, columns, path)
+            page_table(data, footer, columns, path)
             table = read_positions(file, columns)
     except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         if isinstance(error, InputError):

@@ -107,6 +107,14 @@ class StructReader:
         raw = self._raw()
         return (raw >> 1) ^ -(raw & 1)
 
+    def binary(self) -> bytes:
+        """Read a field of bytes."""
+        size = self._raw()
+        if size > self.stop - self.at:
+            raise Unreadable("ends too soon")
+        self.at += size
+        return self.data[self.at - size : self.at]
+
     def items(self) -> tuple[int, int]:
         """Read the head of a list: the kind of its items, and their count."""
         byte = self._byte()

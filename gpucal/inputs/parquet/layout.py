@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "AT",
+    "CHECKSUM",
     "CODEC",
     "COLUMNS",
     "DATA",
@@ -34,8 +35,9 @@ Array: TypeAlias = "NDArray[Any]"
 
 # Where a page begins, and its bytes; its codec; how many bytes in front are stored as they are whatever that is; where
 # it is to be put, beside all the others, and how many bytes it has then; type, encoding, values; bytes of definition
-# levels in front, for the second version of data pages; whether it is the first of a column chunk.
-AT, SIZE, CODEC, PREFIX, TO, WANTED, KIND, ENCODING, VALUES, LEVELS, FIRST, COLUMNS = range(12)
+# levels in front, for the second version of data pages; whether it is the first of a column chunk; the checksum of its
+# stored bytes, `gpucal.inputs.parquet.thrift.ABSENT` if it has none.
+AT, SIZE, CODEC, PREFIX, TO, WANTED, KIND, ENCODING, VALUES, LEVELS, FIRST, CHECKSUM, COLUMNS = range(13)
 
 # Codecs of pages that are taken, as parquet.thrift numbers them.
 STORED, SNAPPY, ZSTD = 0, 1, 6
