@@ -18,7 +18,7 @@ from hostile import ADCS, SMALL, observe
 
 import gpucal
 from gpucal import Calibration
-from gpucal.backends import PREFERENCE, choose, load, numba_, numpy_
+from gpucal.backends import PREFERENCE, choose, load, numpy_
 from gpucal.errors import BackendUnavailable, ConfigError
 
 PACKAGE = Path(gpucal.__file__).parent
@@ -105,7 +105,7 @@ def test_equal_reads_of_a_pair_give_exactly_nothing(detector: str, backend: str)
     assert plan.coefficients.shape[0] == 6
     out = np.full((plan.n_pixels, plan.n_bins), np.nan)
     counts = replace(obs, raw=raw).counts()
-    load(backend).bin_block(plan, slice(0, plan.n_pixels), counts, out)
+    load(backend).bin_counts(plan, slice(0, plan.n_pixels), counts, out)
     sane = np.isfinite(plan.coefficients[1:]).all(axis=0)
     assert 10 < np.count_nonzero(sane) < plan.n_pixels
     assert np.count_nonzero(out[sane]) == 0
@@ -116,10 +116,11 @@ def test_numba_takes_blocks_that_start_anywhere() -> None:
     obs = observe(SMALL["AIRS-CH0"], 140, ADCS["2024"])
     plan, counts = obs.plan(Calibration(bins={"AIRS-CH0": 7})), obs.counts()
     whole, part = np.empty((20, plan.n_bins)), np.empty((6, plan.n_bins))
-    numba_.bin_block(plan, slice(0, 20), counts, whole)
-    saturated = numba_.bin_block(plan, slice(7, 13), counts[7:13], part)
+    numba = load("numba")
+    numba.bin_counts(plan, slice(0, 20), counts, whole)
+    saturated = numba.bin_counts(plan, slice(7, 13), counts[7:13], part)
     np.testing.assert_array_equal(part, whole[7:13])
-    theirs = numpy_.bin_block(plan, slice(7, 13), counts[7:13], part)
+    theirs = numpy_.bin_counts(plan, slice(7, 13), counts[7:13], part)
     np.testing.assert_array_equal(saturated, theirs)
 
 
@@ -129,17 +130,20 @@ import logging, sys
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 logging.getLogger("numba").setLevel(logging.WARNING)
 from gpucal.backends import numba_
-assert numba_.probe().startswith("Numba ")
-print(numba_.__file__, sum(numba_._compiled().stats.cache_hits.values()))
+assert numba_.connect().runs_on.startswith("Numba ")
+from gpucal.backends.pagewise.bins import bin_pages
+from gpucal.backends.pagewise.inflate import inflate_pages
+hits = [sum(function.stats.cache_hits.values()) for function in (bin_pages, inflate_pages)]
+print(numba_.__file__, *hits)
 """
 
 
-def compiled(copy: Path, home: Path) -> tuple[list[str], int]:
-    """Compile or load in a process by itself; return its log lines, and how often it loaded."""
+def compiled(copy: Path, home: Path) -> tuple[list[str], list[int]]:
+    """Compile or load in a process by itself; return its log lines, and how often it loaded each function."""
     *lines, last = answer(COMPILE, copy, HOME=str(home), XDG_CACHE_HOME=str(home / "cache"))
-    path, loaded = last.rsplit(" ", 1)
+    path, *loaded = last.rsplit(" ", 2)
     assert Path(path).is_relative_to(copy)
-    return lines, int(loaded)
+    return lines, [int(hits) for hits in loaded]
 
 
 @pytest.fixture(scope="module")
@@ -147,46 +151,50 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Copy the package to where Numba cannot write beside it: a file stands in the place of its folder."""
     folder = tmp_path_factory.mktemp("package") / "copy"
     shutil.copytree(PACKAGE, folder / "gpucal", ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "gpucal" / "backends" / "__pycache__").write_text("")
+    (folder / "gpucal" / "backends" / "pagewise" / "__pycache__").write_text("")
     return folder
 
 
 @pytest.fixture(scope="module")
-def first(copy: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], int]:
+def first(copy: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], list[int]]:
     """Return a user's folder after the first run there, the lines that it logged, and how often it loaded."""
     home = tmp_path_factory.mktemp("home")
     return home, *compiled(copy, home)
 
 
-def test_compiled_once_into_the_user_s_cache(copy: Path, first: tuple[Path, list[str], int]) -> None:
+def test_compiled_once_into_the_user_s_cache(copy: Path, first: tuple[Path, list[str], list[int]]) -> None:
     home, logged, loaded = first
-    assert (logged, loaded) == ([], 0)
+    assert (logged, loaded) == ([], [0, 0])
     assert {".nbi", ".nbc"} <= {path.suffix for path in home.rglob("*") if path.is_file()}
-    assert compiled(copy, home) == ([], 1)
+    assert compiled(copy, home) == ([], [1, 1])
 
 
 @pytest.mark.parametrize("damaged", [".nbi empty", ".nbi cut", ".nbi text", ".nbc cut", ".nbc text"])
 @pytest.mark.slow
 def test_a_damaged_cache_is_not_used(
-    copy: Path, first: tuple[Path, list[str], int], tmp_path: Path, damaged: str
+    copy: Path, first: tuple[Path, list[str], list[int]], tmp_path: Path, damaged: str
 ) -> None:
     home = Path(shutil.copytree(first[0], tmp_path / "home"))
     suffix, damage = damaged.split()
-    (kept,) = home.rglob(f"*{suffix}")
+    one, other = home.rglob(f"*{suffix}")
+    kept = one if "inflate" in one.name else other
     content = BytesIO(kept.read_bytes())
     if suffix == ".nbi":
         pickle.load(content)  # Numba's version, which it compares before it reads on
     whole = content.tell()
     text = content.getvalue()[:whole] + b"\x80\x04X\x02\x00\x00\x00\xff\xfe."  # a string that is no UTF-8
     kept.write_bytes({"empty": b"", "cut": content.getvalue()[: whole + 50], "text": text}[damage])
-    logged, _ = compiled(copy, home)
+    logged, loaded = compiled(copy, home)
     assert len(logged) == 1
     assert "compiling without a cache" in logged[0]
+    assert loaded == [1, 0]
 
 
 @pytest.mark.slow
 def test_without_any_cache(copy: Path, tmp_path: Path) -> None:
     (tmp_path / "home").write_text("a file")
-    (logged,), _ = compiled(copy, tmp_path / "home")
-    assert "compiling without a cache" in logged
-    assert "NUMBA_CACHE_DIR" in logged
+    logged, _ = compiled(copy, tmp_path / "home")
+    assert len(logged) == 2
+    for line in logged:
+        assert "compiling without a cache" in line
+        assert "NUMBA_CACHE_DIR" in line

@@ -43,7 +43,7 @@ def binned(module: ModuleType, plan: Plan, counts: np.ndarray) -> tuple[np.ndarr
     for first, last in ((0, 2), (2, 9), (9, plan.n_pixels)):
         pixels = slice(min(first, plan.n_pixels), min(last, plan.n_pixels))
         if pixels.start < pixels.stop:
-            saturated[pixels] = module.bind()(plan, pixels, counts[pixels], out[pixels])
+            saturated[pixels] = module.connect().bin_counts(plan, pixels, counts[pixels], out[pixels])
     return out, saturated
 
 
@@ -124,7 +124,7 @@ def test_planted_bugs_are_caught(bug: str) -> None:
 
     def attempt() -> np.ndarray:
         module = planted(right, wrong)
-        vars(module)["difference"] = lambda bin_block: 0.0  # the parity check at first use would see it too
+        vars(module)["difference"] = lambda bin_counts: 0.0  # the parity check at first use would see it too
         return binned(module, plan, counts)[0]
 
     caught: set[Any] = set()
@@ -151,14 +151,14 @@ def test_wrong_numbers_are_refused_loudly(device: standin.Machine, caplog: pytes
 
 def test_a_fault_later_on_is_typed(device: standin.Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     plan, counts = small()
-    bin_block = backend().bind()
+    bin_counts = load("cupy").bin_counts
 
     def fault(*arguments: object) -> None:
         raise standin.errors.CUDADriverError(700)
 
     monkeypatch.setattr(standin.kernels.Function, "__call__", fault)
     with pytest.raises(DeviceError, match=r"^Stand-in T4 .*: .*; start again"):
-        bin_block(plan, slice(0, plan.n_pixels), counts, np.empty((plan.n_pixels, plan.n_bins)))
+        bin_counts(plan, slice(0, plan.n_pixels), counts, np.empty((plan.n_pixels, plan.n_bins)))
 
 
 # ------------------------------------------------------------------------------------------------------- memory
@@ -267,14 +267,14 @@ def test_threads_work_on_the_device_that_was_current() -> None:
             second = load("cupy")
         assert "device 1" in second.runs_on
         with cupy.cuda.Device(1):
-            memory = second.memory(device=True)
-        signal = memory.empty((2, 3, 4), np.dtype(np.float64))
-        memory.change(signal, lambda array: array.__setitem__((slice(None), 1, 2), 5.0))  # with another device current
+            place = second.destination(device=True)
+        signal = place.allocate((2, 3, 4), np.dtype(np.float64))
+        place.change(signal, lambda array: array.__setitem__((slice(None), 1, 2), 5.0))  # with another device current
         with cupy.cuda.Device(1):
             assert (signal.get()[:, 1, 2] == 5.0).all()
         out = np.empty((plan.n_pixels, plan.n_bins))
         with ThreadPoolExecutor(1) as pool:
-            pool.submit(second.bin_block, plan, slice(0, plan.n_pixels), counts, out).result()
+            pool.submit(second.bin_counts, plan, slice(0, plan.n_pixels), counts, out).result()
         assert devices.memory[0].peak == 0
         assert devices.memory[1].peak > 0
         np.testing.assert_array_equal(out, binned(backend(), plan, counts)[0])  # on the first, and the same

@@ -70,7 +70,7 @@ def test_saturation_looks_at_used_frames_only(backend: str) -> None:
     counts[2, 28] = 65_535
     for threshold, expected in ((40_000, [0, 1]), (40_001, []), (1000, list(range(20))), (65_536, [])):
         plan = obs.plan(Calibration(bins=BINS, saturation=threshold))
-        saturated = load(backend).bin_block(plan, slice(0, 20), counts, np.empty((20, 2)))
+        saturated = load(backend).bin_counts(plan, slice(0, 20), counts, np.empty((20, 2)))
         assert np.flatnonzero(saturated).tolist() == expected
 
 
@@ -82,7 +82,7 @@ def test_inputs_are_left_alone(backend: str) -> None:
     for array in arrays:
         array.flags.writeable = False
     out = np.full((15, plan.n_bins), np.nan)
-    load(backend).bin_block(plan, slice(0, 15), counts, out)
+    load(backend).bin_counts(plan, slice(0, 15), counts, out)
     np.testing.assert_array_equal(counts, obs.counts())
     assert np.isfinite(out).any()
 

@@ -113,8 +113,8 @@ def test_without_groups(tmp_path: Path, group: list[str]) -> None:
 
 
 def answer(script: str, **environment: str) -> list[str]:
-    """Run a script in its own process, with only the given variables of gpucal and Polars."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("GPUCAL_", "POLARS_"))}
+    """Run a script in its own process, with only the given variables of gpucal."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("GPUCAL_")}
     run = subprocess.run([sys.executable, "-c", script], env=inherited | environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     return run.stdout.splitlines()
@@ -125,57 +125,6 @@ def test_affinity_is_kept_to() -> None:
     script = "from gpucal.pipeline.machine import usable_cores; print(usable_cores())"
     assert answer(one + script) == ["1"]
     assert 1 <= int(answer(script)[0]) <= ALL
-
-
-POOL = """
-import logging, os, sys
-logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stdout)
-from gpucal.inputs.counts import prepare_decoder
-name = prepare_decoder(ALLOWED)
-import polars
-print(name, polars.thread_pool_size(), os.environ.get("POLARS_MAX_THREADS"))
-"""
-BEFORE = "import os; os.environ['POLARS_MAX_THREADS'] = '5'; import polars; polars.thread_pool_size()\n"
-
-
-@pytest.mark.parametrize("threads", [1, 3])
-def test_polars_gets_the_threads_that_are_allowed(threads: int) -> None:
-    assert answer(POOL.replace("ALLOWED", str(threads))) == [f"polars {threads} None"]
-
-
-def test_polars_threads_of_the_environment() -> None:
-    assert answer(POOL.replace("ALLOWED", "4"), POLARS_MAX_THREADS="2") == ["polars 2 2"]
-    logged, said = answer(POOL.replace("ALLOWED", "1"), POLARS_MAX_THREADS="2")
-    assert said == "pyarrow 2 2"
-    assert "decoding with pyarrow" in logged
-
-
-def test_polars_that_was_started_before() -> None:
-    logged, said = answer(BEFORE + POOL.replace("ALLOWED", "2"))
-    reason = "decoding with pyarrow: Polars was started with 5 threads before, 2 are allowed now"
-    assert logged == f"gpucal.inputs.counts: {reason}"
-    assert said == "pyarrow 5 5"
-    assert answer(BEFORE + POOL.replace("ALLOWED", "5")) == ["polars 5 5"]
-    assert answer(BEFORE + POOL.replace("ALLOWED", "2"), GPUCAL_READER="polars") == ["polars 5 5"]
-
-
-def test_pyarrow_by_name_leaves_polars_alone() -> None:
-    script = "import sys\nfrom gpucal.inputs.counts import prepare_decoder\n"
-    script += "print(prepare_decoder(1), 'polars' in sys.modules)"
-    assert answer(script, GPUCAL_READER="pyarrow") == ["pyarrow False"]
-
-
-TWO_AT_ONCE = """
-import os
-import polars
-polars.thread_pool_size = lambda: os.environ.pop("POLARS_MAX_THREADS", None) and 1
-from gpucal.inputs.counts import prepare_decoder
-print(prepare_decoder(1), os.environ.get("POLARS_MAX_THREADS"))
-"""
-
-
-def test_another_thread_prepares_at_the_same_time() -> None:
-    assert answer(TWO_AT_ONCE) == ["polars None"]
 
 
 @pytest.fixture(scope="module")

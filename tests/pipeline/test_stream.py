@@ -28,7 +28,7 @@ from gpucal.errors import ConfigError, InputError
 from gpucal.inputs import signal_file
 from gpucal.pipeline import memory as budget
 from gpucal.pipeline import stream
-from gpucal.pipeline.stream import Item, Outcome, Pipeline
+from gpucal.pipeline.stream import Item, Opened, Outcome, Pipeline, open_items
 
 CONFIG = Calibration(bins=BINS, integration="notebook")
 PLANETS = tuple(range(1, 8))
@@ -70,34 +70,44 @@ def items_of(folder: Path) -> list[Item]:
     return [Item(obs, FGS1, CONFIG) for obs in gpucal.open_dataset(folder)]
 
 
+def opened(folder: Path, backend: str = "numpy", **options: Any) -> Pipeline:
+    return Pipeline(open_items(items_of(folder)), load(backend), dtype=FLOAT64, **({"threads": 2} | options))
+
+
 def outcomes_of(folder: Path, threads: int = 2, backend: Backend | None = None, **options: Any) -> list[Outcome]:
-    with Pipeline(items_of(folder), dtype=FLOAT64, threads=threads, **options) as pipeline:
-        return list(pipeline.outcomes(backend or load("numpy")))
+    items, backend = open_items(items_of(folder)), backend or load("numba")
+    with Pipeline(items, backend, dtype=FLOAT64, threads=threads, **options) as pipeline:
+        return list(pipeline.outcomes())
 
 
 def tight(threads: int, space: int) -> int:
     """Return the memory that leaves so many bytes to files and outputs."""
-    memory = budget.PROCESS + threads * budget.decode_bytes(budget.BLOCK) + space
+    memory = budget.PROCESS + threads * budget.THREAD + space
     assert budget.Budget(memory, threads).total == space
     return memory
 
 
-def need_of(folder: Path) -> int:
-    """Return the bytes that the largest item reserves if Polars decodes; pyarrow's footer comes on top."""
-    return max(signal_of(folder, planet).stat().st_size for planet in PLANETS) + OUTPUT
+def need_of(folder: Path, threads: int = 2, *, pages: bool = False) -> int:
+    """Return the bytes that the largest item reserves."""
+    needs = []
+    for planet in PLANETS:
+        with suppress(InputError):
+            signal = signal_file.open_signal(signal_of(folder, planet), FGS1)
+            needs.append(signal.size + budget.working_bytes(signal, threads, pages=pages))
+    return max(needs) + OUTPUT
 
 
 def sleepy(seconds: float, spent: list[float] | None = None) -> Backend:
     """A backend that sleeps while it bins, so that other threads can run."""
 
-    def bin_block(plan: Any, pixels: slice, counts: np.ndarray, out: np.ndarray) -> np.ndarray:
+    def bin_counts(plan: Any, pixels: slice, counts: np.ndarray, out: np.ndarray) -> np.ndarray:
         start = time.perf_counter()
         time.sleep(seconds)
         if spent is not None:
             spent.append(time.perf_counter() - start)
-        return numpy_.bin_block(plan, pixels, counts, out)
+        return numpy_.bin_counts(plan, pixels, counts, out)
 
-    return Backend("sleepy", "tests", bin_block)
+    return Backend("sleepy", "tests", bin_counts)
 
 
 class Watched(budget.Budget):
@@ -161,8 +171,10 @@ def test_a_failed_item_s_memory_is_free_at_once(own: Path) -> None:
     gc.collect()
     gc.disable()
     try:
-        with Pipeline(items_of(own)[:1], dtype=FLOAT64, threads=2) as pipeline:
-            for outcome in pipeline.outcomes(load("numpy")):
+        for backend in ("numpy", "numba"):
+            items = open_items(items_of(own)[:1])
+            with Pipeline(items, load(backend), dtype=FLOAT64, threads=2) as pipeline:
+                outcome = next(pipeline.outcomes())
                 assert isinstance(outcome.result, InputError)
                 assert [kept for kept in gc.get_objects() if isinstance(kept, stream._Flight)] == []
     finally:
@@ -173,7 +185,7 @@ def test_a_failed_item_s_memory_is_free_at_once(own: Path) -> None:
 @pytest.mark.parametrize("workers", [1, 2, 5])
 def test_memory_and_workers_do_not_change_a_bit(many: Path, workers: int, spare: float) -> None:
     dataset = gpucal.open_dataset(many)
-    need = need_of(many) + signal_file.open_signal(signal_of(many, 1), FGS1).metadata_bytes
+    need = need_of(many, workers, pages=True)
     memory = tight(workers, int(spare * need)) if 0 < spare < 100 else None if spare else 2 * 10**9
     for cal in gpucal.stream(dataset, "FGS1", CONFIG, workers=workers, memory=memory):
         alone = gpucal.calibrate(dataset[cal.planet], "FGS1", CONFIG, workers=1)
@@ -193,8 +205,8 @@ def test_what_cannot_be_allocated_is_given_back(many: Path, monkeypatch: pytest.
         return plain(shape, *how, **more)
 
     monkeypatch.setattr(stream.np, "empty", empty)
-    with Pipeline(items_of(many), dtype=FLOAT64, threads=2) as pipeline:
-        outcomes = list(pipeline.outcomes(load("numpy")))
+    with opened(many) as pipeline:
+        outcomes = list(pipeline.outcomes())
         assert pipeline._budget._used == 0
     failed = [outcome.result for outcome in outcomes if isinstance(outcome.result, InputError)]
     assert ["ran out of memory" in str(error) for error in failed] == [True, True]
@@ -206,23 +218,30 @@ def test_what_is_not_wanted_is_not_read(many: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(
         signal_file, "_read_into", lambda buffer, path, size: read.append(path) or plain(buffer, path, size)
     )
-    outcomes = outcomes_of(many, wanted=lambda item, inputs: item.obs.planet % 2 == 0)
+
+    def wanted() -> Iterator[Opened | Outcome]:
+        for item in open_items(items_of(many)):
+            assert isinstance(item, Opened)
+            yield item if item.item.obs.planet % 2 == 0 else Outcome(item.item, None, item.inputs, item.began, {})
+
+    with Pipeline(wanted(), load("numpy"), dtype=FLOAT64, threads=2) as pipeline:
+        outcomes = list(pipeline.outcomes())
     assert [outcome.result is None for outcome in outcomes] == [planet % 2 == 1 for planet in PLANETS]
     assert len({outcome.inputs for outcome in outcomes}) == len(PLANETS)
     assert read == [signal_of(many, planet) for planet in (2, 4, 6)]
 
 
 def test_reads_ahead_and_not_too_far(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened, plain = [], stream.open_signal
+    seen, plain = [], stream.open_signal
     monkeypatch.setattr(
-        stream, "open_signal", lambda path, *how, **more: opened.append(path) or plain(path, *how, **more)
+        stream, "open_signal", lambda path, *how, **more: seen.append(path) or plain(path, *how, **more)
     )
-    with Pipeline(items_of(many), dtype=FLOAT64, threads=2) as pipeline:
-        for taken, _ in enumerate(pipeline.outcomes(load("numpy")), start=1):
+    with opened(many) as pipeline:
+        for taken, _ in enumerate(pipeline.outcomes(), start=1):
             expected = min(len(PLANETS), taken + stream._AHEAD)
-            until(lambda expected=expected: len(opened) >= expected, 20)
+            until(lambda expected=expected: len(seen) >= expected, 20)
             time.sleep(0.02)
-            assert opened == [signal_of(many, planet) for planet in PLANETS[:expected]]
+            assert seen == [signal_of(many, planet) for planet in PLANETS[:expected]]
 
 
 @pytest.mark.parametrize("share", [1.0, 2.5, 3.2])
@@ -232,9 +251,9 @@ def test_the_budget_is_kept_and_given_back(own: Path, budgets: type[Watched], sh
     damaged[1000:60_000] = bytes(59_000)
     signal_of(own, 6).write_bytes(damaged)
     memory = tight(2, int(share * need_of(own)))
-    with Pipeline(items_of(own), dtype=FLOAT64, threads=2, memory=memory) as pipeline:
+    with opened(own, memory=memory) as pipeline:
         until(lambda: len(budgets.seen) == int(share), 20)  # before any is taken
-        outcomes = list(pipeline.outcomes(load("numpy")))
+        outcomes = list(pipeline.outcomes())
     assert [isinstance(outcome.result, InputError) for outcome in outcomes] == [p in (4, 6) for p in PLANETS]
     assert len(budgets.seen) == 6
     assert all(used <= total for used, total, _ in budgets.seen)
@@ -360,11 +379,19 @@ def test_an_interrupt_while_waiting(many: Path) -> None:
 
 
 def test_a_backend_that_raises_ends_the_run(many: Path) -> None:
-    def bin_block(plan: Any, pixels: slice, counts: np.ndarray, out: np.ndarray) -> np.ndarray:
+    def bin_counts(plan: Any, pixels: slice, counts: np.ndarray, out: np.ndarray) -> np.ndarray:
         raise ZeroDivisionError("the backend's own")
 
     with pytest.raises(ZeroDivisionError, match="the backend's own"):
-        outcomes_of(many, backend=Backend("broken", "tests", bin_block))
+        outcomes_of(many, backend=Backend("broken", "tests", bin_counts))
+
+
+def test_pages_that_fail_end_an_item_and_a_backend_that_raises_the_run(many: Path) -> None:
+    def bin_pages(plan: Any, pixels: slice, loaded: Any, out: np.ndarray) -> Any:
+        raise ZeroDivisionError("the backend's own")
+
+    with pytest.raises(ZeroDivisionError, match="the backend's own"):
+        outcomes_of(many, backend=Backend("broken", "tests", numpy_.bin_counts, bin_pages))
 
 
 @pytest.mark.parametrize("good", [0, 1, 5])
@@ -403,10 +430,11 @@ def test_reading_and_working_go_on_at_the_same_time(many: Path, monkeypatch: pyt
     reading: list[float] = []
     working: list[float] = []
     plain = signal_file._read_into
+    largest = max(signal_of(many, planet).stat().st_size for planet in PLANETS) + OUTPUT
 
     def slowly(buffer: Any, path: Path, size: int) -> bool:
         start = time.perf_counter()
-        time.sleep(size * 0.4 / need_of(many))
+        time.sleep(size * 0.4 / largest)
         complete = plain(buffer, path, size)
         reading.append(time.perf_counter() - start)
         return complete

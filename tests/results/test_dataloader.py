@@ -21,7 +21,7 @@ import gpucal
 from gpucal import Calibration, Results
 from gpucal.errors import OutputError
 
-# From Python 3.12 on a fork warns where a library, such as Polars, has threads; the workers here use NumPy alone.
+# From Python 3.12 on a fork warns where a library has threads; the workers here use NumPy alone.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 METHODS = ["fork", "forkserver", "spawn"]

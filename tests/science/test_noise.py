@@ -123,7 +123,7 @@ def test_residuals_are_standard_where_fgs1_is_bright() -> None:
         binned = np.empty((plan.n_pixels, plan.n_bins))
         counts = obs.counts()
         for k in range(plan.n_pixels):
-            load("numpy").bin_block(plan, slice(k, k + 1), counts[k : k + 1], binned[k : k + 1])
+            load("numpy").bin_counts(plan, slice(k, k + 1), counts[k : k + 1], binned[k : k + 1])
         signal, dq = obs.cube(binned), plan.dq[:, None]
         residual = (signal - plan.pairs_per_bin * expected[:, None]) / np.sqrt(noise.variance(signal, plan, dq))
         sigma.append(residual[:, dq == 0].ravel())
@@ -219,7 +219,7 @@ def test_variance_is_the_formula_pixel_by_pixel(name: str, adc: str, reduce: str
         obs = observe(SMALL[name], 2 * 3 * n, ADCS[adc], seed)
         plan, first = obs.plan(config), obs.detector.crop[0]
         binned = np.empty((plan.n_pixels, plan.n_bins))
-        load("numpy").bin_block(plan, slice(0, plan.n_pixels), obs.counts(), binned)
+        load("numpy").bin_counts(plan, slice(0, plan.n_pixels), obs.counts(), binned)
         signal = obs.cube(binned)
         with np.errstate(all="ignore"):
             variance = noise.variance(signal, plan, np.zeros(signal.shape[1:], np.uint8))

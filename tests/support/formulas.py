@@ -27,5 +27,5 @@ def run(obs: Observation, config: Calibration, backend: str = "numpy", block: in
     out = np.empty((plan.n_pixels, plan.n_bins))
     for first in range(0, plan.n_pixels, block or plan.n_pixels):
         pixels = slice(first, min(first + (block or plan.n_pixels), plan.n_pixels))
-        load(backend).bin_block(plan, pixels, counts[pixels], out[pixels])
+        load(backend).bin_counts(plan, pixels, counts[pixels], out[pixels])
     return obs.cube(out)

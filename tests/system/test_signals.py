@@ -164,8 +164,8 @@ def test_a_signal_waits_for_imports(number: int) -> None:
 
 
 @pytest.mark.parametrize("rounds", [3, pytest.param(30, marks=pytest.mark.slow)])
-def test_an_interrupt_while_polars_decodes_ends_a_run_in_order(tmp_path: Path, rounds: int) -> None:
-    """It looks for SIGINT itself. With frames enough that a run spends its time there, and a summary to the last."""
+def test_an_interrupt_while_pages_are_decoded_ends_a_run_in_order(tmp_path: Path, rounds: int) -> None:
+    """With frames enough that a run spends its time there, and a summary to the last."""
     raw, chance, interrupted, life = tmp_path / "raw", random.Random(rounds), 0, 0.5
     (first,) = synthesize(raw, layout="2025", frames=2400)
     for planet in range(first + 1, first + 8):
