@@ -30,6 +30,7 @@ from gpucal.hints import blocking_file, did_you_mean, near_path
 from gpucal.settings.options import output_from, settings_from
 
 if TYPE_CHECKING:
+    from gpucal.inputs.dataset import Observation
     from gpucal.results.reader import Results
 
 __all__ = ["console", "main"]
@@ -41,8 +42,8 @@ SIGNALLED = 128  # plus the signal's number, as in shells
 def console() -> NoReturn:
     """Run the command line and end the process, with fewer passes of the garbage collector.
 
-    Numba and Polars bring some 500,000 objects. Collecting them during their import took 0.1 s, and collecting them
-    three times at the end of the process took 0.4 s, of the 2.4 s that one planet took.
+    Libraries bring some 500,000 objects. Collecting them during their import took 0.1 s, and collecting them three
+    times at the end of the process took 0.4 s, of the 2.4 s that one planet took.
     """
     gc.set_threshold(200_000)
     code = main()
@@ -307,6 +308,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 def _info(arguments: argparse.Namespace) -> int:
     from gpucal.backends import PREFERENCE, choose, load
     from gpucal.errors import BackendUnavailable
+    from gpucal.settings.detectors import DETECTORS
 
     dataset = None
     if arguments.dataset:
@@ -324,9 +326,23 @@ def _info(arguments: argparse.Namespace) -> int:
         _say(
             f"{dataset.path}: {dataset.layout.name} layout, {len(dataset.planets)} planets, {len(dataset)} observations"
         )
+        first = next(iter(dataset), None)
+        for detector in DETECTORS if first else ():
+            _say(f"{detector} of planet {first.planet}: {_pages_of(first, detector)}")
         for obs in dataset:
             _say(f"  {obs.split} {obs.planet} visit {obs.visit}")
     return DONE
+
+
+def _pages_of(obs: Observation, detector: str) -> str:
+    """Say how the pages of an observation's file are decoded, or why they cannot be."""
+    from gpucal.errors import InputError
+    from gpucal.pipeline.calibrate import decoded_pages
+
+    try:
+        return f"pages {decoded_pages(obs, detector)}"
+    except InputError as error:
+        return str(error)
 
 
 def _selftest(arguments: argparse.Namespace) -> int:

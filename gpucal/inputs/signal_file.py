@@ -214,14 +214,13 @@ def open_signal(path: Path, detector: Detector, *, strict: bool = False) -> Sign
     except OSError as error:
         raise _unreadable(error, path) from error
     footer = read_footer(end, size, path)
-    names = [name.decode("utf-8", "replace") for name in footer.names]
-    positions = pixel_columns(names, footer.pandas)
+    positions = pixel_columns(footer.names, footer.pandas)
     if footer.nested or not footer.facts[positions, 1].all():  # pyarrow can name the types, and knows more of them
         positions = _judged_by_arrow(end, detector, path)
     else:
         _require(positions, detector, path)
     if strict:
-        check_chunks(footer, np.arange(len(names)), size - len(end), path)
+        check_chunks(footer, np.arange(len(footer.names)), size - len(end), path)
     return Signal(path, size, positions[detector.columns()], _fingerprint(end, size), footer, len(end), strict)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from gpucal.backends import choose
+from gpucal.backends import Pages, choose
 from gpucal.errors import ConfigError, InputError
 from gpucal.inputs.dataset import Observation
 from gpucal.pipeline.calibrated import Calibrated
@@ -18,7 +18,7 @@ from gpucal.pipeline.stream import Item, Pipeline, open_items
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import DETECTORS
 
-__all__ = ["calibrate", "checked_dtype", "checked_threads", "stream"]
+__all__ = ["calibrate", "checked_dtype", "checked_threads", "decoded_pages", "stream"]
 
 
 def calibrate(
@@ -115,6 +115,17 @@ def stream(
             assert result is not None  # every item is wanted here
             yield result
             del result  # the caller alone holds it while the next one is made
+
+
+def decoded_pages(obs: Observation, detector: str) -> Pages:
+    """Calibrate one detector of one observation, and tell how many pages of its file were decoded in which way."""
+    config = Calibration().filled(obs.dataset.layout.preset)
+    items = open_items([Item(obs, config.cropped(DETECTORS[detector]), config)])
+    with Pipeline(items, choose(), dtype=np.dtype(np.float64), threads=usable_cores()) as pipeline:
+        outcome = next(pipeline.outcomes())
+    if isinstance(outcome.result, InputError):
+        raise outcome.result
+    return outcome.pages
 
 
 def checked_threads(workers: int | None) -> int:

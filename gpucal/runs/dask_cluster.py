@@ -204,7 +204,7 @@ def _apart() -> object:
 
     class Apart(WorkerPlugin):
         def setup(self, worker: object) -> None:
-            os.setpgid(0, 0)  # not by ignoring it, as Polars handles it all the same
+            os.setpgid(0, 0)  # not by ignoring it, which a library may undo
             logging.getLogger("distributed.worker").addFilter(lambda record: record.funcName != "heartbeat")
 
     return Apart()

@@ -7,6 +7,7 @@ A chunk found that way counts only if it begins where the one before it ends.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -44,13 +45,12 @@ MOST_FOR_ARROW = 2**25
 _MOST_BYTES, _MOST_COLUMNS = 2**28, 2**16
 
 # A column of the schema as most writers have it: physical type, repetition; name of up to 64 bytes; converted type,
-# logical type. Then the beginning of a column chunk: offset, metadata, physical type, encodings. Then a column order.
+# logical type. Then a column order.
 _NAME = b"|".join(b"\\x%02x.{%d}" % (size, size) for size in range(1, 65))
 _COLUMN = re.compile(
     rb"(\x15[\x00-\x0e]\x25[\x00-\x02])\x18(?:%s)((?:\x25.)?(?:\x4c\xac\x13.[\x11\x12]\0\0)?\0)" % _NAME, re.DOTALL
 )
 _NO_NAME = b"\x18\0"
-_CHUNK = re.compile(rb"\x26[\x80-\xff]{0,6}[\x00-\x7f]\x1c\x15[\x00-\x0e]\x19")
 _ORDER = re.compile(rb"\x1c\0\0")
 
 # Bytes of physical types that are integers; integers by their converted type: bits, and whether they have a sign.
@@ -77,7 +77,7 @@ class Footer:
     ----------
     n_rows : int
         Rows of the file.
-    names : list of bytes
+    names : tuple of str
         Names of the columns, those inside structs and lists included.
     nested : bool
         Whether there are structs or lists.
@@ -97,7 +97,7 @@ class Footer:
     """
 
     n_rows: int
-    names: list[bytes]
+    names: tuple[str, ...]
     nested: bool
     facts: NDArray[np.int64]
     pandas: bytes
@@ -182,6 +182,8 @@ def parse_footer(data: bytes, at: int, stop: int) -> Footer:
             items, count = reader.items()
             if items != STRUCT:
                 raise Unreadable("has a list of the wrong kind")
+            if count > stop - reader.at:
+                raise Unreadable("has a list of more items than it has bytes")
             if field == 2:
                 schema = _read_schema(reader, count)
             elif field == 4:
@@ -212,7 +214,7 @@ def parse_footer(data: bytes, at: int, stop: int) -> Footer:
 class _Schema:
     """A schema: the names of its columns, and for each the number of its form, which is all but the name."""
 
-    names: list[bytes]
+    names: tuple[str, ...]
     numbers: list[int]
     forms: list[bytes]
     nested: bool
@@ -224,11 +226,16 @@ class _Schema:
 
 
 def _read_schema(reader: StructReader, count: int) -> _Schema:
-    """Read the elements of a schema; those that match the pattern are fast."""
+    """Read the elements of a schema: as usual all at once, or those that match the pattern fast."""
     if not count:
         raise Unreadable("has no schema")
     _element(reader)  # the table itself, of all other elements
     match, data, stop = _COLUMN.match, reader.data, reader.stop
+    if found := match(data, reader.at, stop):
+        usual, known_names = _numbered_columns(found[1], found[2], count - 1)
+        if data.startswith(usual, reader.at, stop):
+            reader.at += len(usual)
+            return _Schema(known_names, [0] * len(known_names), [found[1] + _NO_NAME + found[2]], False)
     names: list[bytes] = []
     numbers: list[int] = []
     known: dict[bytes, int] = {}
@@ -244,7 +251,14 @@ def _read_schema(reader: StructReader, count: int) -> _Schema:
                 continue
         names.append(name)
         numbers.append(known.setdefault(form, len(known)))
-    return _Schema(names, numbers, list(known), nested)
+    return _Schema(tuple(name.decode("utf-8", "replace") for name in names), numbers, list(known), nested)
+
+
+@functools.lru_cache(8)
+def _numbered_columns(before: bytes, behind: bytes, count: int) -> tuple[bytes, tuple[str, ...]]:
+    """Make the schema of columns ``column_0``, ``column_1``, ..., which differ in nothing else, and their names."""
+    names = tuple(f"column_{number}" for number in range(count))
+    return b"".join(b"%b\x18%c%b%b" % (before, len(name), name.encode(), behind) for name in names), names
 
 
 def _element(reader: StructReader) -> tuple[bytes, bytes, bool]:
@@ -291,8 +305,12 @@ def _note(reader: StructReader) -> tuple[bytes, bytes]:
 
 
 def _pass_orders(reader: StructReader, count: int) -> None:
-    """Skip the orders of columns; those that match the pattern are fast."""
+    """Skip the orders of columns: as usual all at once, or those that match the pattern fast."""
     match, data, stop = _ORDER.match, reader.data, reader.stop
+    usual = b"\x1c\0\0" * count
+    if data.startswith(usual, reader.at, stop):
+        reader.at += len(usual)
+        return
     for _ in range(count):
         if found := match(data, reader.at, stop):
             reader.at = found.end()
@@ -308,7 +326,7 @@ class _Chunks:
 
     def __init__(self, data: bytes, at: int, stop: int) -> None:
         self.data, self.stop = data, stop
-        self.starts = np.fromiter((match.start() for match in _CHUNK.finditer(data, at, stop)), np.int64)
+        self.starts = _find_chunks(data, at, stop)
         try:
             self.found, self.ends, _ = parse_structs(data, self.starts, stop, _WANTED)
         except Unreadable:  # the pattern matched something else: parse the chunks one by one
@@ -332,6 +350,18 @@ class _Chunks:
                 parts.append(found)
                 reader.at, left = int(ends[0]), left - 1
         return np.concatenate(parts, axis=1) if parts else np.zeros((len(_WANTED), 0), np.int64)
+
+
+def _find_chunks(data: bytes, at: int, stop: int) -> NDArray[np.int64]:
+    """Find what looks like the beginning of a column chunk: offset, metadata, physical type, encodings."""
+    raw = np.frombuffer(data, np.uint8, stop - at, at)
+    like = (raw[:-3] == 0x1C) & (raw[1:-2] == 0x15) & (raw[2:-1] <= 0x0E) & (raw[3:] == 0x19)
+    behind = np.flatnonzero(like)
+    starts = behind - 2  # before a number of one byte; those of all other bytes are above 127
+    for _ in range(6):
+        starts = np.maximum(starts - (raw[starts] > 0x7F), 0)
+    found: NDArray[np.int64] = starts[(raw[starts] == 0x26) & (starts < behind - 1)] + at
+    return found
 
 
 def _row_group(
