@@ -19,6 +19,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import islice, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
@@ -326,9 +327,8 @@ def _info(arguments: argparse.Namespace) -> int:
         _say(
             f"{dataset.path}: {dataset.layout.name} layout, {len(dataset.planets)} planets, {len(dataset)} observations"
         )
-        first = next(iter(dataset), None)
-        for detector in DETECTORS if first else ():
-            _say(f"{detector} of planet {first.planet}: {_pages_of(first, detector)}")
+        for obs, detector in product(islice(dataset, 1), DETECTORS):
+            _say(f"{detector} of planet {obs.planet}: {_pages_of(obs, detector)}")
         for obs in dataset:
             _say(f"  {obs.split} {obs.planet} visit {obs.visit}")
     return DONE
