@@ -25,6 +25,7 @@ from gpucal.backends import PREFERENCE, Backend, load
 from gpucal.errors import BackendUnavailable
 from gpucal.inputs.calibration_files import Adc, Axis, CalibrationFrames
 from gpucal.pipeline.machine import usable_cores
+from gpucal.pipeline.memory import BLOCK
 from gpucal.pipeline.stream import pixel_blocks
 from gpucal.science.plan import Plan, make_plan
 from gpucal.settings.calibration import Calibration
@@ -66,10 +67,10 @@ class Case:
         out = np.empty((self.plan.n_pixels, self.plan.n_bins))
 
         def work(pixels: slice) -> None:
-            backend.bin_block(self.plan, pixels, self.counts[pixels], out[pixels])
+            backend.bin_counts(self.plan, pixels, self.counts[pixels], out[pixels])
 
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(work, pixel_blocks(self.plan, self.frames)))
+            list(pool.map(work, pixel_blocks(self.plan, np.full(self.plan.n_pixels, 2 * self.frames), BLOCK)))
         return out.T
 
 

@@ -1,16 +1,15 @@
-"""Which reader decodes which encoding fastest, to (pixel, frame) uint16 arrays of the cropped columns.
+"""How fast which encoding is read: by gpucal to binned sums or to counts, by Polars and pyarrow to arrays of counts.
 
     python benchmarks/readers.py [--data DIR] [--rounds 3] [--json FILE]
 
 One full-size observation, re-encoded: dictionary and plain, zstd and snappy, one row group and many, as pyarrow and as
-Polars write them. The decoders of the package run on one thread a core, in the units they use and in smaller ones; the
-libraries' own ways to read the same columns into one array stand beside them. File bytes are in memory.
+Polars write them. gpucal runs on one thread a core. The libraries' own ways to read the same columns into one array
+stand beside it. File bytes are in memory.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import statistics
 import tempfile
 import time
@@ -28,13 +27,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from measure import full_size_planets, table, write_json
 
-from gpucal.inputs.counts import DECODERS, Loaded
-from gpucal.inputs.signal_file import Signal, open_signal
+from gpucal import Calibration, open_dataset
+from gpucal.backends import load
+from gpucal.inputs.signal_file import Loaded, open_signal
 from gpucal.pipeline.machine import usable_cores
-from gpucal.pipeline.memory import BLOCK
-from gpucal.settings.detectors import DETECTORS
-
-MEBI = 2**20
+from gpucal.pipeline.memory import BLOCK, PAGES
+from gpucal.pipeline.stream import pixel_blocks
+from gpucal.science.plan import Plan, make_plan
+from gpucal.settings.detectors import DETECTORS, Detector
 
 
 @dataclass(frozen=True)
@@ -66,38 +66,47 @@ def encode(original: pa.Table, encoding: Encoding, path: Path) -> None:
         pq.write_table(original, path, row_group_size=size, **encoding.options)
 
 
-def by_gpucal(signal: Signal, loaded: Loaded, unit_bytes: int) -> None:
-    """Decode as a run does, and drop the blocks."""
-    step = max(1, BLOCK // (2 * signal.n_frames))
-    n_pixels = signal.columns.size
-    blocks = (slice(first, min(first + step, n_pixels)) for first in range(0, n_pixels, step))
-    units = iter(list(loaded.units(blocks, unit_bytes)))
+def by_gpucal(plan: Plan, loaded: Loaded) -> None:
+    """Bin pages, or decode counts, as a run does, and drop the results."""
+    bin_pages = load("numba").bin_pages
+    assert bin_pages is not None
+    by_pages = loaded.metadata is None
+    sizes = loaded.table.sizes if by_pages else np.full(plan.n_pixels, 2 * loaded.table.n_rows)
+    blocks = iter(list(pixel_blocks(plan, sizes, PAGES if by_pages else BLOCK)))
 
     def work() -> None:
-        for _ in loaded.decode(units):
-            pass
+        if by_pages:
+            for pixels in blocks:
+                bin_pages(plan, pixels, loaded, np.empty((pixels.stop - pixels.start, plan.n_bins)))
+        else:
+            for _ in loaded.counts(blocks):
+                pass
 
     with ThreadPoolExecutor(usable_cores()) as pool:
         for done in [pool.submit(work) for _ in range(usable_cores())]:
             done.result()
 
 
-def ways(signal: Signal, data: bytes) -> dict[str, Callable[[], object]]:
-    """Give every way to decode one file."""
+def ways(plan: Plan, path: Path) -> dict[str, Callable[[], object]]:
+    """Give every way to read one file."""
+    data, signal = path.read_bytes(), open_signal(path, plan.detector)
     positions = signal.columns.tolist()
-    schema = pq.read_schema(io.BytesIO(data)).names
-    names = [schema[position] for position in positions]
-    found: dict[str, Callable[[], object]] = {}
-    for decoder in DECODERS:
-        loaded = signal.load(decoder)
-        for unit in (64, 16) if loaded.decoder.in_units else (64,):
-            label = f"gpucal, {decoder}" + (f", {unit} MiB" if loaded.decoder.in_units else "")
-            found[label] = partial(by_gpucal, signal, loaded, unit * MEBI)
-    found["Polars, all at once"] = lambda: pl.read_parquet(data, columns=positions).to_numpy(order="fortran").T
-    found["pyarrow, all at once"] = lambda: np.stack(
-        [column.to_numpy() for column in pq.ParquetFile(pa.BufferReader(data)).read(columns=names).columns]
-    )
-    return found
+    names = [signal.footer.names[position] for position in positions]
+    return {
+        "gpucal, pages to bins": partial(by_gpucal, plan, signal.load()),
+        "gpucal, counts by pyarrow": partial(by_gpucal, plan, signal.load(pages=False)),
+        "Polars, all at once": lambda: pl.read_parquet(data, columns=positions).to_numpy(order="fortran").T,
+        "pyarrow, all at once": lambda: np.stack(
+            [column.to_numpy() for column in pq.ParquetFile(pa.BufferReader(data)).read(columns=names).columns]
+        ),
+    }
+
+
+def plan_of(data: Path, planet: int, detector: Detector) -> Plan:
+    """Make the plan of an observation."""
+    obs = open_dataset(data)[planet]
+    frames, adc, axis = obs.frames(detector), obs.adc(detector), obs.axis(detector)
+    return make_plan(detector, Calibration(), frames, adc, axis, detector.frames)
 
 
 def measured(data: Path, rounds: int) -> list[dict[str, Any]]:
@@ -114,7 +123,7 @@ def measured(data: Path, rounds: int) -> list[dict[str, Any]]:
                     pq.read_table(data / "train" / str(planet) / f"{detector.name}_signal_0.parquet"), encoding, path
                 )
                 megabytes += path.stat().st_size / 1e6
-                for way, decode in ways(open_signal(path, detector), path.read_bytes()).items():
+                for way, decode in ways(plan_of(data, planet, detector), path).items():
                     times = []
                     for _ in range(rounds):
                         start = time.perf_counter()

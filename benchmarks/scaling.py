@@ -44,7 +44,7 @@ def point(
 
 
 def with_threads(data: Path, planets: list[int], rounds: int, threads: int) -> float:
-    """Time what planets add to the first, in processes: Polars' threads cannot become fewer once they are started."""
+    """Time what planets add to the first, in processes."""
     times = []
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as out:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from arithmetic import Case, available
 from pytest_benchmark.fixture import BenchmarkFixture
 
 import gpucal
-from gpucal.inputs.counts import DECODERS
+from gpucal.backends import load
 from gpucal.inputs.signal_file import open_signal
+from gpucal.pipeline.memory import BLOCK, PAGES
 from gpucal.pipeline.stream import pixel_blocks
 from gpucal.settings.detectors import DETECTORS
 from gpucal.synthetic.competition import synthesize
@@ -32,18 +34,23 @@ def test_arithmetic(benchmark: BenchmarkFixture, detector: str, backend: str) ->
     assert result.shape == (case.plan.n_bins, case.plan.n_pixels)
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("way", ["pages", "counts"])
 @pytest.mark.parametrize("detector", DETECTORS)
-def test_decoding(benchmark: BenchmarkFixture, dataset: gpucal.Dataset, detector: str, decoder: str) -> None:
+def test_decoding(benchmark: BenchmarkFixture, dataset: gpucal.Dataset, detector: str, way: str) -> None:
     facts = DETECTORS[detector]
     obs = dataset[dataset.planets[0]]
     signal = open_signal(obs.signal_path(facts), facts)
     plan = gpucal.calibrate(obs, detector).plan
-    loaded = signal.load(decoder)
+    loaded, bin_pages = signal.load(pages=way == "pages"), load("numba").bin_pages
+    sizes = loaded.table.sizes if way == "pages" else np.full(plan.n_pixels, 2 * signal.n_frames)
+    blocks = list(pixel_blocks(plan, sizes, PAGES if way == "pages" else BLOCK))
+    assert bin_pages is not None
+    out = np.empty((plan.n_pixels, plan.n_bins))
 
     def decode() -> int:
-        units = loaded.units(pixel_blocks(plan, signal.n_frames), 64 * 2**20)
-        return sum(len(counts) for _, counts in loaded.decode(units))
+        if way == "counts":
+            return sum(len(counts) for _, counts in loaded.counts(blocks))
+        return sum(len(bin_pages(plan, pixels, loaded, out[pixels])[0]) for pixels in blocks)
 
     assert benchmark(decode) == plan.n_pixels
 
