@@ -94,8 +94,9 @@ def once(obs: package.Observation, detector: Detector, threads: int) -> dict[str
     found: dict[str, float] = {}
     start = time.thread_time()
     signal = open_signal(path, detector)
+    config = Calibration().filled(obs.dataset.layout.preset)
     frames, adc, axis = obs.frames(detector), obs.adc(detector), obs.axis(detector)
-    plan = make_plan(detector, Calibration(), frames, adc, axis, signal.n_frames)
+    plan = make_plan(detector, config, frames, adc, axis, signal.n_frames)
     found["open"] = time.thread_time() - start
     buffer = BytesIO()
     signal.load(buffer)

@@ -106,7 +106,8 @@ def plan_of(data: Path, planet: int, detector: Detector) -> Plan:
     """Make the plan of an observation."""
     obs = open_dataset(data)[planet]
     frames, adc, axis = obs.frames(detector), obs.adc(detector), obs.axis(detector)
-    return make_plan(detector, Calibration(), frames, adc, axis, detector.frames)
+    config = Calibration().filled(obs.dataset.layout.preset)
+    return make_plan(detector, config, frames, adc, axis, detector.frames)
 
 
 def measured(data: Path, rounds: int) -> list[dict[str, Any]]:
