@@ -96,7 +96,9 @@ class Budget:
             if self._closed:
                 raise CancelledError
             self._used += wanted
-            spare = self._spare.pop() if self._spare else None
+            # The nearest in size: a larger file would move into new memory, and a smaller one leave some unused.
+            nearest = min(self._spare, key=lambda buffer: abs(buffer.getbuffer().nbytes - wanted), default=None)
+            spare = None if nearest is None else self._spare.pop(self._spare.index(nearest))
             while self._spare and self._used + sum(buffer.getbuffer().nbytes for buffer in self._spare) > self.total:
                 self._spare.pop()
             return spare
