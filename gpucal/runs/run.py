@@ -98,7 +98,7 @@ def run(
     variance : bool
         Store the cubes' variances too.
     memory : int, optional
-        Limit of the peak resident memory, bytes. By default 900 MB per process, which a single item may exceed if it
+        Limit of the peak resident memory, bytes. By default 650 MB per process, which a single item may exceed if it
         needs more; a given limit holds. Host memory that CUDA takes is not counted.
     overwrite : bool
         Calibrate everything again, also where the folder holds results of other settings.

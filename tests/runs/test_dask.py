@@ -728,6 +728,6 @@ def test_a_local_cluster_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     for workers, memory in ((None, None), (4, None), (1, 10**9), (None, 2 * 10**9), (32, None)):
         with pytest.raises(ClusterError, match="seen"), dask_cluster.connected(None, workers=workers, memory=memory):
             pass
-    assert made == [11, 4, 10, 5, 1]
+    assert made == [15, 4, 10, 5, 1]
     with pytest.raises(ConfigError, match="workers = 0"), dask_cluster.connected(None, workers=0, memory=None):
         pass

@@ -107,14 +107,13 @@ def bin_pages(
     )  # fmt: skip
     for pixel in np.flatnonzero(wrong[:, 0]):
         number, page = wrong[pixel].tolist()
-        if number not in ASKED:
-            raise _refusal(table, first + page, STATUSES[number], loaded.path)
-        one = slice(pixels.start + int(pixel), pixels.start + int(pixel) + 1)
+        one, problem = slice(pixels.start + int(pixel), pixels.start + int(pixel) + 1), STATUSES[number]
         try:
             ((_, counts),) = loaded.counts([one])
-        except InputError as error:
-            problem = f"{STATUSES[number]} ({error.problem})"
-            raise _refusal(table, first + page, problem, loaded.path) from error
+        except InputError as error:  # it has more to say, such as which counts
+            raise _refusal(table, first + page, f"{problem} ({error.problem})", loaded.path) from error
+        if number not in ASKED:
+            raise _refusal(table, first + page, problem, loaded.path)
         saturated[pixel : pixel + 1] = bin_counts(plan, one, counts, out[pixel : pixel + 1], scratch)
         by_arrow += int(table.firsts[one.stop] - table.firsts[one.start])
     return saturated.astype(bool), Pages(len(pages) - by_codec - by_arrow, by_codec, by_arrow)

@@ -100,8 +100,10 @@ class PageTable:
     @property
     def sizes(self) -> NDArray[np.int64]:
         """Bytes of each column's pages in memory, decompressed and padded."""
+        if not len(self.pages):
+            return np.zeros(len(self.columns), np.int64)
         ends = np.append(self.pages[:, TO], self.pages[-1:, TO] + self.pages[-1:, WANTED] + PADDING)
-        return np.diff(ends[self.firsts]) if len(self.pages) else np.zeros(len(self.columns), np.int64)
+        return ends[self.firsts[1:]] - ends[self.firsts[:-1]]
 
 
 def read_footer(data: bytes, size: int, path: Path) -> Footer:
