@@ -1,12 +1,12 @@
 """From a competition folder to a results folder, in processes of their own, beside the organisers' notebook.
 
-    python benchmarks/end_to_end.py [--data DIR] [--planets 10] [--rounds 3] [--beside NAME=PYTHON] [--json FILE]
+    python benchmarks/end_to_end.py [--data DIR] [--planets 10] [--rounds 3] [--beside NAME=PROGRAM] [--json FILE]
 
 Full-size observations, both detectors, files in the page cache. A round runs every variant, Polars and the notebook
 once, so that ratios are taken under the same weather; the table gives medians over rounds. "Cold" is a process for one
 planet, imports included; "first ever" the same where Numba has compiled nothing yet; "steady" what each further planet
 adds. Polars only reads the columns, without calibrating: the shortest of four times in a fresh process. Other versions
-of gpucal, each in an environment of its own, are measured beside with --beside. Prints a Markdown table.
+of gpucal, each in an environment of its own, are measured beside: --beside "0.1=ENVIRONMENT/bin/gpucal". Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -37,10 +37,11 @@ def measure_round(
 ) -> dict[str, dict[str, Any]]:
     """Run everything once: seconds for the first planet and for each further one, peak in bytes, stages in seconds."""
     figures: dict[str, dict[str, Any]] = {}
-    pythons = {name: (sys.executable, environment) for name, environment in VARIANTS.items()}
-    pythons |= {name: (python, {}) for name, python in beside.items()}
-    for name, (python, environment) in pythons.items():
-        calibrate = [python, "-m", "gpucal", "calibrate", str(data)]
+    programs = {name: (gpucal(), environment) for name, environment in VARIANTS.items()}
+    for label, environment in VARIANTS.items():
+        programs |= {label.replace("gpucal", name): ([program], environment) for name, program in beside.items()}
+    for name, (program, environment) in programs.items():
+        calibrate = [*program, "calibrate", str(data)]
         one = measure([*calibrate, str(out / name / "1"), "--planet", str(planets[0])], **environment)
         some = ["--planet", *map(str, planets)]
         many = measure([*calibrate, str(out / name / "n"), "--json", *some], **environment)
@@ -159,7 +160,7 @@ def main() -> None:
     parser.add_argument("--planets", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--adp-python", help="Python of an environment that has ariel-data-preprocessing")
-    parser.add_argument("--beside", action="append", default=[], metavar="NAME=PYTHON", help="another gpucal")
+    parser.add_argument("--beside", action="append", default=[], metavar="NAME=PROGRAM", help="another gpucal")
     parser.add_argument("--json")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
