@@ -5,8 +5,8 @@
 Full-size observations, both detectors, files in the page cache. A round runs every variant, Polars and the notebook
 once, so that ratios are taken under the same weather; the table gives medians over rounds. "Cold" is a process for one
 planet, imports included; "first ever" the same where Numba has compiled nothing yet; "steady" what each further planet
-adds. Polars only reads the columns, without calibrating: the shortest of four times in a fresh process. Other versions
-of gpucal, each in an environment of its own, are measured beside: --beside "0.1=ENVIRONMENT/bin/gpucal". Prints a Markdown table.
+adds. Polars only reads the columns, without calibrating: the shortest of four times in a fresh process. --beside
+"0.1=ENVIRONMENT/bin/gpucal" measures another version too. Prints a Markdown table.
 """
 
 from __future__ import annotations
