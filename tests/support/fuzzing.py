@@ -29,11 +29,16 @@ from paged import Binned, bin_loaded, by_counts, same_bits, telling
 
 from gpucal.errors import InputError
 from gpucal.inputs.calibration_files import find_adc, read_adc_table, read_axis, read_frames, read_raw_frames
-from gpucal.inputs.signal_file import open_signal
+from gpucal.inputs.signal_file import Loaded, open_signal
 from gpucal.pipeline.memory import BLOCK
 
-WAYS: dict[str, dict[str, bool]] = {"pages": {}, "pyarrow": {"pages": False}, "strict": {"strict": True}}
-"""The ways to read a signal file: from its pages where they are such as gpucal decodes; by pyarrow; with all checks."""
+WAYS = {
+    "pages": (True, False),
+    "pyarrow": (False, False),
+    "strict": (True, True),
+    "strict by pyarrow": (False, True),
+}
+"""The ways to read a signal file: from its pages, where they are such as gpucal decodes, or not; with all checks."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +61,14 @@ class Read:
         return same_bits(self.binned[0], sums) and bool((self.binned[1] == saturated).all())
 
 
+def load(path: Path, way: str) -> Loaded:
+    pages, strict = WAYS[way]
+    return open_signal(path, SMALL, strict=strict).load(pages=pages)
+
+
 def read(path: Path, way: str) -> Read:
     """Read a signal file as the pipeline does."""
-    pages, strict = WAYS[way].get("pages", True), WAYS[way].get("strict", False)
-    loaded = open_signal(path, SMALL, strict=strict).load(pages=pages)
+    loaded = load(path, way)
     n_rows = loaded.table.n_rows
     if loaded.metadata is not None:
         ((_, counts),) = loaded.counts([slice(0, SMALL.n_pixels)])
@@ -121,7 +130,7 @@ def signals(seeds: range, folder: Path) -> Counter[str]:
             if became.startswith("wrong"):
                 raise AssertionError(f"{doing}: {became}")
             counted[f"{way}: {became}"] += 1
-            if name.startswith("checksums") and way == "strict" and how in ON_BYTES and became == "as pyarrow":
+            if name.startswith("checksums") and "strict" in way and how in ON_BYTES and became == "as pyarrow":
                 raise AssertionError(f"{doing}: a checksum was passed over")
     return counted
 
@@ -229,8 +238,7 @@ def told(path: Path) -> dict[str, str]:
     }
 
     def decode(way: str) -> Iterator[NDArray[Any]]:
-        pages, strict = WAYS[way].get("pages", True), WAYS[way].get("strict", False)
-        loaded = open_signal(path, SMALL, strict=strict).load(pages=pages)
+        loaded = load(path, way)
         n_rows = loaded.table.n_rows
         if loaded.metadata is None:
             bin_loaded(telling(SMALL.n_pixels, n_rows), loaded)

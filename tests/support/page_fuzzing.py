@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from gpucal.backends.pagewise.table import Unfit
 from mutants import FRAMES, RIGHT, SMALL, corpus, mutant, table, written, written_by_polars
 from numpy.typing import NDArray
 from test_page_bins import by_counts, planned, same_bits
 
 from gpucal.backends.pagewise import decode
 from gpucal.backends.pagewise.intrinsics import config
-from gpucal.backends.pagewise.table import Unfit
 from gpucal.errors import InputError
 
 PATH = Path("signal.parquet")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, cast
 
 import compact
 import numpy as np
@@ -153,3 +154,88 @@ def test_a_struct_cut_short_is_told_from_the_others(cut: int) -> None:
     with pytest.raises(Unreadable) as error:
         parse_structs(data + bytes(8), np.arange(5) * len(one), stop, {(1,): I32})
     assert error.value.which == 4
+
+
+# ------------------------------------------------------------------------- what pyarrow refuses is refused here as well
+
+
+Place = tuple[int, ...]
+
+
+def at(footer: Struct, place: Place) -> Struct:
+    """The struct at a place, by numbers of fields and of items."""
+    fields: Any = footer
+    for step in place:
+        fields = fields[step].value
+    return cast("Struct", fields)
+
+
+FILE, ELEMENT, NOTE, GROUP, CHUNK = (), (2, 3), (5, 0), (4, 0), (4, 0, 1, 2)
+NEEDED: list[tuple[Place, int]] = [
+    *((FILE, field) for field in (1, 2, 3, 4)),
+    (ELEMENT, 4),
+    (NOTE, 1),
+    *((GROUP, field) for field in (1, 2, 3)),
+    *((CHUNK, field) for field in (2, 3)),
+    *(((*CHUNK, 3), field) for field in (1, 2, 3, 4, 5, 6, 7, 9)),
+    *(((*CHUNK, 3, 13, 0), field) for field in (1, 2, 3)),
+]
+
+
+def refused_by_pyarrow(data: bytes) -> bool:
+    try:
+        pq.ParquetFile(pa.BufferReader(data))
+    except (pa.ArrowException, OSError):
+        return True
+    return False
+
+
+@pytest.mark.parametrize("way", ["removed", "of another kind"])
+@pytest.mark.parametrize(("place", "field"), NEEDED, ids=str)
+def test_a_field_that_every_footer_has(place: Place, field: int, way: str) -> None:
+    data = GOOD["pyarrow-zstd-1.0-dictionary"]
+    footer = Anatomy.of(data).footer
+    fields = at(footer, place)
+    if way == "removed":
+        del fields[field]
+    elif fields[field].kind in (I32, I64):
+        fields[field].kind = I32 + I64 - fields[field].kind
+    else:
+        fields[field] = Value(I32, 1)
+    damaged = rewritten(data, footer)
+    assert refused_by_pyarrow(damaged) or (place, field) == (CHUNK, 3)  # which it misses when it reads the column
+    with pytest.raises(Unreadable):
+        parsed_without_pyarrow(damaged)
+
+
+@pytest.mark.parametrize("note", [b"", b"x", b"!!!!", b"AAAA", b"/////wAAAA=="], ids=repr)
+def test_an_arrow_schema_that_is_none(note: bytes) -> None:
+    data = GOOD["pyarrow-zstd-1.0-dictionary"]
+    footer = Anatomy.of(data).footer
+    (entry,) = (entry.value for entry in footer[5].value if entry.value[1].value == b"ARROW:schema")
+    entry[2].value = note
+    damaged = rewritten(data, footer)
+    assert refused_by_pyarrow(damaged)
+    with pytest.raises(Unreadable, match="has an Arrow schema that cannot be read"):
+        parsed_without_pyarrow(damaged)
+
+
+@pytest.mark.parametrize("children", [None, 0, 1, 7, 9, -1])
+def test_a_schema_of_other_columns_than_it_says_is_left_to_pyarrow(children: int | None) -> None:
+    data = GOOD["pyarrow-zstd-1.0-dictionary"]
+    footer = Anatomy.of(data).footer
+    assert not parsed_without_pyarrow(data).nested
+    footer[2].value[0].value.pop(5)
+    if children is not None:
+        footer[2].value[0].value[5] = Value(I32, children)
+    assert parsed_without_pyarrow(rewritten(data, footer)).nested
+
+
+@pytest.mark.parametrize("field", [1, 3, 6])
+def test_a_number_of_another_kind_is_not_there(field: int) -> None:
+    data = GOOD["pyarrow-zstd-1.0-dictionary"]
+    footer = Anatomy.of(data).footer
+    footer[2].value[3].value[field].kind = I64
+    facts = parsed_without_pyarrow(rewritten(data, footer)).facts
+    assert facts[[0, 1, 3], 1].tolist() == [4] * 3
+    assert facts[2, 1] == 0
