@@ -214,7 +214,8 @@ def open_signal(path: Path, detector: Detector, *, strict: bool = False) -> Sign
     except OSError as error:
         raise _unreadable(error, path) from error
     footer = read_footer(end, size, path)
-    names = [name.decode("utf-8", "replace") for name in footer.names]
+    with typed_errors(path):
+        names = [name.decode() for name in footer.names]
     positions = pixel_columns(names, footer.pandas)
     if footer.nested or not footer.facts[positions, 1].all():  # pyarrow can name the types, and knows more of them
         positions = _judged_by_arrow(end, detector, path)

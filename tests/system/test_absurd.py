@@ -178,7 +178,7 @@ FILES: dict[str, tuple[bytes, str] | tuple[bytes, str, str]] = {
     ),
     "signal-stored-2-GiB": (changed(page_says(1, compressed=2**31 - 1)), "ends outside the file"),
     "signal-bomb": (changed(inflating(2**28, 2**28)), "more bytes or values than its rows"),
-    "signal-hidden-bomb": (changed(inflating(2**28, 64)), "cannot be decoded ("),
+    "signal-hidden-bomb": (changed(inflating(2**28, 64)), "cannot be dec"),
     "signal-many-bombs": (changed(more_pages(1000, 2**20)), "more bytes than its rows can need"),
     "signal-many-pages": (changed(more_pages(5000, 0)), "more than 4,096 pages"),
     "signal-unknown-field": (changed(extra), f"read {N * FRAMES}"),

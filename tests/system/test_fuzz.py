@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,7 @@ def check_signals(counts: Counter[str], n: int) -> None:
     assert counts == {}
 
 
-@pytest.mark.parametrize("n", [600, pytest.param(3000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [300, pytest.param(3000, marks=pytest.mark.slow)])
 def test_signals(tmp_path: Path, n: int) -> None:
     check_signals(rounds("signals", [range(n // 2), range(n // 2, n)], tmp_path), n)
 
@@ -141,8 +142,6 @@ def test_strict_sees_every_change_of_a_page_with_a_checksum(tmp_path: Path, name
         assert str(error.value).startswith(f"{path}: ")
         assert "\n" not in str(error.value)
         assert ("checksum" in str(error.value)) or way != "strict"
-        try:
+        with suppress(InputError):
             unseen += not read(path, "pages").holds(RIGHT)
-        except InputError:
-            pass
     assert unseen > (5 if name.startswith("none") else 0)
