@@ -5,10 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import subprocess
-import sys
-import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
@@ -21,14 +18,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
+from paged import Binned, by_counts, same_bits, telling
 
-from gpucal.errors import ConfigError, InputError, MissingExtra
-from gpucal.inputs.counts import DECODERS, choose_decoder
+from gpucal.backends.pagewise import decode
+from gpucal.errors import ConfigError, InputError
+from gpucal.inputs.counts import takes_pages
 from gpucal.inputs.signal_file import open_signal
 from gpucal.settings.detectors import DETECTORS
 
 TINY = replace(DETECTORS["AIRS-CH0"], shape=(4, 9), crop=(2, 7))
-FRAMES = 23
+FRAMES = 24  # even: sums of pairs tell of the last frame, too
+LETTERS = list("abcdefghijklmnopqrstuvwx")
+EVERY = slice(0, TINY.n_pixels)
 Raw = NDArray[np.uint16]
 
 
@@ -69,29 +70,56 @@ def frame(raw: Raw, index: pd.Index | None = None) -> pd.DataFrame:
     return pd.DataFrame(raw.T, columns=[f"column_{k}" for k in range(len(raw))], index=index)
 
 
-def read(path: Path, decoder: str, *blocks: slice) -> list[Raw]:
-    """Decode some blocks in one call."""
-    found = list(open_signal(path, TINY).load(decoder).decode([list(blocks)]))
-    assert [pixels for pixels, _ in found] == list(blocks)
-    return [counts for _, counts in found]
+WAYS = {"pages": True, "pyarrow": False}
+"""Whether pages are binned where gpucal takes them, or decoded by pyarrow."""
+
+
+def read(path: Path, way: str, *blocks: slice, strict: bool = False) -> list[Raw] | list[Binned]:
+    """Read some blocks: counts by pyarrow, sums of pairs from pages that gpucal takes."""
+    loaded = open_signal(path, TINY, strict=strict).load(pages=WAYS[way])
+    if loaded.metadata is not None:
+        found = list(loaded.counts(blocks))
+        assert [pixels for pixels, _ in found] == list(blocks)
+        return [counts for _, counts in found]
+    plan, scratch, binned = telling(TINY.n_pixels, loaded.table.n_rows), decode.Scratch(), []
+    for pixels in blocks:
+        out = np.full((pixels.stop - pixels.start, plan.n_bins), -1.0)
+        saturated, _ = decode.bin_pages(plan, pixels, loaded, out, scratch)
+        binned.append((out, saturated))
+    return binned
+
+
+def check(found: Raw | Binned, counts: Raw, pixels: slice = EVERY) -> None:
+    """Check that what a block was read as is these pixels of the counts, (pixel, frame), and nothing else."""
+    if not isinstance(found, tuple):
+        np.testing.assert_array_equal(found, counts[pixels], strict=True)
+        return
+    sums, saturated = by_counts(telling(*counts.shape), counts)
+    assert same_bits(found[0], sums[pixels])
+    np.testing.assert_array_equal(found[1], saturated[pixels])
 
 
 def same(path: Path, raw: Raw) -> None:
-    """Check that every decoder gives exactly the cropped pixels."""
-    for decoder in DECODERS:
-        (counts,) = read(path, decoder, slice(0, TINY.n_pixels))
-        np.testing.assert_array_equal(counts, cropped(raw), strict=True, err_msg=decoder)
+    """Check that every way gives exactly the cropped pixels."""
+    for way in WAYS:
+        (found,) = read(path, way, EVERY)
+        check(found, cropped(raw))
 
 
-def refused(path: Path, problem: str, decoders: Iterable[str] = DECODERS) -> None:
-    """Check that every decoder fails with one line: the file, the problem, the mend."""
-    for decoder in decoders:
+def by_own(path: Path) -> bool:
+    """Tell whether gpucal's decoder takes a file."""
+    return open_signal(path, TINY).load().metadata is None
+
+
+def refused(path: Path, problem: str, pages: str | None = None) -> None:
+    """Check that every way fails with one line: the file, the problem, the mend."""
+    for way in WAYS:
         with pytest.raises(InputError) as error:
-            read(path, decoder, slice(0, TINY.n_pixels))
+            read(path, way, EVERY)
         line = str(error.value)
         assert "\n" not in line
         assert line.startswith(f"{path}: ")
-        assert problem in line.removeprefix(f"{path}: ")
+        assert (pages if pages and way == "pages" else problem) in line.removeprefix(f"{path}: ")
         assert line.endswith("; copy it again from the competition data")
 
 
@@ -180,11 +208,6 @@ ORDERS: Mapping[str, Sequence[int]] = {
 }
 
 
-def strictly(path: Path, decoder: str, *blocks: slice) -> list[Raw]:
-    """Decode some blocks with strict checks."""
-    return [counts for _, counts in open_signal(path, TINY, strict=True).load(decoder).decode([list(blocks)])]
-
-
 @pytest.mark.parametrize("prefix", ["column_", ""])
 @pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
 @pytest.mark.parametrize("rows", [5, 1000], ids=lambda rows: f"groups-of-{rows}")
@@ -192,23 +215,23 @@ def test_numbered_columns_in_any_order(path: Path, order: Sequence[int], prefix:
     names = [f"{prefix}{k}" for k in order]
     pq.write_table(table(RAW[list(order)], names=names), path, row_group_size=rows, compression="zstd")
     same(path, RAW)
-    for decoder in DECODERS:
-        (counts,) = strictly(path, decoder, slice(0, TINY.n_pixels))
-        np.testing.assert_array_equal(counts, cropped(RAW), strict=True)
+    for way in WAYS:
+        (found,) = read(path, way, EVERY, strict=True)
+        check(found, cropped(RAW))
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("edges", [[0, 1], [19, 20], [3, 11], [0, 5, 10, 15, 20], [7, 8, 10, 20]], ids=str)
 @pytest.mark.parametrize("kind", [pa.uint16(), pa.int32(), pa.dictionary(pa.int8(), pa.uint16())], ids=str)
-def test_blocks_of_numbered_columns(path: Path, kind: pa.DataType, edges: list[int], decoder: str) -> None:
+def test_blocks_of_numbered_columns(path: Path, kind: pa.DataType, edges: list[int], way: str) -> None:
     order = alphabetical()
     pq.write_table(table(RAW[order], kind, [f"column_{k}" for k in order]), path, row_group_size=10)
     blocks = [slice(first, last) for first, last in pairwise(edges)]
-    for pixels, counts in zip(blocks, read(path, decoder, *blocks), strict=True):
-        np.testing.assert_array_equal(counts, cropped(RAW)[pixels], strict=True)
+    for pixels, found in zip(blocks, read(path, way, *blocks), strict=True):
+        check(found, cropped(RAW), pixels)
 
 
-@pytest.mark.parametrize("index", [pd.Index(np.arange(FRAMES), name="0"), pd.Index([*"abcdefghijklmnopqrstuvw"])])
+@pytest.mark.parametrize("index", [pd.Index(np.arange(FRAMES), name="0"), pd.Index(LETTERS)])
 @pytest.mark.parametrize("prefix", ["column_", ""])
 def test_numbered_columns_beside_a_pandas_index(path: Path, index: pd.Index, prefix: str) -> None:
     order = alphabetical(prefix)
@@ -249,7 +272,7 @@ def test_the_order_of_columns_changes_nothing_else(path: Path) -> None:
     pq.write_table(table(RAW[order], names=[f"column_{k}" for k in order]), path)
     after = open_signal(path, TINY)
     assert [order[place] for place in after.columns] == before.columns.tolist()
-    assert (after.plain, after.n_frames) == (before.plain, before.n_frames)
+    assert (after.by_pages, after.n_frames) == (before.by_pages, before.n_frames)
     content = path.read_bytes()
     footer = content[-8 - int.from_bytes(content[-8:-4], "little") : -8]
     assert after.fingerprint == hashlib.sha256(f"{len(content)} ".encode() + footer).hexdigest()
@@ -261,13 +284,13 @@ def with_index_first(path: Path) -> None:
     pq.write_table(indexed.select(names).replace_schema_metadata(indexed.schema.metadata), path)
 
 
-TWO = pd.MultiIndex.from_arrays([np.arange(FRAMES), list("ab" * 11 + "c")], names=["frame", "kind"])
+TWO = pd.MultiIndex.from_arrays([np.arange(FRAMES), list("ab" * 12)], names=["frame", "kind"])
 WRITERS: Mapping[str, Callable[[Path], None]] = {
     "pandas": lambda path: frame(RAW).to_parquet(path),
     "pandas-range-index-stored": lambda path: frame(RAW).to_parquet(path, index=True),
     "pandas-index-last": lambda path: frame(RAW, pd.Index(np.arange(FRAMES), name="time")).to_parquet(path),
     "pandas-unnamed-index": lambda path: frame(RAW, pd.Index(np.arange(FRAMES)[::-1])).to_parquet(path),
-    "pandas-text-index": lambda path: frame(RAW, pd.Index(list("abcdefghijklmnopqrstuvw"))).to_parquet(path),
+    "pandas-text-index": lambda path: frame(RAW, pd.Index(LETTERS)).to_parquet(path),
     "pandas-index-first": with_index_first,
     "pandas-two-indexes": lambda path: frame(RAW, TWO).to_parquet(path),
     "pandas-nullable": lambda path: frame(RAW).astype("UInt16").to_parquet(path),
@@ -289,118 +312,38 @@ def test_metadata_that_pandas_did_not_write(path: Path, text: bytes) -> None:
     same(path, RAW)
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("edges", [[0, 1], [19, 20], [3, 11], [0, 5, 10, 15, 20], [7, 8, 10, 20]], ids=str)
-def test_blocks(path: Path, edges: list[int], decoder: str) -> None:
+def test_blocks(path: Path, edges: list[int], way: str) -> None:
     pq.write_table(table(RAW), path, row_group_size=10)
     blocks = [slice(first, last) for first, last in pairwise(edges)]
-    for pixels, counts in zip(blocks, read(path, decoder, *blocks), strict=True):
-        np.testing.assert_array_equal(counts, cropped(RAW)[pixels], strict=True)
-
-
-@pytest.mark.parametrize(("unit_bytes", "units"), [(0, 5), (16 * FRAMES - 1, 5), (16 * FRAMES, 3), (10**9, 1)])
-def test_units(path: Path, unit_bytes: int, units: int) -> None:
-    pq.write_table(table(RAW), path)
-    loaded = open_signal(path, TINY).load("pyarrow")
-    blocks = [slice(first, first + 4) for first in range(0, 20, 4)]
-    in_units = list(replace(loaded, decoder=DECODERS["polars"]).units(iter(blocks), unit_bytes))
-    assert [block for unit in in_units for block in unit] == blocks
-    assert len(in_units) == units
-    assert list(loaded.units(iter(blocks), unit_bytes)) == [[block] for block in blocks]
+    for pixels, found in zip(blocks, read(path, way, *blocks), strict=True):
+        check(found, cropped(RAW), pixels)
 
 
 @pytest.mark.parametrize("frames", [0, 1, 2])
 def test_few_frames(path: Path, frames: int) -> None:
     raw = np.arange(36 * frames, dtype=np.uint16).reshape(36, frames)
     pq.write_table(table(raw), path)
-    assert open_signal(path, TINY).n_frames == frames
-    same(path, raw)
+    signal = open_signal(path, TINY)
+    assert (signal.n_frames, signal.load().table.n_rows) == (frames, frames)
+    (counts,) = read(path, "pyarrow", EVERY)
+    check(counts, cropped(raw))
+    if frames == 2:  # no plan has bins of less
+        same(path, raw)
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
-def test_threads_share_the_units(path: Path, decoder: str) -> None:
+def test_threads_share_the_blocks(path: Path) -> None:
     raw = made(frames=400)
     pq.write_table(table(raw), path, row_group_size=90, compression="zstd")
-    loaded = open_signal(path, TINY).load(decoder)
-    units = iter([[slice(k, k + 2), slice(k + 2, k + 4)] for k in range(0, TINY.n_pixels, 4)] * 10)
+    loaded = open_signal(path, TINY).load(pages=False)
+    blocks = iter([slice(k, k + 2) for k in range(0, TINY.n_pixels, 2)] * 10)
     with ThreadPoolExecutor(6) as pool:
-        workers = [pool.submit(lambda: list(loaded.decode(units))) for _ in range(6)]
+        workers = [pool.submit(lambda: list(loaded.counts(blocks))) for _ in range(6)]
         found = [block for worker in workers for block in worker.result()]
     assert len(found) == 100
     for pixels, counts in found:
         np.testing.assert_array_equal(counts, cropped(raw)[pixels], strict=True)
-
-
-@pytest.mark.parametrize("where", [(pl, "read_parquet"), (pl.DataFrame, "null_count")], ids=lambda where: where[1])
-def test_an_interrupt_that_polars_raises_in_a_thread_is_the_main_one_s(
-    path: Path, monkeypatch: pytest.MonkeyPatch, where: tuple[object, str]
-) -> None:
-    pq.write_table(table(RAW), path)
-    plain, calls = getattr(*where), []
-
-    def interrupted(*args: object, **how: object) -> pl.DataFrame:
-        calls.append(threading.current_thread())
-        if len(calls) % 2:
-            raise KeyboardInterrupt
-        return plain(*args, **how)
-
-    monkeypatch.setattr(*where, interrupted)
-    with ThreadPoolExecutor(1) as pool:
-        (counts,) = pool.submit(read, path, "polars", slice(0, TINY.n_pixels)).result()
-    np.testing.assert_array_equal(counts, cropped(RAW), strict=True)
-    assert len(calls) == 2
-    with pytest.raises(KeyboardInterrupt):
-        read(path, "polars", slice(0, TINY.n_pixels))
-
-
-# Which calls of Polars look for SIGINT is its own affair: so many come that each call of a decoding has one.
-INTERRUPTED = """
-import os, signal, sys, threading, time
-from dataclasses import replace
-from pathlib import Path
-
-came = 0
-
-def handler(number, frame):
-    global came
-    came += 1
-
-signal.signal(signal.SIGINT, handler)
-
-import numpy as np
-from gpucal.settings.detectors import DETECTORS
-from gpucal.inputs.signal_file import open_signal
-
-path, expected = Path(sys.argv[1]), np.load(sys.argv[2])
-tiny = replace(DETECTORS["AIRS-CH0"], shape=(4, 9), crop=(2, 7))
-right = 0
-
-def decode():
-    global right
-    for _ in range(300):
-        (counts,) = (counts for _, counts in open_signal(path, tiny).load("polars").decode([[slice(0, 20)]]))
-        assert np.array_equal(counts, expected)
-    with lock:
-        right += 300
-
-lock = threading.Lock()
-threads = [threading.Thread(target=decode) for _ in range(2)]
-for thread in threads:
-    thread.start()
-while any(thread.is_alive() for thread in threads):
-    os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(0.002 + 0.0005 * (came % 40))  # some of it long enough for any call, however slow the machine
-print(right, came > 30)
-"""
-
-
-@pytest.mark.slow
-def test_interrupts_do_not_disturb_polars(path: Path) -> None:
-    pq.write_table(table(RAW), path)
-    np.save(path.with_suffix(".npy"), cropped(RAW))
-    command = [sys.executable, "-c", INTERRUPTED, path, path.with_suffix(".npy")]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=100)
-    assert (run.stdout, run.stderr) == ("600 True\n", "")
 
 
 @pytest.mark.parametrize("size", [0, 1, 5, 11, 12, 100, 4000])
@@ -497,7 +440,8 @@ UNFIT: Mapping[pa.DataType, Sequence[int]] = {
 def test_counts_that_do_not_fit(path: Path, kind: pa.DataType, count: int) -> None:
     values = np.array([0] * (FRAMES - 1) + [count], np.uint64 if count > 2**63 else np.int64)
     pq.write_table(table(RAW).set_column(11, "wide", column(values, kind)), path, row_group_size=8)
-    refused(path, f"column 11 holds counts from {min(count, 0)} to {max(count, 0)}")
+    said = f"column 11 holds counts from {min(count, 0)} to {max(count, 0)}"
+    refused(path, said, "holds counts outside 0 to 65535" if by_own(path) else said)
 
 
 def test_what_is_outside_the_crop_is_not_decoded(path: Path) -> None:
@@ -524,28 +468,25 @@ def test_changed_after_opening(path: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "variable", "plain", "chosen"),
-    [
-        (None, "", True, "polars"),
-        ("auto", "pyarrow", True, "polars"),
-        (None, "pyarrow", True, "pyarrow"),
-        ("polars", "pyarrow", True, "polars"),
-        ("polars", "", False, "pyarrow"),
-    ],
+    ("variable", "pages"), [(None, True), ("", True), ("auto", True), ("pyarrow", False), ("polars", True)]
 )
-def test_choice(name: str | None, variable: str, plain: bool, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GPUCAL_READER", variable)
-    assert choose_decoder(name, plain=plain) == chosen
-
-
-def test_choice_without_polars(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_choice(
+    variable: str | None, pages: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.delenv("GPUCAL_READER", raising=False)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert choose_decoder() == "pyarrow"
-    with pytest.raises(MissingExtra, match=r"^polars is not installed; "):
-        choose_decoder("polars")
-    with pytest.raises(ConfigError, match=r"^reader = 'duckdb': must be one of auto, polars, pyarrow$"):
-        choose_decoder("duckdb")
+    if variable is not None:
+        monkeypatch.setenv("GPUCAL_READER", variable)
+    assert takes_pages() == pages
+    warnings = [record.getMessage() for record in caplog.records]
+    assert len(warnings) == (variable == "polars")
+    assert all("GPUCAL_READER=polars" in line and line.endswith("; unset it") for line in warnings)
+
+
+@pytest.mark.parametrize("variable", ["duckdb", "Pyarrow"])
+def test_no_such_reader(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPUCAL_READER", variable)
+    with pytest.raises(ConfigError, match=rf"^GPUCAL_READER = '{variable}': must be auto or pyarrow$"):
+        takes_pages()
 
 
 def test_fingerprint(path: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ FRAMES = 14
 RAW = np.random.default_rng(3).integers(0, 65_535, (SMALL.n_columns, FRAMES), np.uint16, endpoint=True)
 RIGHT = RAW[SMALL.columns()]
 
+TRUTH = Value(compact.TRUE, compact.TRUE)
 CODECS = {0: None, 1: "snappy", 2: "gzip", 6: "zstd", 7: "lz4_raw"}
 
 
@@ -64,6 +65,35 @@ def corpus() -> dict[str, bytes]:
     for polars in ("uncompressed", "snappy", "zstd", "lz4", "gzip"):
         made[f"polars-{polars}"] = written_by_polars(table(), compression=polars)
     made["polars-groups"] = written_by_polars(table(), compression="zstd", row_group_size=5, data_page_size=10)
+    return made
+
+
+def longer() -> dict[str, bytes]:
+    """Good files of longer columns, whose runs are of every kind, in every encoding that gpucal decodes itself."""
+    rng = np.random.default_rng(6)
+    counts = rng.normal(4000, 30, (SMALL.n_columns, 700)).astype(np.uint16)
+    counts[:, 100:230], counts[2], counts[3, ::2] = 4000, 9, rng.integers(0, 65_535, 350)
+    nullable = table(counts)
+    required = nullable.cast(pa.schema([field.with_nullable(False) for field in nullable.schema]))
+    made = {}
+    for codec, version, dictionary, (null, raw), many in product(
+        ("none", "snappy", "zstd"),
+        ("1.0", "2.0"),
+        (True, False),
+        {"nullable": nullable, "required": required}.items(),
+        (False, True),
+    ):
+        options: dict[str, Any] = {"compression": codec, "data_page_version": version, "use_dictionary": dictionary}
+        if many:
+            options |= {"row_group_size": 300, "data_page_size": 100, "write_batch_size": 60}
+            options |= {"write_page_checksum": codec == "snappy", "dictionary_pagesize_limit": 2**9}
+        name = f"{codec}-{version}-{'dictionary' if dictionary else 'plain'}-{null}-{'many' if many else 'one'}"
+        made[f"long-{name}"] = written(raw, **options)
+    for codec, many in product(("uncompressed", "snappy", "zstd"), (False, True)):
+        options = {"row_group_size": 300, "data_page_size": 100} if many else {}
+        made[f"long-polars-{codec}-{'many' if many else 'one'}"] = written_by_polars(
+            nullable, compression=codec, **options
+        )
     return made
 
 
@@ -150,17 +180,29 @@ class Anatomy:
         return bytes(out) + footer + len(footer).to_bytes(4, "little") + b"PAR1"
 
 
+def in_front(page: Page) -> int:
+    """Bytes of levels, which stay as they are whatever the codec: those of the second version of data pages."""
+    return page.number(8, 5) if page.number(1) == 3 else 0
+
+
+def stored(chunk: Chunk, page: Page) -> bool:
+    """Tell whether a page is not compressed."""
+    return chunk.codec is None or (page.number(1) == 3 and page.header[8].value.get(7, TRUTH).kind == compact.FALSE)
+
+
 def unpacked(chunk: Chunk, page: Page) -> bytes:
-    """A page's body as it is when decompressed; of the second version, all of it stays as it is."""
-    if chunk.codec is None or page.number(1) == 3:
+    """A page's body as it is when decompressed."""
+    if stored(chunk, page):
         return page.body
-    return bytes(pa.decompress(page.body, page.number(2), chunk.codec))
+    levels = in_front(page)
+    size = page.number(2) - levels
+    return page.body[:levels] + (bytes(pa.decompress(page.body[levels:], size, chunk.codec)) if size else b"")
 
 
 def packed(chunk: Chunk, page: Page, body: bytes) -> None:
     """Give a page another body, and a header that tells the truth of its sizes."""
-    plain = chunk.codec is None or page.number(1) == 3
-    page.body = body if plain else bytes(pa.compress(body, chunk.codec))
+    levels = min(in_front(page), len(body))
+    page.body = body if stored(chunk, page) else body[:levels] + bytes(pa.compress(body[levels:], chunk.codec))
     page.header[2], page.header[3] = Value(I32, len(body)), Value(I32, len(page.body))
 
 

@@ -178,7 +178,7 @@ FILES: dict[str, tuple[bytes, str] | tuple[bytes, str, str]] = {
     ),
     "signal-stored-2-GiB": (changed(page_says(1, compressed=2**31 - 1)), "ends outside the file"),
     "signal-bomb": (changed(inflating(2**28, 2**28)), "more bytes or values than its rows"),
-    "signal-hidden-bomb": (changed(inflating(2**28, 64)), "cannot be decoded ("),
+    "signal-hidden-bomb": (changed(inflating(2**28, 64)), "cannot be dec"),
     "signal-many-bombs": (changed(more_pages(1000, 2**20)), "more bytes than its rows can need"),
     "signal-many-pages": (changed(more_pages(5000, 0)), "more than 4,096 pages"),
     "signal-unknown-field": (changed(extra), f"read {N * FRAMES}"),
@@ -187,10 +187,11 @@ FILES: dict[str, tuple[bytes, str] | tuple[bytes, str, str]] = {
     "signal-no-magic": (b"PORK" + GOOD["polars-zstd"][4:], f"read {N * FRAMES}", "does not begin as a Parquet file"),
     "signal-encrypted": (encrypted(GOOD["polars-zstd"]), "is encrypted"),
     "signal-footer-of-4-GiB": (GOOD["polars-zstd"][:-8] + b"\xff\xff\xff\xffPAR1", "not a complete Parquet file"),
-    "signal-footer-of-40-MiB": (
-        b"PAR1" + bytes(40 * 2**20) + (40 * 2**20).to_bytes(4, "little") + b"PAR1",
-        "a footer of 41,943,040 bytes",
+    "signal-footer-of-300-MiB": (
+        b"PAR1" + bytes(300 * 2**20) + (300 * 2**20).to_bytes(4, "little") + b"PAR1",
+        "a footer of 314,572,800 bytes",
     ),
+    "signal-footer-of-40-MiB": (b"PAR1" + bytes(40 * 2**20) + (40 * 2**20).to_bytes(4, "little") + b"PAR1", "footer"),
     "signal-list-of-2**40": (PROMISES, "its footer has a list of more items than it has bytes"),
     "dark-list-of-2**40": (PROMISES, "its footer has a list of more items than it has bytes"),
     "signal-million-columns": (of_columns(900_000), "has 900,000 columns"),
@@ -271,7 +272,7 @@ def test_absurd(name: str, said: dict[str, Any]) -> None:
     expected = FILES[name][1:] if name in FILES else [(LINKS | TERABYTES)[name]]
     assert found
     for way, line in found.items():
-        assert expected[-1 if way == "strict" else 0] in line, way
+        assert expected[-1 if "strict" in way else 0] in line, way
         assert line.isprintable()
         assert len(line) < 600
     # the least that the bombs would take is 256 MiB; the largest file that is read holds 16 MiB of counts

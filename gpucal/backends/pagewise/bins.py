@@ -41,7 +41,7 @@ from gpucal.inputs.parquet.layout import (
     Array,
 )
 
-__all__ = ["ASKED", "STATUSES", "bin_counts", "bin_pages", "workspace"]
+__all__ = ["ASKED", "STATUSES", "TOLD", "bin_counts", "bin_pages", "workspace"]
 
 STATUSES = (
     "",
@@ -62,7 +62,10 @@ STATUSES = (
 DONE, LEVELS_WRONG, NULLS, WIDTH, RUN, COUNT, INDEX, RANGE, ROWS, DICTIONARY_GONE, SIZE_WRONG, ENCODED = range(12)
 
 ASKED = frozenset({LEVELS_WRONG, NULLS, WIDTH, COUNT})
-"""Statuses of what another reader may find sound, or has more to say of."""
+"""Statuses of what another reader may find sound."""
+
+TOLD = ASKED | {RANGE}
+"""Statuses of which another reader has more to say, such as which counts."""
 
 _PLAIN, _PLAIN_DICTIONARY, _RLE_DICTIONARY = 0, 2, 8
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gpucal.backends import Pages
 from gpucal.backends.pagewise import bins, inflate
-from gpucal.backends.pagewise.bins import ASKED, STATUSES
+from gpucal.backends.pagewise.bins import ASKED, STATUSES, TOLD
 from gpucal.backends.pagewise.inflate import HEADER, SIZES, inflate_pages
 from gpucal.errors import InputError
 from gpucal.inputs.calibration_files import DEGREE
@@ -108,9 +108,11 @@ def bin_pages(
     for pixel in np.flatnonzero(wrong[:, 0]):
         number, page = wrong[pixel].tolist()
         one, problem = slice(pixels.start + int(pixel), pixels.start + int(pixel) + 1), STATUSES[number]
+        if number not in TOLD:
+            raise _refusal(table, first + page, problem, loaded.path)
         try:
             ((_, counts),) = loaded.counts([one])
-        except InputError as error:  # it has more to say, such as which counts
+        except InputError as error:
             raise _refusal(table, first + page, f"{problem} ({error.problem})", loaded.path) from error
         if number not in ASKED:
             raise _refusal(table, first + page, problem, loaded.path)

@@ -27,7 +27,7 @@ from gpucal.backends.pagewise.inflate import (
     inflate_pages,
     workspace,
 )
-from gpucal.backends.pagewise.layout import AT, CODEC, COLUMNS, PADDING, PREFIX, SIZE, SNAPPY, STORED, TO, WANTED, ZSTD
+from gpucal.inputs.parquet.layout import AT, CODEC, COLUMNS, PADDING, PREFIX, SIZE, SNAPPY, STORED, TO, WANTED, ZSTD
 
 RNG = np.random.default_rng(17)
 WORK = workspace()

@@ -139,7 +139,7 @@ def test_a_run_imports_neither_pandas_nor_astropy(
     tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synthesize(tmp_path / "raw", layout="2025", frames=120)
-    for reader in ("polars", "pyarrow"):
+    for reader in ("auto", "pyarrow"):
         monkeypatch.setenv("GPUCAL_READER", reader)
         bins = ("--bin", "AIRS-CH0=30", "--bin", "FGS1=360", "--backend", backend, "--variance")
         assert last_line(RUN, "calibrate", tmp_path / "raw", tmp_path / reader, *bins) == "set()"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any, cast
 
 import compact
 import numpy as np
@@ -13,9 +13,7 @@ import pytest
 from compact import BINARY, I32, I64, LIST, STRUCT, Struct, Value
 from mutants import Anatomy, axes, calibration, corpus, table, written, written_by_polars
 
-from gpucal.errors import InputError
 from gpucal.inputs.parquet.footer import Footer, parse_footer
-from gpucal.inputs.parquet.pages import check_pages
 from gpucal.inputs.parquet.thrift import ABSENT, Unreadable, parse_structs
 
 GOOD = corpus() | axes() | calibration()
@@ -26,7 +24,7 @@ DECOY = b"\x26\x00\x1c\x15\x02\x19\x25\x00\x06\x19\x18\x01a"
 def parsed(data: bytes) -> tuple[Footer, pq.FileMetaData]:
     metadata = pq.ParquetFile(pa.BufferReader(data)).metadata
     begin = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
-    return parse_footer(data, begin, len(data) - 8, metadata.num_columns), metadata
+    return parse_footer(data, begin, len(data) - 8), metadata
 
 
 def check(data: bytes) -> None:
@@ -34,6 +32,11 @@ def check(data: bytes) -> None:
     assert footer.n_rows == metadata.num_rows
     assert footer.rows.tolist() == [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
     assert footer.data.shape == (metadata.num_row_groups, metadata.num_columns)
+    schema = metadata.schema.to_arrow_schema()
+    assert list(footer.names) == [metadata.schema.column(k).name for k in range(len(schema))]
+    assert footer.nested == (len(schema) != metadata.num_columns)
+    assert footer.facts.shape == (metadata.num_columns, 3)
+    assert footer.pandas == (schema.metadata or {}).get(b"pandas", b"")
     for (group, column), place in np.ndenumerate(footer.data):
         chunk = metadata.row_group(group).column(column)
         dictionary = chunk.dictionary_page_offset
@@ -106,15 +109,17 @@ def test_fields_of_another_kind_or_twice() -> None:
 
 def parsed_without_pyarrow(data: bytes) -> Footer:
     begin = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
-    return parse_footer(data, begin, len(data) - 8, 8)
+    return parse_footer(data, begin, len(data) - 8)
 
 
 @pytest.mark.parametrize("columns", [0, 7, 9])
 def test_another_number_of_columns(columns: int) -> None:
     data = GOOD["polars-zstd"]
-    begin = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
-    with pytest.raises(Unreadable, match="has a row group of 8 columns"):
-        parse_footer(data, begin, len(data) - 8, columns)
+    footer = Anatomy.of(data).footer
+    root, *others = footer[2].value
+    footer[2].value = [root, *(others * 2)[:columns]]
+    with pytest.raises(Unreadable, match=f"has a row group of 8 columns, not {columns}"):
+        parsed_without_pyarrow(rewritten(data, footer))
 
 
 def test_structs_of_many_layouts_and_numbers() -> None:
@@ -151,11 +156,86 @@ def test_a_struct_cut_short_is_told_from_the_others(cut: int) -> None:
     assert error.value.which == 4
 
 
-def test_the_error_names_the_column(tmp_path: Path) -> None:
-    anatomy = Anatomy.of(GOOD["pyarrow-snappy-1.0-plain"])
-    anatomy.chunks[5].pages[0].header[1].value = 1  # an index page
-    data = anatomy.data()
-    footer, _ = parsed(data)
-    with pytest.raises(InputError, match=r"signal: column 5 has a page of an unknown type; copy it again"):
-        check_pages(data, footer, np.arange(8), tmp_path / "signal")
-    assert check_pages(data, footer, np.array([0, 4, 6]), tmp_path / "signal")
+# ------------------------------------------------------------------------- what pyarrow refuses is refused here as well
+
+
+Place = tuple[int, ...]
+
+
+def at(footer: Struct, place: Place) -> Struct:
+    """The struct at a place, by numbers of fields and of items."""
+    fields: Any = footer
+    for step in place:
+        fields = fields[step].value
+    return cast("Struct", fields)
+
+
+FILE, ELEMENT, NOTE, GROUP, CHUNK = (), (2, 3), (5, 0), (4, 0), (4, 0, 1, 2)
+NEEDED: list[tuple[Place, int]] = [
+    *((FILE, field) for field in (1, 2, 3, 4)),
+    (ELEMENT, 4),
+    (NOTE, 1),
+    *((GROUP, field) for field in (1, 2, 3)),
+    *((CHUNK, field) for field in (2, 3)),
+    *(((*CHUNK, 3), field) for field in (1, 2, 3, 4, 5, 6, 7, 9)),
+    *(((*CHUNK, 3, 13, 0), field) for field in (1, 2, 3)),
+]
+
+
+def refused_by_pyarrow(data: bytes) -> bool:
+    try:
+        pq.ParquetFile(pa.BufferReader(data))
+    except (pa.ArrowException, OSError):
+        return True
+    return False
+
+
+@pytest.mark.parametrize("way", ["removed", "of another kind"])
+@pytest.mark.parametrize(("place", "field"), NEEDED, ids=str)
+def test_a_field_that_every_footer_has(place: Place, field: int, way: str) -> None:
+    data = GOOD["pyarrow-zstd-1.0-dictionary"]
+    footer = Anatomy.of(data).footer
+    fields = at(footer, place)
+    if way == "removed":
+        del fields[field]
+    elif fields[field].kind in (I32, I64):
+        fields[field].kind = I32 + I64 - fields[field].kind
+    else:
+        fields[field] = Value(I32, 1)
+    damaged = rewritten(data, footer)
+    assert refused_by_pyarrow(damaged) or (place, field) == (CHUNK, 3)  # which it misses when it reads the column
+    with pytest.raises(Unreadable):
+        parsed_without_pyarrow(damaged)
+
+
+@pytest.mark.parametrize("note", [b"", b"x", b"!!!!", b"AAAA", b"/////wAAAA=="], ids=repr)
+def test_an_arrow_schema_that_is_none(note: bytes) -> None:
+    data = GOOD["pyarrow-zstd-1.0-dictionary"]
+    footer = Anatomy.of(data).footer
+    (entry,) = (entry.value for entry in footer[5].value if entry.value[1].value == b"ARROW:schema")
+    entry[2].value = note
+    damaged = rewritten(data, footer)
+    assert refused_by_pyarrow(damaged)
+    with pytest.raises(Unreadable, match="has an Arrow schema that cannot be read"):
+        parsed_without_pyarrow(damaged)
+
+
+@pytest.mark.parametrize("children", [None, 0, 1, 7, 9, -1])
+def test_a_schema_of_other_columns_than_it_says_is_left_to_pyarrow(children: int | None) -> None:
+    data = GOOD["pyarrow-zstd-1.0-dictionary"]
+    footer = Anatomy.of(data).footer
+    assert not parsed_without_pyarrow(data).nested
+    footer[2].value[0].value.pop(5)
+    if children is not None:
+        footer[2].value[0].value[5] = Value(I32, children)
+    assert parsed_without_pyarrow(rewritten(data, footer)).nested
+
+
+@pytest.mark.parametrize("field", [1, 3, 6])
+def test_a_number_of_another_kind_is_not_there(field: int) -> None:
+    data = GOOD["pyarrow-zstd-1.0-dictionary"]
+    footer = Anatomy.of(data).footer
+    footer[2].value[3].value[field].kind = I64
+    facts = parsed_without_pyarrow(rewritten(data, footer)).facts
+    assert facts[[0, 1, 3], 1].tolist() == [4] * 3
+    assert facts[2, 1] == 0
