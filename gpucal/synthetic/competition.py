@@ -192,8 +192,7 @@ def synthesize(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"{out}: is not an empty folder; name a new one")
     source = None if calibration is None else _find_calibration(calibration)
-    drawn = _random(seed, 0).choice(_IDS[1] - _IDS[0], planets * len(splits), replace=False)
-    ids = [_IDS[0] + int(number) for number in drawn]
+    ids = _draw_ids(seed, planets * len(splits))
     try:
         with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(1) as writer:
             job = _Job(out, layout, count, seed, source, visits, pool, writer, progress or _LOG.info)
@@ -225,6 +224,11 @@ def _check(layout: str, planets: int, frames: int, seed: int, visits: int, split
         raise ConfigError(f"visits={visits}: layout 2024 has one visit a planet; use layout 2025")
     if not splits or len(set(splits)) < len(splits) or not {*splits} <= {"train", "test"}:
         raise ConfigError(f"splits={','.join(splits)!r}: name train, test or both, once each")
+
+
+def _draw_ids(seed: int, count: int) -> list[int]:
+    least, behind = _IDS
+    return [least + int(number) for number in _random(seed, 0).choice(behind - least, count, replace=False)]
 
 
 def _random(*key: int) -> np.random.Generator:
