@@ -34,6 +34,7 @@ from gpucal.science.plan import hot_pixels
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import DETECTORS, Detector
 from gpucal.synthetic import scene
+from gpucal.synthetic.published_parquet import write_signal
 from gpucal.synthetic.scene import Frames, Pixels, Target
 
 __all__ = ["Truth", "synthesize"]
@@ -49,6 +50,8 @@ _TILE = 49_152
 # Brightest pixel outside transit, e⁻, from the published maxima of 26871 and 23892 counts; below, the highest counts.
 _FULL_WELL = MappingProxyType({"AIRS-CH0": 62_500.0, "FGS1": 54_500.0})
 _COUNTS = 58_000.0
+# Planet ids, from and below: real ones are as evenly spread, and half of them need more than 31 bits.
+_IDS = (10_000, 2**32)
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,8 @@ def synthesize(
     """Write a competition folder of synthetic raw reads, and their truth under ``truth/``.
 
     In 2024 the planets of a split share their calibration files. In 2025 each visit has its own, so that a mix-up
-    shows. The result depends on the seed, never on the number of threads.
+    shows. Signal files are encoded as the published ones of that year. The result depends on the seed, never on the
+    number of threads.
 
     Parameters
     ----------
@@ -188,7 +192,7 @@ def synthesize(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"{out}: is not an empty folder; name a new one")
     source = None if calibration is None else _find_calibration(calibration)
-    ids = [100_000_000 + int(k) for k in _random(seed, 0).choice(900_000_000, planets * len(splits), replace=False)]
+    ids = _draw_ids(seed, planets * len(splits))
     try:
         with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(1) as writer:
             job = _Job(out, layout, count, seed, source, visits, pool, writer, progress or _LOG.info)
@@ -220,6 +224,11 @@ def _check(layout: str, planets: int, frames: int, seed: int, visits: int, split
         raise ConfigError(f"visits={visits}: layout 2024 has one visit a planet; use layout 2025")
     if not splits or len(set(splits)) < len(splits) or not {*splits} <= {"train", "test"}:
         raise ConfigError(f"splits={','.join(splits)!r}: name train, test or both, once each")
+
+
+def _draw_ids(seed: int, count: int) -> list[int]:
+    least, behind = _IDS
+    return [least + int(number) for number in _random(seed, 0).choice(behind - least, count, replace=False)]
 
 
 def _random(*key: int) -> np.random.Generator:
@@ -267,7 +276,7 @@ def _write_frames(folder: Path, frames: Frames) -> None:
 
 
 def _write_columns(path: Path, columns: NDArray[np.generic]) -> None:
-    """Write (column, row) as one row group of ``column_0``, ``column_1``, ...; rows of the array are not copied."""
+    """Write (column, row) of a calibration file as ``column_0``, ``column_1``, ...; the array is not copied."""
     table = pa.Table.from_arrays([pa.array(c) for c in columns], names=[f"column_{k}" for k in range(len(columns))])
     options = {"compression": "zstd", "compression_level": 1, "write_statistics": False, "store_schema": False}
     pq.write_table(table, path, row_group_size=columns.shape[1], **options)
@@ -333,7 +342,7 @@ class _Job:
         pending.result()
 
     def _write_signal(self, path: Path, raw: NDArray[np.uint16]) -> None:
-        _write_columns(path, raw)
+        write_signal(path, raw, self.layout, self.pool)
         self.progress(f"{path}: {raw.shape[1]} frames")
 
     def _write_axes(self) -> None:

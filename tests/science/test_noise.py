@@ -273,19 +273,23 @@ def test_noise_excess_grows_as_noise_is_added(sky: Sky) -> None:
 def test_noise_excess_shows_jitter_of_the_whole_frame(sky: Sky) -> None:
     """All light is times 1 + ε: the excess is σ(ε) · flux over the formula's σ, in pixels and in light curves."""
     cal = next(sky.calibrated("AIRS-CH0", bins=SHORT))[0]
-    jitter = 0.01 * np.random.default_rng(1).standard_normal(len(cal.time))
-    shaken = replace(cal, signal=cal.signal * (1 + jitter[:, None, None]))
-    typical = noise.noise_excess(jitter, np.full(jitter.size, 0.01**2))  # of these few draws
-    for per in ("pixel", "wavelength"):
-        flux, error = (cal.signal, np.sqrt(cal.variance)) if per == "pixel" else cal.light_curve_with_errors()
-        # the mean of the squares, as the formula's own are averaged over time
-        added = 0.01 * typical * flux.mean(axis=0) / np.sqrt((error**2).mean(axis=0))
-        strong = (added > 3.0) & (cal.dq == 0 if per == "pixel" else True)
-        assert strong.sum() > 150
-        expected = np.hypot(cal.noise_excess(per), added)[strong]
-        ratio = shaken.noise_excess(per)[strong] / expected
-        assert np.median(ratio) == pytest.approx(1.0, abs=0.03)
-        assert ratio.std() < 0.1
+    medians: dict[str, list[float]] = {"pixel": [], "wavelength": []}
+    for seed in range(16):  # of one draw, the medians are off by 2.4 %, as all light shares it
+        jitter = 0.01 * np.random.default_rng(seed).standard_normal(len(cal.time))
+        shaken = replace(cal, signal=cal.signal * (1 + jitter[:, None, None]))
+        typical = noise.noise_excess(jitter, np.full(jitter.size, 0.01**2))  # of these few draws
+        for per, found in medians.items():
+            flux, error = (cal.signal, np.sqrt(cal.variance)) if per == "pixel" else cal.light_curve_with_errors()
+            # the mean of the squares, as the formula's own are averaged over time
+            added = 0.01 * typical * flux.mean(axis=0) / np.sqrt((error**2).mean(axis=0))
+            strong = (added > 3.0) & (cal.dq == 0 if per == "pixel" else True)
+            assert strong.sum() > 150
+            expected = np.hypot(cal.noise_excess(per), added)[strong]
+            ratio = shaken.noise_excess(per)[strong] / expected
+            found.append(float(np.median(ratio)))
+            assert ratio.std() < 0.1
+    for found in medians.values():
+        assert np.mean(found) == pytest.approx(1.0, abs=0.03)
 
 
 def test_noise_excess_sees_neither_drift_nor_edges_nor_hits() -> None:

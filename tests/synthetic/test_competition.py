@@ -11,9 +11,11 @@ import pytest
 from astropy.stats import sigma_clip
 from numpy.polynomial.polynomial import polyval
 
+import gpucal
 from gpucal.errors import ConfigError, DatasetError, OutputError
+from gpucal.results.light_curve_table import write_light_curves
 from gpucal.settings.detectors import DETECTORS, Detector
-from gpucal.synthetic import scene
+from gpucal.synthetic import competition, scene
 from gpucal.synthetic.competition import Truth, synthesize
 
 AIRS, FGS1 = DETECTORS["AIRS-CH0"], DETECTORS["FGS1"]
@@ -65,7 +67,7 @@ def calibrated(out: Path, planet: int, detector: Detector, bins: int) -> tuple[n
 def test_layout_2024(old: tuple[Path, list[int]]) -> None:
     out, ids = old
     assert len(set(ids)) == 4
-    assert all(100_000_000 <= planet < 1_000_000_000 for planet in ids)
+    assert all(10_000 <= planet < 2**32 for planet in ids)
     for split, of_split in (("train", ids[:2]), ("test", ids[2:])):
         assert {int(p.name) for p in (out / split).iterdir()} == set(of_split)
         rows = table(out / f"{split}_adc_info.csv")
@@ -139,7 +141,10 @@ def test_signal_files(new: tuple[Path, list[int]]) -> None:
         assert stored.metadata.num_rows == frames
         assert stored.schema_arrow.names == [f"column_{k}" for k in range(detector.n_columns)]
         assert {str(kind) for kind in stored.schema_arrow.types} == {"uint16"}
-        assert stored.metadata.row_group(0).column(0).compression == "ZSTD"
+        column = stored.metadata.row_group(0).column(0)
+        assert column.compression == "ZSTD"
+        assert not column.has_dictionary_page  # the footer does not say so
+        assert stored.metadata.created_by == "Polars"
     linear = pq.read_table(out / "train" / str(planet) / "AIRS-CH0_calibration_0" / "linear_corr.parquet")
     assert (linear.num_rows, linear.num_columns) == (192, 356)
 
@@ -277,6 +282,31 @@ def test_result_does_not_depend_on_threads_and_does_on_seed(tmp_path: Path) -> N
         assert len(ids) == 1
     assert runs["one"] == runs["two"]
     assert runs["one"] != runs["other"]
+
+
+def test_ids_are_spread_as_real_ones_are() -> None:
+    ids = competition._draw_ids(3, 1100)
+    assert len(set(ids)) == 1100
+    assert all(10_000 <= planet < 2**32 for planet in ids)
+    assert 460 < sum(planet >= 2**31 for planet in ids) < 640
+    assert competition._draw_ids(3, 1100) == ids != competition._draw_ids(4, 1100)
+
+
+def test_ids_of_more_than_31_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(competition, "_IDS", (2**32 - 2, 2**32))
+    ids = synthesize(tmp_path / "raw", planets=2, frames=24)
+    assert sorted(ids) == [2**32 - 2, 2**32 - 1]
+    dataset = gpucal.open_dataset(tmp_path / "raw")
+    assert dataset.planets == sorted(ids)
+    config = gpucal.Calibration(bins={"AIRS-CH0": 3, "FGS1": 36})
+    summary = gpucal.run(dataset, tmp_path / "out", config, variance=True)
+    assert not summary.failed
+    keys = [(planet, 0) for planet in sorted(ids)]
+    results = gpucal.open_results(tmp_path / "out")
+    assert [tuple(key) for key in results.ids] == keys
+    write_light_curves(results)
+    np.testing.assert_array_equal(np.load(tmp_path / "out" / "light-curves.ids.npy"), keys)
+    assert set(pq.read_table(tmp_path / "out" / "light-curves.parquet")["planet"].to_pylist()) == set(ids)
 
 
 def test_smallest_and_progress(tmp_path: Path) -> None:
