@@ -1,4 +1,4 @@
-"""What every benchmark shares: the machine, a process timed and weighed from outside, data of full size.
+"""Shared by the benchmarks: the machine, a process timed and weighed from outside, data of full size.
 
 Only the standard library is imported: a child's peak memory starts from its parent's, so the parent stays small.
 """

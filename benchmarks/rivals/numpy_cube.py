@@ -1,4 +1,4 @@
-"""What a careful NumPy user writes instead of the notebook: the whole observation as one float64 cube, in place.
+"""The whole observation as one float64 cube, in place: a careful NumPy user's way instead of the notebook's.
 
 Every step is one vectorised expression over all frames and pixels, and nothing is copied that need not be. It is the
 arithmetic alone, from counts in memory, and imports nothing of the package.

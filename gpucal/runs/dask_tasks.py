@@ -1,4 +1,4 @@
-"""What a Dask worker runs: one observation, from its ids to files and a small account of it.
+"""The work of a Dask worker: one observation, from its ids to files and a small account of it.
 
 A worker process has one observation in hand at a time, on all of its threads and within all of its memory, as a run
 without Dask has; further Dask threads of the process wait for their turn.
@@ -46,7 +46,7 @@ def process_id() -> str:
 
 @dataclass(frozen=True)
 class Errand:
-    """What the tasks of one run have in common; small, and picklable.
+    """The settings that all tasks of a run share; small, and picklable.
 
     Parameters
     ----------

@@ -68,7 +68,7 @@ def gpus_for(backend: str | None, planets: int, memory: int | None = None) -> li
 
 @dataclass(frozen=True)
 class Fleet:
-    """What the processes have in common.
+    """The settings that all processes share.
 
     Parameters
     ----------

@@ -57,7 +57,7 @@ STATUSES = (
     "has another size than its values",
     "is of an encoding that is not decoded here",
 )
-"""What is wrong with a page, by its status; nothing for 0."""
+"""The problem of a page, by its status; empty for 0."""
 
 DONE, LEVELS_WRONG, NULLS, WIDTH, RUN, COUNT, INDEX, RANGE, ROWS, DICTIONARY_GONE, SIZE_WRONG, ENCODED = range(12)
 
