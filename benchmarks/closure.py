@@ -1,4 +1,4 @@
-"""The part of a transit depth that is lost where linearity, dark or flat is skipped: one bright star of full size, in ppm.
+"""The loss of transit depth where linearity, dark or flat is skipped: one bright star of full size, in ppm.
 
     python benchmarks/closure.py [--picture FILE.png] [--data DIR] [--frames 11250] [--json FILE]
     python benchmarks/closure.py --seeds 20     # whether injected depths come back within their errors
