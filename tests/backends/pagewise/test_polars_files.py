@@ -37,7 +37,7 @@ def plan_of(columns: NDArray[np.uint16], pairs: int) -> Plan:
 def test_read_by_pyarrow(version: str, kind: str) -> None:
     columns = polars_files.columns(kind)
     signal = open_signal(polars_files.path_of(version, kind), detector_of(columns))
-    ((_, counts),) = signal.load("pyarrow").decode([[slice(0, len(columns))]])
+    ((_, counts),) = signal.load(pages=False).counts([slice(0, len(columns))])
     np.testing.assert_array_equal(counts, columns)
 
 
@@ -57,10 +57,12 @@ def test_made_by_that_polars(version: str, kind: str) -> None:
 @pytest.mark.parametrize("pairs", [7, 30])
 def test_read_page_by_page(version: str, kind: str, pairs: int) -> None:
     path, columns = polars_files.path_of(version, kind), polars_files.columns(kind)
-    data, plan = path.read_bytes(), plan_of(columns, pairs)
-    pages = decode.open_pages(data, len(columns), np.arange(len(columns)), path)
-    found, saturated = decode.bin_file(data, pages, plan, path)
-    expected = np.full((plan.n_pixels, plan.n_bins), -1.0)
-    expected_saturated = decode.bin_decoded(plan, slice(0, plan.n_pixels), columns, expected)
+    plan = plan_of(columns, pairs)
+    loaded, every = open_signal(path, plan.detector).load(), slice(0, plan.n_pixels)
+    assert loaded.table.unfit == ""
+    found, expected = np.full((2, plan.n_pixels, plan.n_bins), -1.0)
+    saturated, pages = decode.bin_pages(plan, every, loaded, found, decode.Scratch())
+    assert pages.own + pages.codec == len(loaded.table.pages)
+    expected_saturated = decode.bin_counts(plan, every, columns, expected)
     assert found.tobytes() == expected.tobytes()
     np.testing.assert_array_equal(saturated, expected_saturated)
