@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from compact import BINARY, STRUCT, Value
+from mutants import Anatomy, written
 from numpy.typing import NDArray
 from paged import Binned, by_counts, same_bits, telling
 
@@ -136,6 +139,36 @@ def test_layouts(path: Path, rows: int, compression: str, dictionary: bool, vers
     options = {"compression": compression, "use_dictionary": dictionary, "data_page_version": version}
     pq.write_table(table(RAW), path, row_group_size=rows, **options)
     same(path, RAW)
+
+
+@pytest.mark.parametrize("groups", [61, 240])
+@pytest.mark.parametrize("options", [{}, {"compression": "zstd"}, {"use_dictionary": False}], ids=str)
+def test_many_row_groups(path: Path, options: dict[str, Any], groups: int) -> None:
+    raw = made(2 * groups)
+    pq.write_table(table(raw), path, row_group_size=2, **options)
+    assert pq.ParquetFile(path).num_row_groups == groups
+    assert by_own(path)
+    same(path, raw)
+
+
+@pytest.mark.parametrize("compression", ["zstd", "gzip"])
+def test_a_footer_that_is_too_long_for_pyarrow(path: Path, compression: str) -> None:
+    """As 33 row groups of AIRS-CH0 have: gpucal takes their pages, if they are such as it takes."""
+    anatomy = Anatomy.of(written(table(RAW), compression=compression))
+    note = {1: Value(BINARY, b"note"), 2: Value(BINARY, bytes(2**25))}
+    anatomy.footer[5].value.append(Value(STRUCT, note))
+    path.write_bytes(anatomy.data())
+    footer = int.from_bytes(path.read_bytes()[-8:-4], "little")
+    assert footer > 2**25
+    if compression == "zstd":
+        assert by_own(path)
+        (found,) = read(path, "pages", EVERY)
+        check(found, cropped(RAW))
+    for way in ["pyarrow"] if compression == "zstd" else WAYS:
+        with pytest.raises(InputError) as error:
+            read(path, way, EVERY)
+        said = f"has a footer of {footer + 8:,} bytes, expected at most 33,554,432; save it with fewer row groups"
+        assert str(error.value) == f"{path}: {said}"
 
 
 @pytest.mark.parametrize("encoding", ["PLAIN", "DELTA_BINARY_PACKED", "BYTE_STREAM_SPLIT"])
