@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -520,6 +521,32 @@ def test_no_such_reader(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GPUCAL_READER", variable)
     with pytest.raises(ConfigError, match=rf"^GPUCAL_READER = '{variable}': must be auto or pyarrow$"):
         takes_pages()
+
+
+@pytest.mark.parametrize("before", [0, 100, 10**6])
+def test_a_buffer_is_used_again(path: Path, before: int) -> None:
+    pq.write_table(table(RAW), path)
+    buffer = BytesIO(b"\xa5" * before)
+    buffer.seek(before // 2)
+    loaded = open_signal(path, TINY).load(buffer)
+    assert loaded.buffer is buffer
+    assert buffer.getvalue() == path.read_bytes()
+
+
+@pytest.mark.parametrize("pages", [True, False])
+@pytest.mark.parametrize(
+    ("options", "own"), [({}, True), ({"compression": "zstd"}, True), ({"compression": "gzip"}, False)], ids=str
+)
+def test_pyarrow_s_footer_is_there_where_it_decodes(
+    path: Path, options: dict[str, Any], own: bool, pages: bool
+) -> None:
+    pq.write_table(table(RAW), path, **options)
+    signal = open_signal(path, TINY)
+    assert signal.by_pages == own
+    loaded = signal.load(pages=pages)
+    assert (loaded.metadata is None) == (own and pages)
+    ((_, counts),) = loaded.counts([EVERY])  # where gpucal decodes the pages, too
+    check(counts, cropped(RAW))
 
 
 def test_fingerprint(path: Path, tmp_path: Path) -> None:
