@@ -523,6 +523,31 @@ def test_no_such_reader(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
         takes_pages()
 
 
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+@pytest.mark.parametrize("compression", ["none", "snappy", "zstd"])
+@pytest.mark.parametrize("at", [0, -1])
+def test_strict_verifies_checksums(path: Path, compression: str, version: str, at: int) -> None:
+    options = {"compression": compression, "data_page_version": version, "write_page_checksum": True}
+    data = written(table(RAW), **options)
+    path.write_bytes(data)
+    for way in WAYS:
+        (found,) = read(path, way, EVERY, strict=True)
+        check(found, cropped(RAW))
+    for number in range(2):  # a dictionary, and what it codes
+        anatomy = Anatomy.of(data)
+        page = anatomy.chunks[11].pages[number]
+        body = bytearray(page.body)
+        body[at] ^= 4
+        page.body = bytes(body)
+        path.write_bytes(anatomy.data())
+        with pytest.raises(InputError) as error:
+            read(path, "pages", EVERY, strict=True)
+        said = f"{path}: column 11: page {number + 1} has another checksum than its header says; copy it again from"
+        assert str(error.value) == f"{said} the competition data"
+        with pytest.raises(InputError, match=r"cannot be decoded .*CRC checksum verification failed"):
+            read(path, "pyarrow", EVERY, strict=True)
+
+
 @pytest.mark.parametrize("before", [0, 100, 10**6])
 def test_a_buffer_is_used_again(path: Path, before: int) -> None:
     pq.write_table(table(RAW), path)
