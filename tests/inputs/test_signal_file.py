@@ -8,8 +8,10 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +19,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from compact import BINARY, STRUCT, Value
+from mutants import Anatomy, written
 from numpy.typing import NDArray
 from paged import Binned, by_counts, same_bits, telling
 
@@ -136,6 +140,36 @@ def test_layouts(path: Path, rows: int, compression: str, dictionary: bool, vers
     options = {"compression": compression, "use_dictionary": dictionary, "data_page_version": version}
     pq.write_table(table(RAW), path, row_group_size=rows, **options)
     same(path, RAW)
+
+
+@pytest.mark.parametrize("groups", [61, 240])
+@pytest.mark.parametrize("options", [{}, {"compression": "zstd"}, {"use_dictionary": False}], ids=str)
+def test_many_row_groups(path: Path, options: dict[str, Any], groups: int) -> None:
+    raw = made(2 * groups)
+    pq.write_table(table(raw), path, row_group_size=2, **options)
+    assert pq.ParquetFile(path).num_row_groups == groups
+    assert by_own(path)
+    same(path, raw)
+
+
+@pytest.mark.parametrize("compression", ["zstd", "gzip"])
+def test_a_footer_that_is_too_long_for_pyarrow(path: Path, compression: str) -> None:
+    """As 33 row groups of AIRS-CH0 have: gpucal takes their pages, if they are such as it takes."""
+    anatomy = Anatomy.of(written(table(RAW), compression=compression))
+    note = {1: Value(BINARY, b"note"), 2: Value(BINARY, bytes(2**25))}
+    anatomy.footer[5].value.append(Value(STRUCT, note))
+    path.write_bytes(anatomy.data())
+    footer = int.from_bytes(path.read_bytes()[-8:-4], "little")
+    assert footer > 2**25
+    if compression == "zstd":
+        assert by_own(path)
+        (found,) = read(path, "pages", EVERY)
+        check(found, cropped(RAW))
+    for way in ["pyarrow"] if compression == "zstd" else WAYS:
+        with pytest.raises(InputError) as error:
+            read(path, way, EVERY)
+        said = f"has a footer of {footer + 8:,} bytes, expected at most 33,554,432; save it with fewer row groups"
+        assert str(error.value) == f"{path}: {said}"
 
 
 @pytest.mark.parametrize("encoding", ["PLAIN", "DELTA_BINARY_PACKED", "BYTE_STREAM_SPLIT"])
@@ -487,6 +521,57 @@ def test_no_such_reader(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GPUCAL_READER", variable)
     with pytest.raises(ConfigError, match=rf"^GPUCAL_READER = '{variable}': must be auto or pyarrow$"):
         takes_pages()
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+@pytest.mark.parametrize("compression", ["none", "snappy", "zstd"])
+@pytest.mark.parametrize("at", [0, -1])
+def test_strict_verifies_checksums(path: Path, compression: str, version: str, at: int) -> None:
+    options = {"compression": compression, "data_page_version": version, "write_page_checksum": True}
+    data = written(table(RAW), **options)
+    path.write_bytes(data)
+    for way in WAYS:
+        (found,) = read(path, way, EVERY, strict=True)
+        check(found, cropped(RAW))
+    for number in range(2):  # a dictionary, and what it codes
+        anatomy = Anatomy.of(data)
+        page = anatomy.chunks[11].pages[number]
+        body = bytearray(page.body)
+        body[at] ^= 4
+        page.body = bytes(body)
+        path.write_bytes(anatomy.data())
+        with pytest.raises(InputError) as error:
+            read(path, "pages", EVERY, strict=True)
+        said = f"{path}: column 11: page {number + 1} has another checksum than its header says; copy it again from"
+        assert str(error.value) == f"{said} the competition data"
+        with pytest.raises(InputError, match=r"cannot be decoded .*CRC checksum verification failed"):
+            read(path, "pyarrow", EVERY, strict=True)
+
+
+@pytest.mark.parametrize("before", [0, 100, 10**6])
+def test_a_buffer_is_used_again(path: Path, before: int) -> None:
+    pq.write_table(table(RAW), path)
+    buffer = BytesIO(b"\xa5" * before)
+    buffer.seek(before // 2)
+    loaded = open_signal(path, TINY).load(buffer)
+    assert loaded.buffer is buffer
+    assert buffer.getvalue() == path.read_bytes()
+
+
+@pytest.mark.parametrize("pages", [True, False])
+@pytest.mark.parametrize(
+    ("options", "own"), [({}, True), ({"compression": "zstd"}, True), ({"compression": "gzip"}, False)], ids=str
+)
+def test_pyarrow_s_footer_is_there_where_it_decodes(
+    path: Path, options: dict[str, Any], own: bool, pages: bool
+) -> None:
+    pq.write_table(table(RAW), path, **options)
+    signal = open_signal(path, TINY)
+    assert signal.by_pages == own
+    loaded = signal.load(pages=pages)
+    assert (loaded.metadata is None) == (own and pages)
+    ((_, counts),) = loaded.counts([EVERY])  # where gpucal decodes the pages, too
+    check(counts, cropped(RAW))
 
 
 def test_fingerprint(path: Path, tmp_path: Path) -> None:

@@ -291,7 +291,7 @@ def files(seeds: range, folder: Path) -> dict[str, Any]:
 def elsewhere(what: str, seeds: range, folder: Path) -> Any:
     """Do all that in a process of limited memory, which nothing may end or hold up; return what it found."""
     command = [sys.executable, str(Path(__file__)), what, str(seeds.start), str(seeds.stop), str(folder)]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "NUMBA_NUM_THREADS": "1"}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     (folder / "now").write_text("before any of them")
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300 + len(seeds))
     assert done.returncode == 0, f"{done.returncode}: {(folder / 'now').read_text().rstrip()}\n{done.stderr[-2000:]}"

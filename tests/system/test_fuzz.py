@@ -128,6 +128,8 @@ CHECKED = {
 @pytest.mark.parametrize("name", CHECKED)
 def test_strict_sees_every_change_of_a_page_with_a_checksum(tmp_path: Path, name: str, way: str) -> None:
     path, rng = tmp_path / "signal.parquet", np.random.default_rng(5)
+    path.write_bytes(CHECKED[name])
+    assert outcome(path, CHECKED[name], way, RIGHT) == "right"
     unseen = 0
     for _ in range(20):
         anatomy = Anatomy.of(CHECKED[name])

@@ -71,16 +71,17 @@ _WANTED: Mapping[FieldPath, int] = {
 }
 
 # Fields of a column chunk, and their kinds, without which pyarrow refuses a footer.
-_NEEDED: Mapping[FieldPath, int] = {
+_NEEDED: dict[FieldPath, int] = {
     (2,): I64,
     (3,): STRUCT,
     (3, 2): LIST,
     (3, 3): LIST,
+    (3, 3, 0): BINARY,
     **{path: _WANTED[path] for path in ((3, 1), (3, 4), (3, 5), (3, 6), (3, 7), (3, 9))},
 }
 
-# The list in a column chunk that counts pages by type and encoding, and the fields of its items: the same holds.
-_COUNTS, _NEEDED_IN_COUNTS = (3, 13), {1: I32, 2: I32, 3: I32}
+# The same of items of its lists: encodings, the column's name, and counts of pages, of which each has all these fields.
+_ITEMS, _COUNTS = {(3, 2): I32, (3, 3): BINARY, (3, 13): STRUCT}, {1: I32, 2: I32, 3: I32}
 
 
 @dataclass(frozen=True)
@@ -401,15 +402,17 @@ def _find_chunks(data: bytes, at: int, stop: int) -> NDArray[np.int64]:
 def _parse_chunks(data: bytes, at: NDArray[np.int64], stop: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Parse the column chunks at some offsets; return the numbers wanted, and the ends."""
     found, ends, layouts = parse_structs(data, at, stop, _WANTED)
-    for layout in layouts:
-        counts: dict[int, dict[int, int]] = {}
-        for path, kind in layout.kinds.items():
-            if len(path) == 4 and path[:2] == _COUNTS:
-                counts.setdefault(path[2], {})[path[3]] = kind
-        whole = all(_NEEDED_IN_COUNTS.items() <= item.items() for item in counts.values())
-        if not whole or not _NEEDED.items() <= layout.kinds.items():
-            raise Unreadable("has a column chunk that lacks a field")
+    if not all(_is_whole(layout.kinds) for layout in layouts):
+        raise Unreadable("has a column chunk that lacks a field")
     return found, ends
+
+
+def _is_whole(kinds: Mapping[FieldPath, int]) -> bool:
+    """Tell whether a column chunk with fields of these kinds has all those that pyarrow needs."""
+    items = [path for path in kinds if len(path) == 3 and path[:2] in _ITEMS]
+    fields = {(*path, field): kind for path in items if path[1] == 13 for field, kind in _COUNTS.items()}
+    of_items = {path: _ITEMS[path[:2]] for path in items}
+    return (_NEEDED | of_items | fields).items() <= kinds.items()
 
 
 def _row_group(

@@ -228,7 +228,7 @@ class _Headers:
     ``chunk`` is the index of a page's column chunk, ``at`` the place of its header, ``behind`` that of what follows the
     page, and ``first`` says whether it is the first page of its chunk. ``levels`` are bytes of definition levels in
     front of a data page of the second version. ``plain`` tells whether a header has all fields of its type, no nulls,
-    and levels that are those of a flat column.
+    and levels and rows that are those of a flat column.
     """
 
     chunk: NDArray[np.intp]
@@ -295,6 +295,7 @@ def _headers(
         plain[kind == number] = (found[fields][:, kind == number] != ABSENT).all(axis=0)
     levels = np.where(two, found[14], 0)
     plain &= ~two | ((levels >= 0) & (levels <= np.minimum(inflated, stored)) & (found[15] == 0) & (found[12] == 0))
+    plain &= ~two | (found[13] == values)  # rows
     encoding = np.select([one, coded], [found[5], found[9]], found[11])
     level_encoding = np.where(one, found[6], _RLE)
     begins, behind = np.full(at.size, first), ends + stored

@@ -58,7 +58,7 @@ class Layout:
     Parameters
     ----------
     kinds : dict
-        Kind of each field, at any depth.
+        Kind of each field and of each item of a list, at any depth.
     numbers : dict
         Index of each number field among the struct's numbers.
     steps : list of (int, int, int)
@@ -201,6 +201,8 @@ class StructReader:
                 raise Unreadable("has a list that is too long")
             layout.add(_NOTHING, self.data[before : self.at])
         for item in range(count):
+            if layout is not None:
+                layout.kinds[(*path, item)] = kind
             self._value(kind, (*path, item), layout, numbers, in_list=True)
 
 

@@ -208,6 +208,18 @@ def test_a_field_that_every_footer_has(place: Place, field: int, way: str) -> No
         parsed_without_pyarrow(damaged)
 
 
+@pytest.mark.parametrize(("field", "kind"), [(2, BINARY), (3, I32), (13, I32)])
+def test_lists_of_other_items(field: int, kind: int) -> None:
+    data = GOOD["pyarrow-zstd-1.0-dictionary"]
+    footer = Anatomy.of(data).footer
+    value = {BINARY: b"x", I32: 1, STRUCT: {}}[kind]
+    at(footer, (*CHUNK, 3))[field] = Value(LIST, [Value(kind, value)], kind)
+    damaged = rewritten(data, footer)
+    assert refused_by_pyarrow(damaged)
+    with pytest.raises(Unreadable, match="has a column chunk that lacks a field"):
+        parsed_without_pyarrow(damaged)
+
+
 @pytest.mark.parametrize("note", [b"", b"x", b"!!!!", b"AAAA", b"/////wAAAA=="], ids=repr)
 def test_an_arrow_schema_that_is_none(note: bytes) -> None:
     data = GOOD["pyarrow-zstd-1.0-dictionary"]

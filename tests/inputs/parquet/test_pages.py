@@ -119,3 +119,18 @@ def test_sizes_that_contradict_each_other(compression: str, strict: bool) -> Non
             page_table(data, footer, np.arange(8), PATH, strict=True)
     else:
         assert page_table(data, footer, np.arange(8), PATH).unfit == "pages whose sizes contradict each other"
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"), [(2, 1), (2, -1), (3, 13), (3, 15), (3, -1), (3, None), (4, None), (5, 999), (6, 1), (6, None)]
+)
+def test_what_no_flat_column_has_is_left_to_others(field: int, wrong: int | None) -> None:
+    """Fields of the second version of data pages: nulls, rows, encoding, bytes of levels."""
+    anatomy = Anatomy.of(written(table(), data_page_version="2.0", compression="snappy"))
+    fields = anatomy.chunks[3].pages[1].header[8].value
+    if wrong is None:
+        del fields[field]
+    else:
+        fields[field].value = wrong
+    assert table_of(anatomy.data(), np.arange(8)).unfit == "page headers that lack something or declare nulls"
+    assert not table_of(anatomy.data(), np.arange(3)).unfit
