@@ -140,7 +140,7 @@ def test_where_pages_are(tmp_path: Path) -> None:
     data = written(columns, tmp_path)
     end = len(data) - 8
     begin = end - int.from_bytes(data[end : end + 4], "little")
-    footer = parse_footer(data, begin, end, 3)
+    footer = parse_footer(data, begin, end)
     assert (footer.dictionary == ABSENT).all()
     assert (footer.codec == 6).all()
     (group,) = compact.read_struct(data, begin)[0][4].value

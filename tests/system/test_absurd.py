@@ -200,7 +200,7 @@ FILES: dict[str, tuple[bytes, str] | tuple[bytes, str, str]] = {
     "signal-million-of-pandas": (pandas_says(MILLION), f"read {N * FRAMES}"),
     "signal-deep-pandas": (pandas_says(b'{"index_columns": ' + b"[" * 10**6), f"read {N * FRAMES}"),
     "signal-odd-names": (with_footer(renamed(ODD), GOOD["pyarrow-none-1.0-plain"]), f"read {N * FRAMES}"),
-    "signal-no-utf-8": (with_footer(renamed([b"\xff%d" % k for k in range(8)])), "cannot be decoded ('utf-8' codec"),
+    "signal-no-utf-8": (with_footer(renamed([b"\xff%d" % k for k in range(8)])), "a column whose name is not UTF-8"),
     "signal-wide-struct": (
         written(
             pa.table(
