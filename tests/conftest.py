@@ -50,7 +50,6 @@ SLOW: Mapping[str, frozenset[str]] = MappingProxyType(
         "emulator/test_emulator.py": frozenset({"test_lanes_exchange", "test_atomics_add_up", "test_sectors_by_hand"}),
         "runs/test_dask.py": frozenset(
             {
-                "test_a_local_cluster",
                 "test_a_local_cluster_fits",
                 "test_clients_that_cannot_be_used",
                 "test_dask_is_an_extra",
@@ -64,6 +63,14 @@ SLOW: Mapping[str, frozenset[str]] = MappingProxyType(
                 "test_one_item_fails_and_no_other",
                 "test_the_variable_decides",
                 "test_who_gets_a_process",
+            }
+        ),
+        "science/test_noise.py": frozenset(
+            {
+                "test_noise_excess_on_a_device",
+                "test_noise_excess_sees_neither_drift_nor_edges_nor_hits",
+                "test_noise_excess_without_an_answer",
+                "test_variance_is_the_formula_pixel_by_pixel",
             }
         ),
         "system/test_checkout.py": frozenset({"test_the_package_is_a_program"}),
@@ -92,7 +99,7 @@ SLOW: Mapping[str, frozenset[str]] = MappingProxyType(
         "system/test_together.py": frozenset({"test_of_runs_of_other_settings_one_is_refused"}),
     }
 )
-"""Files of which all tests are slow but these: many processes, a compiler or a scheduler each."""
+"""Files of which all tests are slow but these: many processes, a compiler, a scheduler or a Monte Carlo each."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what -m leaves out

@@ -162,6 +162,7 @@ def first(copy: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, l
     return home, *compiled(copy, home)
 
 
+@pytest.mark.slow
 def test_compiled_once_into_the_user_s_cache(copy: Path, first: tuple[Path, list[str], list[int]]) -> None:
     home, logged, loaded = first
     assert (logged, loaded) == ([], [0, 0])

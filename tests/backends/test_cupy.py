@@ -164,6 +164,7 @@ def test_a_fault_later_on_is_typed(device: standin.Machine, monkeypatch: pytest.
 # ------------------------------------------------------------------------------------------------------- memory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["device", "pinned"])
 def test_every_allocation_may_fail(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     require_compiler()
@@ -223,6 +224,7 @@ def test_calibrate_on_the_device_and_off_it(device: standin.Machine, new: Made) 
             np.asarray(stays.signal)
 
 
+@pytest.mark.slow
 def test_a_stream_stays_on_the_device_whatever_the_schedule(old: Made) -> None:
     require_compiler()
     dataset = gpucal.open_dataset(old[0])

@@ -200,6 +200,7 @@ def test_sanitizers_catch_planted_bugs(bug: str, tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------------- sectors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("detector", "pairs"),
     [

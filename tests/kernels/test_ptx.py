@@ -47,6 +47,7 @@ def assert_same_bits(one: np.ndarray, other: np.ndarray) -> None:
     np.testing.assert_array_equal(one[known].view(np.uint64), other[known].view(np.uint64))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_calibrate_has_the_bits_of_its_source(built: Built, case: str) -> None:
     obs, config = CASES[case]
@@ -157,6 +158,7 @@ DOUBLES = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", ["integers", "doubles"])
 def test_instructions_have_the_bits_of_their_source(batch: str, tmp_path: Path) -> None:
     """The PTX of each expression gives the bits of the expression, except for the last, whose PTX is unknown."""

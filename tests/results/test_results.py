@@ -100,7 +100,16 @@ def test_other_inputs_are_done_again(source: Path, out: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("strict", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["quick", "strict"])
-@pytest.mark.parametrize("decoder", ["auto", "auto-beside-an-index", "pyarrow", "pyarrow-beside-an-index"])
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        "auto",
+        *(
+            pytest.param(more, marks=pytest.mark.slow)
+            for more in ("auto-beside-an-index", "pyarrow", "pyarrow-beside-an-index")
+        ),
+    ],
+)
 def test_files_saved_with_sorted_columns_give_the_same_bits(
     source: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoder: str, strict: bool
 ) -> None:

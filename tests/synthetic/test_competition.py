@@ -274,6 +274,7 @@ def test_arrivals_are_poisson(level: float, drop: float) -> None:
         np.testing.assert_array_equal(part, np.rint(part))
 
 
+@pytest.mark.slow
 def test_result_does_not_depend_on_threads_and_does_on_seed(tmp_path: Path) -> None:
     runs = {}
     for name, seed, workers in (("one", 3, 1), ("two", 3, 2), ("other", 4, 2)):
@@ -292,6 +293,7 @@ def test_ids_are_spread_as_real_ones_are() -> None:
     assert competition._draw_ids(3, 1100) == ids != competition._draw_ids(4, 1100)
 
 
+@pytest.mark.slow
 def test_ids_of_more_than_31_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(competition, "_IDS", (2**32 - 2, 2**32))
     ids = synthesize(tmp_path / "raw", planets=2, frames=24)

@@ -78,7 +78,7 @@ def assert_same_order_or_not(signal: np.ndarray, expected: Reference, flat_order
     assert_close(signal, expected)
 
 
-@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("detector", [pytest.param("AIRS-CH0", marks=pytest.mark.slow), "FGS1"])
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_variant_is_the_reference_s(name: str, detector: str, old: Made) -> None:
     folder, made = old

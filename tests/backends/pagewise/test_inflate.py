@@ -379,6 +379,7 @@ def test_many_more_damaged_frames() -> None:
     assert fuzz(range(3000, 60_000)).sum() == 57_000
 
 
+@pytest.mark.slow
 def test_no_place_outside_is_touched() -> None:
     """As compiled with every place checked."""
     script = (
