@@ -212,6 +212,8 @@ def parse_footer(data: bytes, at: int, stop: int) -> Footer:
             elif field == 5:
                 notes = dict(_note(reader) for _ in range(count))
             else:
+                if schema is None or count < len(schema.names):
+                    raise Unreadable("has fewer orders than columns")
                 _pass_orders(reader, count)
         elif field in (2, 3, 4):
             raise Unreadable("has a field of the wrong kind")

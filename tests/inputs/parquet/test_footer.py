@@ -220,6 +220,17 @@ def test_lists_of_other_items(field: int, kind: int) -> None:
         parsed_without_pyarrow(damaged)
 
 
+@pytest.mark.parametrize("orders", [0, 1, 7])
+def test_fewer_orders_than_columns(orders: int) -> None:
+    data = GOOD["pyarrow-zstd-1.0-dictionary"]
+    footer = Anatomy.of(data).footer
+    del footer[7].value[orders:]
+    damaged = rewritten(data, footer)
+    assert refused_by_pyarrow(damaged)
+    with pytest.raises(Unreadable, match="has fewer orders than columns"):
+        parsed_without_pyarrow(damaged)
+
+
 @pytest.mark.parametrize("note", [b"", b"x", b"!!!!", b"AAAA", b"/////wAAAA=="], ids=repr)
 def test_an_arrow_schema_that_is_none(note: bytes) -> None:
     data = GOOD["pyarrow-zstd-1.0-dictionary"]
