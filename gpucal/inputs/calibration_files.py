@@ -7,7 +7,6 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
 from io import StringIO
 from pathlib import Path
 from types import MappingProxyType
@@ -23,6 +22,7 @@ from gpucal.inputs.kinds import HEAD, mistaken
 from gpucal.inputs.parquet.arrow import values_of
 from gpucal.inputs.parquet.tables import pixel_columns, read_columns
 from gpucal.settings.detectors import Detector
+from gpucal.settings.ids import as_id
 
 __all__ = [
     "DEGREE",
@@ -243,13 +243,12 @@ class AdcTable:
     ----------
     columns : list of str
         Its header.
-    lines : mapping of Decimal or None to list
-        Lines of each planet id: line number in the file, and column name to text. The id is a number; lines without an
-        id stand under None.
+    lines : mapping of int or None to list
+        Lines of each planet id: line number in the file, and column name to text. Lines without an id stand under None.
     """
 
     columns: list[str]
-    lines: Mapping[Decimal | None, list[tuple[int, Mapping[Any, Any]]]]
+    lines: Mapping[int | None, list[tuple[int, Mapping[Any, Any]]]]
 
 
 def read_adc_table(path: Path) -> AdcTable:
@@ -257,7 +256,7 @@ def read_adc_table(path: Path) -> AdcTable:
     content = read_whole(path, _MOST_TABLE, "ADC table")
     if error := mistaken(content[:HEAD], path, "CSV"):
         raise error
-    found: dict[Decimal | None, list[tuple[int, Mapping[Any, Any]]]] = {}
+    found: dict[int | None, list[tuple[int, Mapping[Any, Any]]]] = {}
     try:
         rows = csv.DictReader(StringIO(content.decode("utf-8-sig"), newline=""))
         columns = [name.strip() for name in rows.fieldnames or ()]
@@ -269,21 +268,10 @@ def read_adc_table(path: Path) -> AdcTable:
                 raise InputError(f"ADC table has more than {_MOST_LINES:,} lines", AGAIN, path)
             if not any(text.strip() for text in (*filter(None, map(row.get, columns)), *row.get(None, ()))):
                 continue  # a line of commas or spaces
-            found.setdefault(_planet(row.get("planet_id")), []).append((rows.line_num, row))
+            found.setdefault(as_id(row.get("planet_id")), []).append((rows.line_num, row))
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"ADC table cannot be read ({shortened(error)})", AGAIN, path) from error
     return AdcTable(columns, found)
-
-
-def _planet(text: str | None) -> Decimal | None:
-    """Parse a planet id, such as 1103775, or 1103775.0 as libraries write integers beside a gap."""
-    text = (text or "").strip()
-    try:
-        number = Decimal(text)
-    except InvalidOperation:
-        return None
-    # Python parses 1_7 and the digits of other scripts as numbers; in a table they mean something else.
-    return number if number.is_finite() and text.isascii() and "_" not in text else None
 
 
 def find_adc(table: AdcTable, path: Path, planet: int, detector: Detector) -> Adc:
@@ -317,7 +305,7 @@ def find_adc(table: AdcTable, path: Path, planet: int, detector: Detector) -> Ad
     for column in ("planet_id", *columns.values()):
         if (count := table.columns.count(column)) > 1:
             raise InputError(f"ADC table has {count} columns {column}", AGAIN, path)
-    lines = table.lines.get(Decimal(int(planet)) if by_planet else None)
+    lines = table.lines.get(planet if by_planet else None)
     if not lines:
         raise InputError("planet is not in the ADC table", f"add it to {path.name}", path)
     for column in columns.values():

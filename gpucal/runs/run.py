@@ -37,6 +37,7 @@ from gpucal.runs.job import Job
 from gpucal.runs.summary import RunFailed, Summary, logged_to
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import DETECTORS
+from gpucal.settings.ids import ids_in
 from gpucal.settings.rules import OPEN, PRODUCTS
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def run(
     out: str | Path,
     config: Calibration | None = None,
     *,
-    planets: Iterable[int] | None = None,
+    planets: Iterable[object] | object | None = None,
     shard: tuple[int, int] | None = None,
     backend: str | None = None,
     dtype: DTypeLike = np.float32,
@@ -83,8 +84,8 @@ def run(
         The results folder. Several runs may share one: no item is calibrated twice.
     config : Calibration, optional
         Settings. Those left open take the preset of the data set's layout; by default all are left open.
-    planets : iterable of int, optional
-        Calibrate only these planets.
+    planets : iterable of int, or int, optional
+        Calibrate only these planets; ids may be texts or numbers of any type, see `gpucal.settings.ids.as_id`.
     shard : tuple of int, optional
         ``(i, n)`` for the i-th of n parts of the planets, i from 1.
     backend, workers
@@ -154,8 +155,11 @@ def run(
     began = time.monotonic()
     if product not in PRODUCTS:
         raise ConfigError(f"product = {product!r}: must be one of {', '.join(PRODUCTS)}")
-    chosen = _shard([*dataset.planets] if planets is None else [*dict.fromkeys(planets)], shard)
-    observations = [dataset[p, visit] for p in chosen for visit in dataset.visits(dataset[p].planet)]
+    chosen = _shard(
+        [*dataset.planets] if planets is None else [*dict.fromkeys(dataset[one].planet for one in ids_in(planets))],
+        shard,
+    )
+    observations = [dataset[p, visit] for p in chosen for visit in dataset.visits(p)]
     asked = config or Calibration()
     job = Job(
         out=Path(out),
