@@ -25,13 +25,14 @@ from gpucal.inputs.calibration_files import (
     Axis,
     CalibrationFrames,
     digest_of,
+    documented_axis,
     find_adc,
     read_adc_table,
     read_axis,
     read_frames,
     read_raw_frames,
 )
-from gpucal.inputs.files import leads_nowhere, packed_beside
+from gpucal.inputs.files import leads_nowhere, missing, packed_beside
 from gpucal.settings.detectors import DETECTORS, Detector
 from gpucal.settings.ids import as_id, why_no_id
 
@@ -79,6 +80,17 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
 )
 
 _FRAMES_KEPT = 8
+
+_AXES = "axis_info.parquet"
+
+# Said once, as the same is true of many observations.
+_NO_AXES = (
+    f"no {_AXES}, so times are the documented ones, from the first read, and wavelengths are not known; "
+    "copy it from the competition data"
+)
+_NO_READ = (
+    "until then errors and variances are NaN, here and wherever else it is missing; signals are as they should be"
+)
 
 # Folders whose names a warning gives, at most.
 _NAMED = 3
@@ -263,11 +275,14 @@ class Dataset:
                     self._observations[planet, visit] = Observation(self, planet, visit, name)
         if not self._observations:
             raise DatasetError(f"{path}: no planet folders in {', '.join(splits)}; give the competition folder itself")
-        for beside in ("axis_info.parquet", *(self.layout.adc.format(split=name) for name in splits)):
+        for beside in (_AXES, *(self.layout.adc.format(split=name) for name in splits)):
             if not (path / beside).is_file():
                 if packed := packed_beside(path / beside):
                     raise DatasetError(f"{path}: no {beside}, but {packed[0].name} is there; {packed[1]}")
                 link = leads_nowhere(path / beside)
+                if beside == _AXES and not link:
+                    log.warning("%s: %s", path, _NO_AXES)
+                    continue
                 raise DatasetError(
                     f"{path}: no {beside}{link and f', which {link}'}; copy it from the competition data"
                 )
@@ -276,6 +291,7 @@ class Dataset:
         self._frames: dict[tuple[Detector, str], CalibrationFrames] = {}
         self._axes: dict[Detector, Axis] = {}
         self._adc: dict[str, AdcTable] = {}
+        self._is_told = False
 
     def __getitem__(self, key: int | Key) -> Observation:
         found = self._find(key)
@@ -344,6 +360,9 @@ class Dataset:
             frames = self._frames[key] = read_frames(raw, folder, detector)
             for old in [*self._frames][:-_FRAMES_KEPT]:
                 self._frames.pop(old, None)
+        if not frames.has_read and not self._is_told:
+            self._is_told = True
+            log.warning("%s; %s", missing(folder / "read.parquet", "read noise"), _NO_READ)
         return frames
 
     def _adc_of(self, planet: int, split: str, detector: Detector) -> Adc:
@@ -354,7 +373,8 @@ class Dataset:
 
     def _axis_of(self, detector: Detector) -> Axis:
         if detector not in self._axes:
-            self._axes[detector] = read_axis(self.path / "axis_info.parquet", detector)
+            path = self.path / _AXES
+            self._axes[detector] = read_axis(path, detector) if path.exists() else documented_axis(detector)
         return self._axes[detector]
 
 

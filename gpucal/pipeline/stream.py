@@ -122,7 +122,7 @@ class _Flight:
     seconds: dict[str, float]
 
 
-def open_items(items: Iterable[Item], *, strict: bool = False) -> Iterator[Opened | Outcome]:
+def open_items(items: Iterable[Item], *, strict: bool = False, variance: bool = False) -> Iterator[Opened | Outcome]:
     """Open items one by one; one whose files cannot be used becomes its `Outcome`.
 
     Parameters
@@ -131,6 +131,8 @@ def open_items(items: Iterable[Item], *, strict: bool = False) -> Iterator[Opene
         The items.
     strict : bool
         Check files fully, see `gpucal.inputs.signal_file.open_signal`.
+    variance : bool
+        Whether the variance of cubes is wanted, which needs the read noise.
 
     Yields
     ------
@@ -140,17 +142,26 @@ def open_items(items: Iterable[Item], *, strict: bool = False) -> Iterator[Opene
     for item in items:
         began = time.perf_counter()
         try:
-            opened = _open(item, strict, began)
+            opened = _open(item, strict, variance, began)
         except (InputError, MemoryError) as error:
             yield _failed(item, error, began)
         else:
             yield opened
 
 
-def _open(item: Item, strict: bool, began: float) -> Opened:
+def _open(item: Item, strict: bool, variance: bool, began: float) -> Opened:
     obs, detector = item.obs, item.detector
     signal = open_signal(obs.signal_path(detector), detector, strict=strict)
     frames, adc, axis = obs.frames(detector), obs.adc(detector), obs.axis(detector)
+    by_variance = item.config.weights == "variance"
+    if (variance or by_variance) and not frames.has_read:
+        what, mend = (
+            ("--weights variance needs", "--weights plain") if by_variance else ("--variance needs", "without it")
+        )
+        path = obs.calibration_path(detector) / "read.parquet"
+        raise InputError(
+            f"read noise is missing, which {what}", f"copy it from the competition data, or calibrate {mend}", path
+        )
     axes = hashlib.sha256()
     for values in (axis.time_h, axis.wavelength_um, axis.integration_s):
         axes.update(b"-" if values is None else values.tobytes())

@@ -320,7 +320,6 @@ def test_packed_signals_are_observations(tmp_path: Path, ending: str) -> None:
         ("empty", "no train/ or test/ folder"),
         ("inside-train", "no train/ or test/ folder; did you mean"),
         ("no-planets", "no planet folders in train"),
-        ("no-axis", "no axis_info.parquet"),
         ("no-adc", "no train_adc_info.csv"),
         ("no-adc-2025", "no adc_info.csv"),
     ],
