@@ -429,5 +429,7 @@ _READ_OUT = ("verify", "report", "export", "plot")
 
 def _say(line: str, stream: TextIO | None = None) -> None:
     stream = stream or sys.stdout
-    stream.write(line + "\n")
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    # A name of a file that is not UTF-8 is printed as on the standard error output, with backslashes.
+    stream.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
     stream.flush()  # now, while signals and broken pipes are still handled
