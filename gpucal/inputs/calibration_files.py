@@ -30,6 +30,7 @@ __all__ = [
     "AdcTable",
     "Axis",
     "CalibrationFrames",
+    "calibration_paths",
     "digest_of",
     "documented_axis",
     "find_adc",
@@ -154,15 +155,18 @@ _FRAMES: Mapping[str, _Frame] = MappingProxyType(
 
 
 def read_raw_frames(folder: Path) -> dict[str, bytes]:
-    """Read the calibration files of one observation without parsing them; content by frame name.
+    """Read the calibration files of one observation without parsing them; content by frame name."""
+    paths = calibration_paths(folder)
+    return {name: read_whole(path, _MOST_BYTES, "calibration file") for name, path in paths.items()}
+
+
+def calibration_paths(folder: Path) -> dict[str, Path]:
+    """List the calibration files of one observation by frame name: those that it needs, and those that are there.
 
     The read noise may be missing, as some scripts leave it out of a download: only errors need it.
     """
-    return {
-        name: read_whole(folder / f"{name}.parquet", _MOST_BYTES, "calibration file")
-        for name, frame in _FRAMES.items()
-        if frame.is_required or (folder / f"{name}.parquet").exists()
-    }
+    paths = {name: folder / f"{name}.parquet" for name in _FRAMES}
+    return {name: path for name, path in paths.items() if _FRAMES[name].is_required or path.exists()}
 
 
 def digest_of(raw: Mapping[str, bytes]) -> str:
