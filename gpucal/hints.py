@@ -19,7 +19,8 @@ _MOST = 3
 _ALSO: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "average": ("mean",),
-        "check": ("verify",),
+        "dry-run": ("check", "--dry-run"),
+        "validate": ("check",),
         "cores": ("--workers",),
         "cpu": ("numba", "--backend"),
         "cuda": ("cupy", "--backend"),

@@ -177,6 +177,8 @@ def _calibrate(arguments: argparse.Namespace) -> int:
         from gpucal.inputs.dataset import open_dataset
         from gpucal.runs.run import run
 
+    if arguments.dry_run:
+        return _check(arguments)
     dataset = open_dataset(arguments.dataset, arguments.split)
     settings = settings_from(arguments)
     with _client(arguments) as client, _grouped(arguments):
@@ -184,17 +186,8 @@ def _calibrate(arguments: argparse.Namespace) -> int:
             dataset,
             arguments.out,
             settings,
-            planets=arguments.planet,
-            shard=arguments.shard,
-            backend=arguments.backend,
-            **output_from(arguments),
-            workers=arguments.workers,
-            memory=arguments.memory,
-            overwrite=arguments.overwrite,
-            add=arguments.add,
-            resume_from=arguments.resume_from,
+            **_request(arguments),
             time_limit=arguments.time_limit,
-            strict=arguments.strict,
             client=client,
             stop=arguments.signals,
             progress=sys.stderr.isatty(),
@@ -211,6 +204,46 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     if summary.left and summary.stopped == "time limit":
         return LATE  # so that a script may repeat the run while items are left, even if some failed
     return FAILED if summary.failed else LATE if summary.left else DONE
+
+
+def _request(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return what a run and a check are asked for beside settings."""
+    names = ("shard", "backend", "workers", "memory", "overwrite", "add", "resume_from", "strict")
+    asked = {name: getattr(arguments, name) for name in names}
+    return {**output_from(arguments), **asked, "planets": arguments.planet}
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    with arguments.signals.held():
+        from gpucal.inputs.dataset import open_dataset
+        from gpucal.runs.check import check
+
+    given = vars(arguments)
+    found = check(
+        open_dataset(arguments.dataset, arguments.split),
+        arguments.out,
+        settings_from(arguments),
+        deep=given.get("deep", False),
+        how=_request(arguments),
+    )
+    if arguments.json:
+        _say(json.dumps(found.to_dict()))
+        return FAILED if found.would_fail else DONE
+    for line in found.lines():
+        _say(line)
+    for name, lines in (("would fail", found.failing), ("unlike the rest", found.unlike)):
+        kinds = Kinds()
+        if lines:
+            _say(f"{name}: {len(lines):,} of {found.items:,} items")
+        for line in lines.values():
+            if given.get("all") or kinds.is_news(line):
+                _say(f"  {line}")
+        for line in kinds.rest("`gpucal check --all` shows all of them") if not given.get("all") else ():
+            _say(f"  {line}")
+    limit = arguments.time_limit
+    if limit is not None and found.seconds is not None and found.seconds > limit:
+        _say("the run will reach its --time-limit; run it again to continue")
+    return FAILED if found.would_fail else DONE
 
 
 @contextmanager
@@ -411,6 +444,7 @@ def _plot(arguments: argparse.Namespace) -> int:
 
 _VERBS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "calibrate": _calibrate,
+    "check": _check,
     "verify": _verify,
     "report": _report,
     "synth": _synth,
@@ -429,5 +463,7 @@ _READ_OUT = ("verify", "report", "export", "plot")
 
 def _say(line: str, stream: TextIO | None = None) -> None:
     stream = stream or sys.stdout
-    stream.write(line + "\n")
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    # A name of a file that is not UTF-8 is printed as on the standard error output, with backslashes.
+    stream.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
     stream.flush()  # now, while signals and broken pipes are still handled

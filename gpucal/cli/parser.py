@@ -143,70 +143,9 @@ def _parsers() -> tuple[_Parser, Mapping[str, _Parser]]:
     verb = _verb(verbs, "calibrate", "calibrate a competition folder")
     verb.add_argument("dataset", metavar="DATASET", type=location, help="competition folder, of 2024 or 2025")
     verb.add_argument("out", metavar="OUT", type=location, help="results folder; finished items in it are kept")
+    _add_run(verb)
     verb.add_argument(
-        "--split",
-        type=one_of(["train", "test"]),
-        choices=["train", "test"],
-        help="calibrate only this part of the data set",
-    )
-    verb.add_argument(
-        "--planet",
-        nargs="+",
-        action=_Planets,
-        type=planets,
-        metavar="ID",
-        help="calibrate only these planets; write it after DATASET and OUT, once or more often",
-    )
-    verb.add_argument(
-        "--backend",
-        type=one_of(_BACKENDS),
-        choices=_BACKENDS,
-        help="backend that computes; by default GPUCAL_BACKEND, else the fastest that can run here",
-    )
-    verb.add_argument(
-        "--dtype",
-        type=one_of(["float64", "float32"]),
-        choices=["float64", "float32"],
-        help="type of the stored signal; float32 by default",
-    )
-    add_settings(verb)
-    verb.add_argument(
-        "--product",
-        type=one_of(PRODUCTS),
-        choices=PRODUCTS,
-        help="store cubes (the default), or only light curves with errors",
-    )
-    verb.add_argument(
-        "--variance", action=argparse.BooleanOptionalAction, help="store the variance of cubes too; not by default"
-    )
-    verb.add_argument(
-        "--workers",
-        type=whole,
-        metavar="N",
-        help="threads that decode and bin; by default the usable cores (--dask: of each worker)",
-    )
-    verb.add_argument(
-        "--memory",
-        type=size,
-        metavar="SIZE",
-        help="peak memory to stay below, such as 900MB or 2GB (--dask: of each worker)",
-    )
-    verb.add_argument(
-        "--overwrite", action="store_true", help="calibrate finished items again, also if their settings differ"
-    )
-    verb.add_argument("--add", action="store_true", help="let OUT hold results of more than one data set")
-    _add_resume_from(verb, "other results folders, whose items count as done; read only")
-    verb.add_argument(
-        "--time-limit",
-        type=duration,
-        metavar="TIME",
-        help="time for the whole run, such as 8.5h or 90m; items that would end later are not begun",
-    )
-    verb.add_argument(
-        "--shard", type=part, metavar="I/N", help="calibrate only the I-th of N parts of the planets, from 1/N"
-    )
-    verb.add_argument(
-        "--strict", action="store_true", help="check footers, value counts and page checksums of input files too"
+        "--dry-run", action="store_true", help="calibrate nothing: say what would fail and what it would need"
     )
     verb.add_argument(
         "--dask",
@@ -216,6 +155,14 @@ def _parsers() -> tuple[_Parser, Mapping[str, _Parser]]:
         help="work on a Dask cluster: a scheduler's address, such as tcp://host:8786, or by default a local one",
     )
     verb.add_argument("--json", action="store_true", help="print the summary as JSON")
+
+    verb = _verb(verbs, "check", "say what would fail in a run and what it would need; exit 1 if something would fail")
+    verb.add_argument("dataset", metavar="DATASET", type=location, help="competition folder, of 2024 or 2025")
+    verb.add_argument("out", metavar="OUT", type=location, nargs="?", help="results folder of the run, if there is one")
+    _add_run(verb)
+    verb.add_argument("--deep", action="store_true", help="open every file, as the run will: slower, and misses less")
+    _add_all(verb)
+    verb.add_argument("--json", action="store_true", help="print everything found as JSON")
 
     verb = _verb(verbs, "verify", "compare a results folder with its records; exit 1 if anything differs")
     verb.add_argument("out", metavar="OUT", type=location, help="results folder")
@@ -284,6 +231,75 @@ def _parsers() -> tuple[_Parser, Mapping[str, _Parser]]:
     verb.add_argument("--visit", type=whole, default=0, metavar="N", help="number of the observation; 0 by default")
     _add_resume_from(verb, _TOO)
     return made, verbs.choices
+
+
+def _add_run(verb: _Parser) -> None:
+    """Add the flags of a run, which ``gpucal check`` has too."""
+    verb.add_argument(
+        "--split",
+        type=one_of(["train", "test"]),
+        choices=["train", "test"],
+        help="calibrate only this part of the data set",
+    )
+    verb.add_argument(
+        "--planet",
+        nargs="+",
+        action=_Planets,
+        type=planets,
+        metavar="ID",
+        help="calibrate only these planets; write it after DATASET and OUT, once or more often",
+    )
+    verb.add_argument(
+        "--backend",
+        type=one_of(_BACKENDS),
+        choices=_BACKENDS,
+        help="backend that computes; by default GPUCAL_BACKEND, else the fastest that can run here",
+    )
+    verb.add_argument(
+        "--dtype",
+        type=one_of(["float64", "float32"]),
+        choices=["float64", "float32"],
+        help="type of the stored signal; float32 by default",
+    )
+    add_settings(verb)
+    verb.add_argument(
+        "--product",
+        type=one_of(PRODUCTS),
+        choices=PRODUCTS,
+        help="store cubes (the default), or only light curves with errors",
+    )
+    verb.add_argument(
+        "--variance", action=argparse.BooleanOptionalAction, help="store the variance of cubes too; not by default"
+    )
+    verb.add_argument(
+        "--workers",
+        type=whole,
+        metavar="N",
+        help="threads that decode and bin; by default the usable cores (--dask: of each worker)",
+    )
+    verb.add_argument(
+        "--memory",
+        type=size,
+        metavar="SIZE",
+        help="peak memory to stay below, such as 900MB or 2GB (--dask: of each worker)",
+    )
+    verb.add_argument(
+        "--overwrite", action="store_true", help="calibrate finished items again, also if their settings differ"
+    )
+    verb.add_argument("--add", action="store_true", help="let OUT hold results of more than one data set")
+    _add_resume_from(verb, "other results folders, whose items count as done; read only")
+    verb.add_argument(
+        "--time-limit",
+        type=duration,
+        metavar="TIME",
+        help="time for the whole run, such as 8.5h or 90m; items that would end later are not begun",
+    )
+    verb.add_argument(
+        "--shard", type=part, metavar="I/N", help="calibrate only the I-th of N parts of the planets, from 1/N"
+    )
+    verb.add_argument(
+        "--strict", action="store_true", help="check footers, value counts and page checksums of input files too"
+    )
 
 
 def _verb(verbs: argparse._SubParsersAction[_Parser], name: str, effect: str) -> _Parser:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
 from io import StringIO
 from pathlib import Path
 from types import MappingProxyType
@@ -23,6 +22,7 @@ from gpucal.inputs.kinds import HEAD, mistaken
 from gpucal.inputs.parquet.arrow import values_of
 from gpucal.inputs.parquet.tables import pixel_columns, read_columns
 from gpucal.settings.detectors import Detector
+from gpucal.settings.ids import as_id
 
 __all__ = [
     "DEGREE",
@@ -30,12 +30,15 @@ __all__ = [
     "AdcTable",
     "Axis",
     "CalibrationFrames",
+    "calibration_paths",
     "digest_of",
+    "documented_axis",
     "find_adc",
     "read_adc_table",
     "read_axis",
     "read_frames",
     "read_raw_frames",
+    "read_times_s",
 ]
 
 DEGREE = 5
@@ -43,6 +46,9 @@ DEGREE = 5
 
 _MOST_BYTES = 2**26
 """Size limit of a calibration file, which has 0.5 MB at most, and of the axis table, 4.3 MB uncompressed."""
+
+# What the update of 29 August 2024 added to the integration time of end reads, s.
+_UPDATE_S = 0.1
 
 # Limits of an ADC table, which had 100 bytes a planet and six columns in 2024. The dictionary of a line takes 60 times
 # the bytes of the line.
@@ -56,19 +62,19 @@ class CalibrationFrames:
     Parameters
     ----------
     dark : ndarray of float64, shape (spatial, wavelength)
-        Dark current, electrons a second; finite.
+        Dark current, electrons a second; NaN where it is not known, which `gpucal.science.plan` flags; not infinite.
     dead : ndarray of bool, shape (spatial, wavelength)
         Pixels that do not respond.
     flat : ndarray of float64, shape (spatial, wavelength)
-        Relative response; zero, negative and non-finite values are let through, and `gpucal.science.plan` flags them.
+        Relative response; zero, negative and non-finite values are let through and flagged too.
     linear_corr : ndarray of float64, shape (6, spatial, wavelength)
         Linearity coefficients, ascending powers; non-finite ones are let through and flagged.
     read : ndarray of float64, shape (spatial, wavelength)
-        Read noise of one read, electrons; finite and not negative.
+        Read noise of one read, electrons; NaN where it is not known; else finite and not negative.
     whole_dark : ndarray of float64, shape (spatial, stored wavelength)
         The dark without the crop.
     digest : str
-        SHA-256 of the five files' bytes.
+        SHA-256 of the files' bytes.
     """
 
     dark: NDArray[np.float64]
@@ -78,6 +84,11 @@ class CalibrationFrames:
     read: NDArray[np.float64]
     whole_dark: NDArray[np.float64]
     digest: str
+
+    @property
+    def has_read(self) -> bool:
+        """Whether there is any read noise: a file without a value is refused, but the file may be missing."""
+        return not np.isnan(self.read).all()
 
 
 @dataclass(frozen=True)
@@ -105,7 +116,7 @@ class Axis:
     time_h : ndarray of float64, shape (frame,)
         Time of each frame, hours.
     wavelength_um : ndarray of float64, shape (wavelength,), or None
-        Wavelength of each cropped column, µm, descending; None for a photometer.
+        Wavelength of each cropped column, µm, descending; None for a photometer, and where the file is missing.
     integration_s : ndarray of float64, shape (frame,), or None
         Integration time of each frame, s; None if the file has no such column.
     """
@@ -121,36 +132,41 @@ class Axis:
         return float(np.median(np.diff(starts_h))) * 3600.0 if starts_h.size > 1 else 0.0
 
 
-def _finite(values: NDArray[np.float64]) -> bool:
-    return bool(np.isfinite(values).all())
-
-
-def _finite_not_negative(values: NDArray[np.float64]) -> bool:
-    return bool((np.isfinite(values) & (values >= 0)).all())
-
-
 @dataclass(frozen=True)
 class _Frame:
-    planes: int
-    boolean: bool
-    valid: Callable[[NDArray[np.float64]], bool] | None
-    must_be: str
+    """What a calibration file may hold: the values inside the crop that are not, or NaN, must be above ``least``."""
+
+    planes: int = 1
+    is_map: bool = False
+    is_required: bool = True
+    least: float | None = None
+    must_be: str = ""
 
 
 _FRAMES: Mapping[str, _Frame] = MappingProxyType(
     {
-        "dark": _Frame(1, False, _finite, "finite"),
-        "dead": _Frame(1, True, None, ""),
-        "flat": _Frame(1, False, None, ""),
-        "linear_corr": _Frame(DEGREE + 1, False, None, ""),
-        "read": _Frame(1, False, _finite_not_negative, "finite and not negative"),
+        "dark": _Frame(least=-np.inf, must_be="finite"),
+        "dead": _Frame(is_map=True),
+        "flat": _Frame(),
+        "linear_corr": _Frame(planes=DEGREE + 1),
+        "read": _Frame(is_required=False, least=0.0, must_be="finite and not negative"),
     }
 )
 
 
 def read_raw_frames(folder: Path) -> dict[str, bytes]:
-    """Read the five calibration files of one observation without parsing them; content by frame name."""
-    return {name: read_whole(folder / f"{name}.parquet", _MOST_BYTES, "calibration file") for name in _FRAMES}
+    """Read the calibration files of one observation without parsing them; content by frame name."""
+    paths = calibration_paths(folder)
+    return {name: read_whole(path, _MOST_BYTES, "calibration file") for name, path in paths.items()}
+
+
+def calibration_paths(folder: Path) -> dict[str, Path]:
+    """List the calibration files of one observation by frame name: those that it needs, and those that are there.
+
+    The read noise may be missing, as some scripts leave it out of a download: only errors need it.
+    """
+    paths = {name: folder / f"{name}.parquet" for name in _FRAMES}
+    return {name: path for name, path in paths.items() if _FRAMES[name].is_required or path.exists()}
 
 
 def digest_of(raw: Mapping[str, bytes]) -> str:
@@ -185,13 +201,12 @@ def read_frames(raw: Mapping[str, bytes], folder: Path, detector: Detector) -> C
         If a file is not Parquet, or its shape, type or values are not possible.
     """
     cut = slice(*detector.crop)
-    parsed = {name: _parse(raw[name], folder / f"{name}.parquet", frame, detector) for name, frame in _FRAMES.items()}
+    parsed = {name: _parse(data, folder / f"{name}.parquet", _FRAMES[name], detector) for name, data in raw.items()}
     whole = {name: values for name, (values, _) in parsed.items()}
     frames = {name: np.ascontiguousarray(values[:, :, cut]) for name, values in whole.items()}
     for name, values in frames.items():
-        frame = _FRAMES[name]
-        if frame.valid is not None and not frame.valid(values):
-            raise InputError(f"has values that are not {frame.must_be}", AGAIN, folder / f"{name}.parquet")
+        _check_values(values, _FRAMES[name], folder / f"{name}.parquet")
+    frames.setdefault("read", np.full((1, detector.shape[0], detector.width), np.nan))
     dead = frames["dead"][0].astype(bool)
     for values in (dead, *frames.values(), *whole.values()):
         values.flags.writeable = False
@@ -207,6 +222,15 @@ def read_frames(raw: Mapping[str, bytes], folder: Path, detector: Detector) -> C
     )
 
 
+def _check_values(values: NDArray[np.float64], frame: _Frame, path: Path) -> None:
+    """Refuse cropped frames, (plane, spatial, wavelength), that cannot be right; some values may be missing."""
+    if np.isnan(values).all(axis=(1, 2)).any():
+        raise InputError("has a frame without a value: all are null or NaN", AGAIN, path)
+    known = values[~np.isnan(values)]
+    if frame.least is not None and not (np.isfinite(known) & (known >= frame.least)).all():
+        raise InputError(f"has values that are not {frame.must_be}", AGAIN, path)
+
+
 def _parse(data: bytes, path: Path, frame: _Frame, detector: Detector) -> tuple[NDArray[np.float64], bool]:
     """Return a file's frames, (plane, spatial, wavelength), and whether its columns were in another order."""
     rows, width = detector.shape
@@ -220,19 +244,30 @@ def _parse(data: bytes, path: Path, frame: _Frame, detector: Detector) -> tuple[
         if (n_rows, positions.size) != shape:
             raise InputError(f"has shape {(n_rows, positions.size)}, expected {shape}", AGAIN, path)
         for kind in {types[position] for position in positions}:
-            numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind)
-            if not (pa.types.is_boolean(kind) if frame.boolean else numeric):
-                wanted = "bool" if frame.boolean else "a number"
+            is_special = pa.types.is_boolean(kind) if frame.is_map else pa.types.is_null(kind)
+            if not (is_special or pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+                wanted = "bool, or 0 and 1" if frame.is_map else "a number"
                 raise InputError(f"holds {shortened(kind)}, expected {wanted}", AGAIN, path)
         return positions
 
     table = read_columns(data, path, check)
-    if any(column.null_count for column in table.columns):
+    if frame.is_map and any(column.null_count for column in table.columns):
         raise InputError("holds nulls", AGAIN, path)
     values = np.empty(shape, np.float64)
     for index, column in enumerate(table.columns):
-        values[:, index] = values_of(column)
+        values[:, index] = _numbers(column)
+    if frame.is_map and (odd := values[(values != 0) & (values != 1)]).size:
+        raise InputError(f"holds {odd[0]:g}, expected a map of dead pixels: bool, or 0 and 1", AGAIN, path)
     return values.reshape(frame.planes, rows, width), is_moved
+
+
+def _numbers(column: pa.ChunkedArray) -> NDArray[Any]:
+    """Return a column's values; null becomes NaN, which means the same: pandas turns one into the other."""
+    if pa.types.is_null(column.type):
+        return np.full(len(column), np.nan)
+    if column.null_count and pa.types.is_integer(column.type):
+        column = column.cast(pa.float64(), safe=False)
+    return values_of(column)
 
 
 @dataclass(frozen=True)
@@ -243,13 +278,12 @@ class AdcTable:
     ----------
     columns : list of str
         Its header.
-    lines : mapping of Decimal or None to list
-        Lines of each planet id: line number in the file, and column name to text. The id is a number; lines without an
-        id stand under None.
+    lines : mapping of int or None to list
+        Lines of each planet id: line number in the file, and column name to text. Lines without an id stand under None.
     """
 
     columns: list[str]
-    lines: Mapping[Decimal | None, list[tuple[int, Mapping[Any, Any]]]]
+    lines: Mapping[int | None, list[tuple[int, Mapping[Any, Any]]]]
 
 
 def read_adc_table(path: Path) -> AdcTable:
@@ -257,7 +291,7 @@ def read_adc_table(path: Path) -> AdcTable:
     content = read_whole(path, _MOST_TABLE, "ADC table")
     if error := mistaken(content[:HEAD], path, "CSV"):
         raise error
-    found: dict[Decimal | None, list[tuple[int, Mapping[Any, Any]]]] = {}
+    found: dict[int | None, list[tuple[int, Mapping[Any, Any]]]] = {}
     try:
         rows = csv.DictReader(StringIO(content.decode("utf-8-sig"), newline=""))
         columns = [name.strip() for name in rows.fieldnames or ()]
@@ -269,21 +303,10 @@ def read_adc_table(path: Path) -> AdcTable:
                 raise InputError(f"ADC table has more than {_MOST_LINES:,} lines", AGAIN, path)
             if not any(text.strip() for text in (*filter(None, map(row.get, columns)), *row.get(None, ()))):
                 continue  # a line of commas or spaces
-            found.setdefault(_planet(row.get("planet_id")), []).append((rows.line_num, row))
+            found.setdefault(as_id(row.get("planet_id")), []).append((rows.line_num, row))
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"ADC table cannot be read ({shortened(error)})", AGAIN, path) from error
     return AdcTable(columns, found)
-
-
-def _planet(text: str | None) -> Decimal | None:
-    """Parse a planet id, such as 1103775, or 1103775.0 as libraries write integers beside a gap."""
-    text = (text or "").strip()
-    try:
-        number = Decimal(text)
-    except InvalidOperation:
-        return None
-    # Python parses 1_7 and the digits of other scripts as numbers; in a table they mean something else.
-    return number if number.is_finite() and text.isascii() and "_" not in text else None
 
 
 def find_adc(table: AdcTable, path: Path, planet: int, detector: Detector) -> Adc:
@@ -317,7 +340,7 @@ def find_adc(table: AdcTable, path: Path, planet: int, detector: Detector) -> Ad
     for column in ("planet_id", *columns.values()):
         if (count := table.columns.count(column)) > 1:
             raise InputError(f"ADC table has {count} columns {column}", AGAIN, path)
-    lines = table.lines.get(Decimal(int(planet)) if by_planet else None)
+    lines = table.lines.get(planet if by_planet else None)
     if not lines:
         raise InputError("planet is not in the ADC table", f"add it to {path.name}", path)
     for column in columns.values():
@@ -382,11 +405,30 @@ def read_axis(path: Path, detector: Detector) -> Axis:
     return Axis(axes[detector.time_column], wavelength, axes.get(detector.integration_column or ""))
 
 
+def documented_axis(detector: Detector) -> Axis:
+    """Return a detector's axes as documented, where ``axis_info.parquet`` is missing; wavelengths are not."""
+    integration = None
+    if detector.integration_column is not None:
+        start, end = detector.true_integration_s
+        integration = np.resize([start, round(end - _UPDATE_S, 9)], detector.frames)  # as first published
+        integration.flags.writeable = False
+    time_h = read_times_s(detector, detector.frames) / 3600
+    time_h.flags.writeable = False
+    return Axis(time_h, None, integration)
+
+
+def read_times_s(detector: Detector, n_frames: int) -> NDArray[np.float64]:
+    """Return the time of each read, (frame,), s.
+
+    A pair takes 0.1 s to the start read, the exposure, and 0.1 s of reset.
+    """
+    start, end = detector.true_integration_s
+    pairs = np.arange(-(-n_frames // 2)) * (end + 2 * start)
+    return np.asarray((pairs[:, None] + np.array([start, 2 * start])).ravel()[:n_frames], dtype=np.float64)
+
+
 def _axis_column(table: pa.Table, name: str, path: Path) -> NDArray[np.float64]:
-    column = table.column(name)
-    if column.null_count and pa.types.is_integer(column.type):
-        column = column.cast(pa.float64(), safe=False)
-    values = np.array(values_of(column), dtype=np.float64)
+    values = np.array(_numbers(table.column(name)), dtype=np.float64)
     length = int(np.flatnonzero(np.isfinite(values))[-1]) + 1 if np.isfinite(values).any() else 0
     if length == 0 or not np.isfinite(values[:length]).all():
         raise InputError(f"column {name!r} has gaps or no values at all", AGAIN, path)

@@ -6,15 +6,16 @@ content: in the 2024 train set all planets share byte-identical ones.
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
-from numbers import Integral
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 from gpucal.errors import DatasetError
 from gpucal.hints import did_you_mean, joined, near_path, near_planets
@@ -24,16 +25,20 @@ from gpucal.inputs.calibration_files import (
     Axis,
     CalibrationFrames,
     digest_of,
+    documented_axis,
     find_adc,
     read_adc_table,
     read_axis,
     read_frames,
     read_raw_frames,
 )
-from gpucal.inputs.files import packed_beside
+from gpucal.inputs.files import leads_nowhere, missing, packed_beside
 from gpucal.settings.detectors import DETECTORS, Detector
+from gpucal.settings.ids import as_id, why_no_id
 
 __all__ = ["SPLITS", "Dataset", "Observation", "is_competition", "open_dataset"]
+
+log = logging.getLogger(__name__)
 
 SPLITS = ("train", "test")
 """Folders of planets in a competition folder."""
@@ -76,10 +81,26 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
 
 _FRAMES_KEPT = 8
 
+_AXES = "axis_info.parquet"
+
+# Said once, as the same is true of many observations.
+_NO_AXES = (
+    f"no {_AXES}, so times are the documented ones, from the first read, and wavelengths are not known; "
+    "copy it from the competition data"
+)
+_NO_READ = (
+    "until then errors and variances are NaN, here and wherever else it is missing; signals are as they should be"
+)
+
+# Folders whose names a warning gives, at most.
+_NAMED = 3
+
 # Limit on the folders of one level that `_below` looks at.
 _LOOKED_AT = 500
 
-_ITEM = re.compile(rf"(?:{'|'.join(DETECTORS)})_(?:signal|calibration)(?:_(\d+))?(?:\.parquet)?(?:\.zip|\.gz)?")
+_ITEM = re.compile(
+    rf"(?:{'|'.join(DETECTORS)})_(?:signal|calibration)(?:_(\d+))?(?:\.parquet)?(?:\.zip|\.gz)?", re.ASCII
+)
 
 
 @dataclass(frozen=True)
@@ -243,48 +264,59 @@ class Dataset:
         if not splits:
             raise DatasetError(f"{path}: {_why_no_competition(path, split)}")
         listing = {name: _scan(path / name) for name in splits}
-        numbered = any(visit is not None for found in listing.values() for visits in found.values() for visit in visits)
-        self.layout = LAYOUTS["2025" if numbered or (path / LAYOUTS["2025"].adc).is_file() else "2024"]
+        self.layout = _layout(path, [visits for found in listing.values() for visits in found.values()])
         self._observations: dict[Key, Observation] = {}
         twice = set.intersection(*map(set, listing.values())) if len(listing) > 1 else set()
         if twice:
             raise DatasetError(f"{path}: planet {min(twice)} is in train and in test; choose one with split")
         for name, found in listing.items():
             for planet, visits in sorted(found.items()):
-                for visit in sorted({visit or 0 for visit in visits} or {0}):
+                for visit in sorted({visit or 0 for visit in visits if self.layout.suffix} or {0}):
                     self._observations[planet, visit] = Observation(self, planet, visit, name)
         if not self._observations:
             raise DatasetError(f"{path}: no planet folders in {', '.join(splits)}; give the competition folder itself")
-        for beside in ("axis_info.parquet", *(self.layout.adc.format(split=name) for name in splits)):
+        for beside in (_AXES, *(self.layout.adc.format(split=name) for name in splits)):
             if not (path / beside).is_file():
                 if packed := packed_beside(path / beside):
                     raise DatasetError(f"{path}: no {beside}, but {packed[0].name} is there; {packed[1]}")
-                raise DatasetError(f"{path}: no {beside}; copy it from the competition data")
+                link = leads_nowhere(path / beside)
+                if beside == _AXES and not link:
+                    log.warning("%s: %s", path, _NO_AXES)
+                    continue
+                raise DatasetError(
+                    f"{path}: no {beside}{link and f', which {link}'}; copy it from the competition data"
+                )
         # Values derived from files, kept by content or name; filling them twice from two threads is harmless. Only the
         # last frames are kept, as each planet may have its own: one or two megabytes an item.
         self._frames: dict[tuple[Detector, str], CalibrationFrames] = {}
         self._axes: dict[Detector, Axis] = {}
         self._adc: dict[str, AdcTable] = {}
+        self._is_told = False
 
     def __getitem__(self, key: int | Key) -> Observation:
-        planet, visit = key if isinstance(key, tuple) else (key, min(self.visits(key), default=0))
-        if (planet, visit) not in self._observations:
+        found = self._find(key)
+        if found is None:
+            planet, visit = key if isinstance(key, tuple) else (key, 0)
             what = f"planet {planet}" + (f" visit {visit}" if isinstance(key, tuple) else "")
-            kind = "" if isinstance(planet, Integral) else f" (an id is an integer, not {type(planet).__name__})"
+            kind = why_no_id(planet)
             meant = did_you_mean(near_planets(planet, self.planets), f"see `gpucal info {self.path}`")
             if visits := self.visits(planet):
                 meant = f"; it has visit {joined(map(str, visits), 'and')}"
             raise DatasetError(f"{self.path}: no {what} among its {len(self)} observations{kind}{meant}")
-        return self._observations[planet, visit]
+        return found
 
     def __contains__(self, key: object) -> bool:
         if isinstance(key, Observation):
             return key in self._observations.values()
-        try:
-            hash(key)  # which an array cannot be, though one of a single value equals an id
-            return key in self._observations if isinstance(key, tuple) else bool(self.visits(cast("int", key)))
-        except (TypeError, ValueError):
-            return False
+        return self._find(key) is not None
+
+    def _find(self, key: object) -> Observation | None:
+        if isinstance(key, tuple):
+            planet, visit = map(as_id, key) if len(key) == 2 else (None, None)
+        else:
+            planet = as_id(key)
+            visit = None if planet is None else min(self.visits(planet), default=0)
+        return None if planet is None or visit is None else self._observations.get((planet, visit))
 
     def __len__(self) -> int:
         return len(self._observations)
@@ -317,7 +349,8 @@ class Dataset:
         list of int
             Empty if the planet is not in the folder.
         """
-        return [visit for found, visit in self._observations if found == planet]
+        wanted = as_id(planet)
+        return [visit for found, visit in self._observations if found == wanted]
 
     def _calibration_frames(self, folder: Path, detector: Detector) -> CalibrationFrames:
         raw = read_raw_frames(folder)
@@ -327,6 +360,9 @@ class Dataset:
             frames = self._frames[key] = read_frames(raw, folder, detector)
             for old in [*self._frames][:-_FRAMES_KEPT]:
                 self._frames.pop(old, None)
+        if not frames.has_read and not self._is_told:
+            self._is_told = True
+            log.warning("%s; %s", missing(folder / "read.parquet", "read noise"), _NO_READ)
         return frames
 
     def _adc_of(self, planet: int, split: str, detector: Detector) -> Adc:
@@ -337,7 +373,8 @@ class Dataset:
 
     def _axis_of(self, detector: Detector) -> Axis:
         if detector not in self._axes:
-            self._axes[detector] = read_axis(self.path / "axis_info.parquet", detector)
+            path = self.path / _AXES
+            self._axes[detector] = read_axis(path, detector) if path.exists() else documented_axis(detector)
         return self._axes[detector]
 
 
@@ -368,14 +405,40 @@ def open_dataset(path: str | Path, split: str | None = None) -> Dataset:
         raise DatasetError(f"{path}: cannot be read ({reason}); give a competition folder that can") from error
 
 
+def _layout(path: Path, listing: Sequence[set[int | None]]) -> Layout:
+    """Decide the layout by the planets' files, and by the names of tables only where there are none."""
+    numbered = Counter(visit is not None for visits in listing for visit in visits)
+    is_new = numbered[True] >= numbered[False] if numbered else (path / LAYOUTS["2025"].adc).is_file()
+    return LAYOUTS["2025" if is_new else "2024"]
+
+
 def _scan(folder: Path) -> dict[int, set[int | None]]:
-    """Return the visits of each planet folder; None is a file name without a visit number."""
+    """Return the visits of each planet folder; None is a file name without a visit number.
+
+    Folders of other names, and links that lead nowhere, are left out, and a warning names them.
+    """
     found: dict[int, set[int | None]] = {}
-    for entry in folder.iterdir():
-        if entry.name.isdecimal() and entry.is_dir():
+    names: list[str] = []
+    for entry in sorted(folder.iterdir()):
+        if not entry.is_dir():
+            if not entry.name.startswith(".") and (link := leads_nowhere(entry)):
+                log.warning("%s: is left out: %s; mend the link, or remove it", entry, link)
+        elif _is_planet(entry.name):
             matches = (_ITEM.fullmatch(item.name) for item in entry.iterdir())
             found[int(entry.name)] = {int(match[1]) if match[1] else None for match in matches if match}
+        elif not entry.name.startswith("."):
+            meant = as_id(entry.name)
+            names.append(entry.name + (f" (rename it to {meant})" if meant is not None else ""))
+    if names:
+        more = f" and {len(names) - _NAMED} more" * (len(names) > _NAMED)
+        problem = "is left out, as its name is" if len(names) == 1 else "are left out, as their names are"
+        log.warning("%s: %s%s %s not a planet id", folder, ", ".join(names[:_NAMED]), more, problem)
     return found
+
+
+def _is_planet(name: str) -> bool:
+    """Tell whether a folder's name is a planet id as the competition writes it."""
+    return name.isascii() and name.isdecimal() and name == str(as_id(name))
 
 
 def _why_no_competition(path: Path, split: str | None) -> str:
@@ -386,6 +449,9 @@ def _why_no_competition(path: Path, split: str | None) -> str:
     if not path.is_dir():
         mend = "unpack it and give the folder that comes of it" if path.suffix == ".zip" else form
         return f"is a file{did_you_mean(_meant(path), mend)}"
+    for name in [split] if split else SPLITS:
+        if link := leads_nowhere(path / name):
+            return f"{name} {link}; mend the link"
     if there := [name for name in SPLITS if (path / name).is_dir()]:
         return f"has only {there[0]}/ and no {split}/ folder; choose {there[0]}, or do not choose a split"
     meant = _meant(path)
@@ -420,7 +486,7 @@ def _below(path: Path) -> list[str]:
 def is_competition(path: Path) -> bool:
     """Tell whether a folder has planets in train/ or test/; many projects have a test/ folder without any."""
     return any(
-        entry.name.isdecimal() and entry.is_dir()
+        _is_planet(entry.name) and entry.is_dir()
         for split in SPLITS
         if (path / split).is_dir()
         for entry in (path / split).iterdir()

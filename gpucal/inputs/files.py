@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from gpucal.errors import InputError
 
-__all__ = ["AGAIN", "missing", "open_regular", "packed_beside", "read_whole", "shortened"]
+__all__ = ["AGAIN", "leads_nowhere", "missing", "open_regular", "packed_beside", "read_whole", "shortened"]
 
 AGAIN = "copy it again from the competition data"
 """The mend for a damaged file."""
@@ -38,9 +38,17 @@ def packed_beside(path: Path) -> tuple[Path, str] | None:
     return next(((packed, mend) for packed, mend in found if packed.is_file()), None)
 
 
+def leads_nowhere(path: Path) -> str:
+    """Return what is wrong with a link whose target does not exist; empty for anything else."""
+    return f"is a link to {path.readlink()}, which does not exist" if path.is_symlink() and not path.exists() else ""
+
+
 def missing(path: Path, name: str) -> InputError:
-    """Return an error that says that a file is missing, and names the archive beside it that may hold it."""
+    """Return an error that says that a file is missing, and names what stands in its place: a link, or an archive."""
     for place in (path, path.parent):
+        if link := leads_nowhere(place):
+            which = "" if place == path else f": {place.name}"
+            return InputError(f"{name} is missing{which} {link}" if which else link, "mend the link", path)
         if found := packed_beside(place):
             packed, mend = found
             return InputError(f"{name} is missing, but {packed.name} is there", mend, path)

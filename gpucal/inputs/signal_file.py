@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from gpucal.errors import InputError
 from gpucal.inputs.counts import Block, decode_counts, parse_metadata, typed_errors
 from gpucal.inputs.files import AGAIN, missing, open_regular, shortened
-from gpucal.inputs.parquet.footer import MAGIC, MOST_FOR_ARROW, Footer, check_length, end_of
+from gpucal.inputs.parquet.footer import MAGIC, MOST_FOR_ARROW, Footer, check_length, end_of, footer_length
 from gpucal.inputs.parquet.pages import PageTable, check_chunks, page_table, read_footer, unfit_columns
 from gpucal.inputs.parquet.tables import pixel_columns
 from gpucal.settings.detectors import Detector
 
-__all__ = ["Loaded", "Signal", "fingerprint_of", "open_signal"]
+__all__ = ["Loaded", "Signal", "ends_of", "fingerprint_of", "open_signal"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,6 +255,22 @@ def fingerprint_of(path: Path) -> str:
             return _fingerprint(end_of(stream, path), stream.seek(0, 2))
     except OSError as error:
         raise _unreadable(error, path) from error
+
+
+def ends_of(path: Path, name: str) -> tuple[int, int]:
+    """Return the bytes of a Parquet file and of its footer, judged by its first and last bytes alone.
+
+    Raises InputError if the file is missing or not Parquet by its ends; ``name`` is its kind, for messages.
+    """
+    try:
+        with open_regular(path) as file:
+            length, size = footer_length(file, path), file.seek(0, 2)
+            file.seek(0)
+            if file.read(4) != MAGIC:
+                raise InputError("does not begin as a Parquet file does", AGAIN, path)
+    except OSError as error:
+        raise missing(path, name) if isinstance(error, FileNotFoundError) else _unreadable(error, path) from error
+    return size, length
 
 
 def _fingerprint(end: bytes, size: int) -> str:

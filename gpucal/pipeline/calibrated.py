@@ -43,7 +43,7 @@ class Calibrated:
     time : ndarray of float64, shape (time,)
         Mean time of each bin, hours.
     wavelength : ndarray of float64, shape (wavelength,), or None
-        µm, descending; None for FGS1.
+        µm, descending; None for FGS1, and where ``axis_info.parquet`` is missing.
     provenance : mapping
         Steps, settings and their hash, input fingerprints, versions, backend, device, date; see
         `gpucal.pipeline.provenance`.
@@ -143,7 +143,10 @@ class Calibrated:
         if unknown := choices.keys() - Choices.__annotations__.keys():
             possible = ", ".join(Choices.__annotations__)
             raise ConfigError(f"light curves: unknown choice {', '.join(sorted(unknown))}; there are {possible}")
-        return replace(Aperture.of(self.detector, self.provenance["settings"]), **choices)
+        aperture = replace(Aperture.of(self.detector, self.provenance["settings"]), **choices)
+        if aperture.weights == "variance" and self.plan is not None and np.isnan(self.plan.read_noise).all():
+            raise ConfigError(f"{self.where}: weights = 'variance' need read.parquet, which is missing; use 'plain'")
+        return aperture
 
     def noise_excess(self, per: str = "pixel") -> NDArray[np.float64]:
         """Compare the scatter of consecutive bins with the noise formula.

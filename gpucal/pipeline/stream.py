@@ -37,7 +37,17 @@ from gpucal.science.plan import DQ, Plan, make_plan
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import Detector
 
-__all__ = ["Item", "Opened", "Outcome", "Pipeline", "open_items", "out_of_memory", "pixel_blocks"]
+__all__ = [
+    "Item",
+    "Opened",
+    "Outcome",
+    "Pipeline",
+    "open_items",
+    "out_of_memory",
+    "pixel_blocks",
+    "plan_of",
+    "require_no_read",
+]
 
 # Items opened ahead of the caller. The budget limits full-size items; this number limits small ones.
 _AHEAD = 4
@@ -122,7 +132,7 @@ class _Flight:
     seconds: dict[str, float]
 
 
-def open_items(items: Iterable[Item], *, strict: bool = False) -> Iterator[Opened | Outcome]:
+def open_items(items: Iterable[Item], *, strict: bool = False, variance: bool = False) -> Iterator[Opened | Outcome]:
     """Open items one by one; one whose files cannot be used becomes its `Outcome`.
 
     Parameters
@@ -131,6 +141,8 @@ def open_items(items: Iterable[Item], *, strict: bool = False) -> Iterator[Opene
         The items.
     strict : bool
         Check files fully, see `gpucal.inputs.signal_file.open_signal`.
+    variance : bool
+        Whether the variance of cubes is wanted, which needs the read noise.
 
     Yields
     ------
@@ -140,17 +152,19 @@ def open_items(items: Iterable[Item], *, strict: bool = False) -> Iterator[Opene
     for item in items:
         began = time.perf_counter()
         try:
-            opened = _open(item, strict, began)
+            opened = _open(item, strict, variance, began)
         except (InputError, MemoryError) as error:
             yield _failed(item, error, began)
         else:
             yield opened
 
 
-def _open(item: Item, strict: bool, began: float) -> Opened:
+def _open(item: Item, strict: bool, variance: bool, began: float) -> Opened:
     obs, detector = item.obs, item.detector
     signal = open_signal(obs.signal_path(detector), detector, strict=strict)
     frames, adc, axis = obs.frames(detector), obs.adc(detector), obs.axis(detector)
+    if not frames.has_read:
+        require_no_read(item, variance)
     axes = hashlib.sha256()
     for values in (axis.time_h, axis.wavelength_um, axis.integration_s):
         axes.update(b"-" if values is None else values.tobytes())
@@ -159,6 +173,25 @@ def _open(item: Item, strict: bool, began: float) -> Opened:
     moved = ["columns by number"] if (np.diff(signal.columns) < 0).any() else []
     inputs = hashlib.sha256(" ".join([*prints.values(), *moved]).encode()).hexdigest()
     return Opened(item, signal, frames, adc, axis, prints, inputs, began)
+
+
+def plan_of(opened: Opened) -> Plan:
+    """Make the plan of an opened item; raises InputError if its frames do not fit the settings or the axes."""
+    item, signal = opened.item, opened.signal
+    try:
+        return make_plan(item.detector, item.config, opened.frames, opened.adc, opened.axis, signal.n_frames)
+    except InputError as error:
+        raise InputError(error.problem, error.mend, error.path or signal.path) from error
+
+
+def require_no_read(item: Item, variance: bool) -> None:
+    """Raise InputError for an item without read noise whose settings, or whose cubes' variance, need it."""
+    by_weights = item.config.weights == "variance"
+    if by_weights or variance:
+        what, mend = ("--weights variance", "--weights plain") if by_weights else ("--variance", "without it")
+        path = item.obs.calibration_path(item.detector) / "read.parquet"
+        problem = f"read noise is missing, which {what} needs"
+        raise InputError(problem, f"copy it from the competition data, or calibrate {mend}", path)
 
 
 class Pipeline:
@@ -252,11 +285,7 @@ class Pipeline:
             return _failed(opened.item, error, opened.began)
 
     def _read(self, opened: Opened) -> _Flight:
-        item, signal = opened.item, opened.signal
-        try:
-            plan = make_plan(item.detector, item.config, opened.frames, opened.adc, opened.axis, signal.n_frames)
-        except InputError as error:
-            raise InputError(error.problem, error.mend, error.path or signal.path) from error
+        item, signal, plan = opened.item, opened.signal, plan_of(opened)
         was_opened = time.perf_counter()
         shape = (plan.n_bins, item.detector.width, item.detector.shape[0])
         reserved = signal.size + int(np.prod(shape)) * self._value_bytes

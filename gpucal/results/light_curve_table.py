@@ -75,7 +75,8 @@ def write_light_curves(results: Results) -> None:
         opened.enter_context(npy_writer(stage(targets[2]), ids.shape, ids.dtype))(ids)
         # no statistics: they are a third of the index, and nobody searches for a flux by its value
         options = {"compression": "zstd", "use_dictionary": False, "write_statistics": False}
-        table = opened.enter_context(pq.ParquetWriter(stage(targets[-1]), schema, **options))
+        stream = opened.enter_context(stage(targets[-1]).open("wb"))  # pyarrow takes no path that is not UTF-8
+        table = opened.enter_context(pq.ParquetWriter(stream, schema, **options))
         waiting: list[pa.RecordBatch] = []
         for key in keys:
             curve = results.light_curves_with_errors_of(key)
@@ -102,7 +103,8 @@ def light_curves_are_current(results: Results) -> bool:
     if not results.ids or not all(file.is_file() for file in files):
         return False
     try:  # the Parquet file was renamed into place last
-        metadata = pq.read_schema(files[-1]).metadata or {}
+        with files[-1].open("rb") as stream:
+            metadata = pq.read_schema(stream).metadata or {}
     except (OSError, pa.ArrowException):
         return False
     return bool(metadata.get(b"gpucal") == history(results, ORDER).encode())

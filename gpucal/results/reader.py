@@ -21,6 +21,7 @@ from gpucal.results.stacking import stacked
 from gpucal.science.light_curves import Choices, LightCurve
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import DETECTORS, ORDER
+from gpucal.settings.ids import as_id
 
 __all__ = ["ORDER", "ResultArray", "Results", "complete", "open_results"]
 
@@ -131,10 +132,10 @@ class Results:
 
     def __contains__(self, key: object) -> bool:
         """Tell whether an observation is complete, by (planet, visit), or any observation of a planet, by its id."""
-        try:
-            return key in {*self.ids, *(planet for planet, _ in self.ids)}
-        except TypeError:  # the key cannot be hashed
-            return False
+        if isinstance(key, tuple):
+            return _key(key) in self.ids
+        wanted = as_id(key)
+        return any(planet == wanted for planet, _ in self.ids)
 
     def __getitem__(self, detector: str) -> ResultArray:
         return ResultArray(self, detector)
@@ -183,7 +184,7 @@ class Results:
         OutputError
             If the observation is not complete, holds light curves only, or a file is missing or damaged.
         """
-        record = self._record(key, detector)
+        key, record = _key(key), self._record(key, detector)
         history, files, axes = record["provenance"], record["files"], self.axes(key, detector)
         return Calibrated(
             planet=key[0],
@@ -386,21 +387,22 @@ class Results:
     def _record(self, key: tuple[int, int], detector: str) -> dict[str, Any]:
         if detector not in DETECTORS:
             raise KeyError(f"no detector {detector!r}; there are {', '.join(DETECTORS)}")
-        if key not in self.ids:
+        if (found := _key(key)) not in self.ids:
             what = f"planet {key[0]} visit {key[1]}" if isinstance(key, tuple) and len(key) == 2 else f"{key!r}"
             raise OutputError(f"{self.path}: no complete {what} in it{self._meant(key)}")
-        return self._records[(*key, detector)]
+        return self._records[(*found, detector)]
 
     def _meant(self, key: tuple[int, int]) -> str:
         """Suggest a key in place of one that is not complete."""
         planet = key[0] if isinstance(key, tuple) and key else key
-        if visits := [str(visit) for known, visit in self.ids if known == planet]:
+        if visits := [str(visit) for known, visit in self.ids if known == as_id(planet)]:
             return f"; it has visit {joined(visits, 'and')}"
         near = near_planets(planet, (known for known, _ in self.ids))
         return did_you_mean(near, "calibrate it first, or give one of its ids")
 
     def _read(self, key: tuple[int, int], detector: str, kind: str, *, mapped: bool = False) -> NDArray[Any]:
         """Read one array of a complete observation, or map its file into memory."""
+        key = _key(key)
         files = self._record(key, detector)["files"]
         if kind not in files:
             raise OutputError(f"{self.path}: holds no {kind} of planet {key[0]} visit {key[1]}, but {', '.join(files)}")
@@ -424,6 +426,14 @@ class Results:
         if [[*array.shape], str(array.dtype)] != [file["shape"], file["dtype"]]:
             raise OutputError(damaged)
         return array
+
+
+def _key(key: tuple[int, int]) -> tuple[int, int]:
+    """Return planet and visit as integers, whatever type they have; anything else stays as it is."""
+    if not isinstance(key, tuple) or len(key) != 2:
+        return key
+    planet, visit = map(as_id, key)
+    return key if planet is None or visit is None else (planet, visit)
 
 
 def open_results(path: str | Path, *more: str | Path) -> Results:

@@ -108,7 +108,9 @@ def _about_all(path: Path, *, any_found: bool) -> Iterator[str]:
 
     manifest = path / MANIFEST
     try:
-        if pq.read_table(manifest).to_pylist() != index_of(path).to_pylist():
+        with manifest.open("rb") as stream:  # pyarrow takes no path that is not UTF-8
+            stored = pq.read_table(stream).to_pylist()
+        if stored != index_of(path).to_pylist():
             yield f"{manifest}: does not agree with the records"
     except FileNotFoundError:
         yield f"{manifest}: is missing"
@@ -132,7 +134,7 @@ def _about_light_curves(path: Path, results: Results | None) -> Iterator[str]:
     if len({len(stack) for stack in stacks.values()} | {len(listed)}) > 1:
         yield f"{flux}: holds another number of observations than {errors.name} or {order.name}"
     n = 0  # observations so far; all three files have the same order
-    with pq.ParquetFile(table) as opened:
+    with table.open("rb") as stream, pq.ParquetFile(stream) as opened:
         for group in map(opened.read_row_group, range(opened.num_row_groups)):
             ids = np.stack([group["planet"].to_numpy(), group["visit"].to_numpy()], axis=1)
             values = np.stack([column.to_numpy() for column in group.columns[4:]], axis=1)

@@ -24,6 +24,7 @@ from gpucal.results.records import FORMAT, index_of, is_finished, is_whole, read
 from gpucal.settings.detectors import DETECTORS, Detector
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from numpy.typing import NDArray
 
     from gpucal.pipeline.calibrated import Calibrated
@@ -225,12 +226,10 @@ class Store:
 
     def write_manifest(self) -> None:
         """Rebuild ``manifest.parquet`` from the records; raises OutputError if it cannot be written."""
-        import pyarrow.parquet as pq
-
         target = self.path / MANIFEST
         with self.alone():  # so that the last of several runs to write it has read every record
             table = index_of(self.path)
-            write_atomically(target, lambda temporary: pq.write_table(table, temporary))
+            write_atomically(target, lambda temporary: _write_table(table, temporary))
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -290,6 +289,13 @@ def _swap(path: Path, staged: Mapping[Path, Path]) -> None:
             with suppress(OSError):
                 target.unlink(missing_ok=True)
         raise
+
+
+def _write_table(table: pa.Table, path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    with path.open("wb") as stream:  # pyarrow takes no path that is not UTF-8
+        pq.write_table(table, stream)
 
 
 def _write_record(path: Path, record: Mapping[str, Any]) -> None:

@@ -203,7 +203,7 @@ class _Work:
 
     def _missing(self) -> Iterator[Opened | Outcome]:
         """Open items while there is time, claim those that are missing, and pass over those that are not."""
-        for opened in open_items(self._begin(), strict=self.job.strict):
+        for opened in open_items(self._begin(), strict=self.job.strict, variance=self.job.variance):
             if isinstance(opened, Outcome) or self._is_missing(opened.item, opened.inputs):
                 yield opened
             else:

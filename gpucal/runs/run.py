@@ -37,12 +37,13 @@ from gpucal.runs.job import Job
 from gpucal.runs.summary import RunFailed, Summary, logged_to
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import DETECTORS
+from gpucal.settings.ids import ids_in
 from gpucal.settings.rules import OPEN, PRODUCTS
 
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["run"]
+__all__ = ["prepare", "require_same_settings", "run"]
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def run(
     out: str | Path,
     config: Calibration | None = None,
     *,
-    planets: Iterable[int] | None = None,
+    planets: Iterable[object] | object | None = None,
     shard: tuple[int, int] | None = None,
     backend: str | None = None,
     dtype: DTypeLike = np.float32,
@@ -83,8 +84,8 @@ def run(
         The results folder. Several runs may share one: no item is calibrated twice.
     config : Calibration, optional
         Settings. Those left open take the preset of the data set's layout; by default all are left open.
-    planets : iterable of int, optional
-        Calibrate only these planets.
+    planets : iterable of int, or int, optional
+        Calibrate only these planets; ids may be texts or numbers of any type, see `gpucal.settings.ids.as_id`.
     shard : tuple of int, optional
         ``(i, n)`` for the i-th of n parts of the planets, i from 1.
     backend, workers
@@ -152,41 +153,27 @@ def run(
         If the run is interrupted; the item being written is finished first.
     """
     began = time.monotonic()
-    if product not in PRODUCTS:
-        raise ConfigError(f"product = {product!r}: must be one of {', '.join(PRODUCTS)}")
-    chosen = _shard([*dataset.planets] if planets is None else [*dict.fromkeys(planets)], shard)
-    observations = [dataset[p, visit] for p in chosen for visit in dataset.visits(dataset[p].planet)]
-    asked = config or Calibration()
-    job = Job(
-        out=Path(out),
-        config=asked.filled(dataset.layout.preset),
-        dtype=checked_dtype(dtype).name,
-        product=product,
-        variance=variance and product == "cubes",  # light curves have errors anyway
+    job, observations = prepare(
+        dataset,
+        Path(out),
+        config,
+        planets=planets,
+        shard=shard,
         backend=backend,
-        threads=checked_threads(workers),
+        dtype=dtype,
+        product=product,
+        variance=variance,
+        workers=workers,
         memory=memory,
         overwrite=overwrite,
+        add=add,
+        resume_from=resume_from,
         strict=strict,
-        resume_from=tuple(require_records(Path(folder)) for folder in resume_from),
     )
-    require_outside(dataset, job.out)
-    noted = noted_folders([job.out, *job.resume_from], job.settings_hash)
-    require_same_dataset(dataset, [job.out, *noted], "give another folder", add=add)
-    for folder in job.resume_from:
-        made_with = {record.get("settings") for record in records(folder) if record["status"] == "done"}
-        if job.settings_hash in made_with:
-            require_same_dataset(dataset, [folder], "leave it out of --resume-from", add=add)
-        elif made_with:
-            changes = _changes(Store(folder).settings() or "", job)
-            log.warning("%s: nothing in it counts as done: it has other settings (%s)", folder, changes)
-    job = replace(job, resume_from=(*job.resume_from, *noted))
-    if observations:
-        _check_bins(observations, job.config)
+    asked = config or Calibration()
     until = None if time_limit is None else began + _seconds(time_limit)
-    gpus = [] if client else gpus_for(backend, len(chosen), memory)
-    # Refuse impossible requests before anything is written. The choice of `auto` is made later, while files are read.
-    Budget(job.memory, job.threads)
+    gpus = [] if client else gpus_for(backend, len({obs.planet for obs in observations}), memory)
+    # The choice of `auto` is made later, while files are read.
     if not (client or gpus) and (named := backend or os.environ.get("GPUCAL_BACKEND") or "auto") != "auto":
         choose(named)
     stop()  # from now on signals are asked for; before, they raised an exception at any moment
@@ -230,6 +217,77 @@ def run(
                 how = "run it again to continue" + " (without --overwrite, which starts over)" * overwrite
                 log.warning("%s: %s; finished items are kept, %s", summary.stopped, summary.counts, how)
     return summary
+
+
+def prepare(
+    dataset: Dataset,
+    out: Path | None,
+    config: Calibration | None = None,
+    *,
+    planets: Iterable[object] | object | None = None,
+    shard: tuple[int, int] | None = None,
+    backend: str | None = None,
+    dtype: DTypeLike = np.float32,
+    product: str = "cubes",
+    variance: bool = False,
+    workers: int | None = None,
+    memory: int | None = None,
+    overwrite: bool = False,
+    add: bool = False,
+    resume_from: Iterable[str | Path] = (),
+    strict: bool = False,
+) -> tuple[Job, list[Observation]]:
+    """Judge a request as `run` does, before anything is written; ``out`` may be None where it is not known yet.
+
+    Parameters, and the errors of a request that cannot be met, are those of `run`.
+
+    Returns
+    -------
+    job : Job
+        The run's settings.
+    observations : list of Observation
+        What is to be calibrated.
+    """
+    if product not in PRODUCTS:
+        raise ConfigError(f"product = {product!r}: must be one of {', '.join(PRODUCTS)}")
+    chosen = _shard(
+        [*dataset.planets] if planets is None else [*dict.fromkeys(dataset[one].planet for one in ids_in(planets))],
+        shard,
+    )
+    observations = [dataset[p, visit] for p in chosen for visit in dataset.visits(p)]
+    asked = config or Calibration()
+    job = Job(
+        out=out or Path(),
+        config=asked.filled(dataset.layout.preset),
+        dtype=checked_dtype(dtype).name,
+        product=product,
+        variance=variance and product == "cubes",  # light curves have errors anyway
+        backend=backend,
+        threads=checked_threads(workers),
+        memory=memory,
+        overwrite=overwrite,
+        strict=strict,
+        resume_from=tuple(require_records(Path(folder)) for folder in resume_from),
+    )
+    here = [] if out is None else [out]
+    for folder in here:
+        require_outside(dataset, folder)
+    noted = noted_folders([*here, *job.resume_from], job.settings_hash)
+    if here or noted:
+        require_same_dataset(dataset, [*here, *noted], "give another folder", add=add)
+    for folder in job.resume_from:
+        made_with = {record.get("settings") for record in records(folder) if record["status"] == "done"}
+        if job.settings_hash in made_with:
+            require_same_dataset(dataset, [folder], "leave it out of --resume-from", add=add)
+        elif made_with:
+            changes = _changes(Store(folder).settings() or "", job)
+            log.warning("%s: nothing in it counts as done: it has other settings (%s)", folder, changes)
+    job = replace(job, resume_from=(*job.resume_from, *noted))
+    if observations:
+        _check_bins(observations, job.config)
+    # Refuse impossible requests before anything is written.
+    Budget(job.memory, job.threads)
+    return job, observations
 
 
 @contextmanager
@@ -278,15 +336,8 @@ def _begun(job: Job, asked: Calibration) -> Store:
     store = Store(job.out)
 
     def look() -> None:
-        before = store.settings()
-        if before == job.settings and not job.overwrite:
-            return
-        if before and not job.overwrite and any(record["status"] == "done" for record in records(store.path)):
-            raise ConfigError(
-                f"{store.path}: holds results of other settings ({_changes(before, job)}); "
-                f"{_naming(before, job, asked)}give another folder, or --overwrite to make them again"
-            )
-        _remove_light_curves(store)  # if this run is killed, no stack may outlive the old items
+        if require_same_settings(store, job, asked):
+            _remove_light_curves(store)  # if this run is killed, no stack may outlive the old items
 
     try:
         if not store.begin(job.settings, look):
@@ -299,6 +350,19 @@ def _begun(job: Job, asked: Calibration) -> Store:
         store.close()
         raise
     return store
+
+
+def require_same_settings(store: Store, job: Job, asked: Calibration) -> bool:
+    """Raise ConfigError if the folder holds results of other settings; returns whether its items are made anew."""
+    before = store.settings()
+    if before == job.settings and not job.overwrite:
+        return False
+    if before and not job.overwrite and any(record["status"] == "done" for record in records(store.path)):
+        raise ConfigError(
+            f"{store.path}: holds results of other settings ({_changes(before, job)}); "
+            f"{_naming(before, job, asked)}give another folder, or --overwrite to make them again"
+        )
+    return True
 
 
 def _changes(before: str, job: Job) -> str:

@@ -9,7 +9,7 @@ Every switch is data here, and no other code depends on it:
 - dark off: dark is 0;
 - flat off: the divisor is 1;
 - no binning: bins of one pair;
-- a dead pixel, which the notebook leaves alone: dark 0, divisor 1;
+- a dead pixel, which the notebook leaves alone: dark 0, or NaN where it is not known, divisor 1;
 - a mean instead of a sum: the divisor times the pairs;
 - clipping of negatives: a real-valued floor on the count;
 - benign coefficients: the identity and 1;
@@ -41,6 +41,7 @@ class DQ(enum.IntFlag):
     BAD_LINEARITY = 8
     SATURATED = 16
     INTERPOLATED = 32
+    BAD_DARK = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +61,7 @@ class Plan:
     floor : float
         Counts below this are raised to it; 0 does nothing.
     dark : ndarray of float64, shape (pixel,)
-        Dark current, electrons a second.
+        Dark current, electrons a second; NaN where it is not known.
     tau_s : ndarray of float64, shape (bin,)
         Integration time between start and end reads, summed over the bin's pairs, s.
     divisor : ndarray of float64, shape (pixel,)
@@ -68,7 +69,7 @@ class Plan:
     electron : float
         Signal of one electron: 1, or gain² if counts are multiplied by the gain instead of divided.
     read_noise : ndarray of float64, shape (pixel,)
-        Noise of one read, electrons times ``electron``.
+        Noise of one read, electrons times ``electron``; NaN where it is not known.
     saturation : int
         Raw counts at or above this in any used frame saturate a pixel.
     dq : ndarray of uint8, shape (pixel,)
@@ -154,7 +155,7 @@ def make_plan(
     dq = _data_quality(detector, config, frames)
     if config.bad_coefficients == "benign":
         frames = _benign(frames, dq)
-    dead = frames.dead.ravel()
+    dead, dark = frames.dead.ravel(), frames.dark.ravel()
     scale, electron = (adc.gain, adc.gain**2) if config.gain == "multiply" else (1.0 / adc.gain, 1.0)
     divisor = np.where(dead, 1.0, frames.flat.ravel()) if config.flat else np.ones(dead.size)
     return Plan(
@@ -163,7 +164,8 @@ def make_plan(
         pairs_per_bin=pairs_per_bin,
         coefficients=_coefficients(config, frames, scale, adc.offset),
         floor=max(0.0, -adc.offset / scale) if config.clip_negatives else 0.0,
-        dark=np.where(dead, 0.0, frames.dark.ravel()) if config.dark else np.zeros(dead.size),
+        # At a dead pixel the notebook subtracts the same dark from both reads, which cancels, unless it is NaN.
+        dark=np.where(dead & ~np.isnan(dark), 0.0, dark) if config.dark else np.zeros(dead.size),
         tau_s=_integration_steps_s(detector, config, axis, used).reshape(n_bins, pairs_per_bin).sum(axis=1),
         divisor=divisor * pairs_per_bin if config.reduce == "mean" else divisor,
         electron=electron,
@@ -208,6 +210,8 @@ def _data_quality(detector: Detector, config: Calibration, frames: CalibrationFr
         whole = config.hot_clip == "full-frame"
         hot = hot_pixels(frames.whole_dark if whole else frames.dark, config.hot_sigma, config.hot_iterations)
         dq[hot[:, slice(*detector.crop)] if whole else hot] |= np.uint8(DQ.HOT)
+    if config.dark:
+        dq[np.isnan(frames.dark)] |= np.uint8(DQ.BAD_DARK)
     if config.flat:
         dq[~(np.isfinite(frames.flat) & (frames.flat > config.flat_minimum))] |= np.uint8(DQ.BAD_FLAT)
     if config.linearity:
@@ -232,7 +236,7 @@ def hot_pixels(dark: NDArray[np.float64], sigma: float, iterations: int) -> NDAr
     Parameters
     ----------
     dark : ndarray of float64, shape (spatial, wavelength)
-        Dark current. Values that are not finite, which may stand outside the crop, do not count and are hot.
+        Dark current. Values that are not finite do not count, and are hot, as in astropy.
     sigma : float
         Threshold in standard deviations, both ways.
     iterations : int

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from gpucal.hints import did_you_mean, joined, near
+from gpucal.settings.ids import as_id
 
 __all__ = ["duration", "location", "number", "one_of", "part", "planet", "planets", "size", "whole"]
 
@@ -55,9 +56,10 @@ def number(text: str) -> float:
 
 def planet(text: str) -> int:
     """Parse a planet id; 1103775.0 counts as well, as tables with floating-point ids have it."""
-    if not re.fullmatch(r"\d{1,18}(\.0*)?", text, re.ASCII):
+    found = as_id(text)
+    if found is None:
         raise ArgumentTypeError(f"{text!r} is not a planet id (a number such as 100468857)")
-    return int(text.partition(".")[0])
+    return found
 
 
 def planets(text: str) -> list[int]:

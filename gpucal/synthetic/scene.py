@@ -14,6 +14,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
+from gpucal.inputs.calibration_files import read_times_s
 from gpucal.settings.detectors import DETECTORS, Detector
 
 __all__ = [
@@ -143,13 +144,8 @@ def draw_adc(rng: np.random.Generator, layout: str) -> tuple[dict[str, tuple[flo
 
 
 def read_times(detector: Detector, frames: int) -> Float:
-    """Return the time of each read, (frame,), s, for `frames` AIRS-CH0 frames.
-
-    A pair takes 0.1 s to the start read, the exposure, and 0.1 s of reset.
-    """
-    start, end = detector.true_integration_s
-    pairs = np.arange(detector.frames * frames // DETECTORS["AIRS-CH0"].frames // 2) * (end + 2 * start)
-    return np.asarray((pairs[:, None] + np.array([start, 2 * start])).ravel(), dtype=np.float64)
+    """Return the time of each read, (frame,), s, for `frames` AIRS-CH0 frames."""
+    return read_times_s(detector, detector.frames * frames // DETECTORS["AIRS-CH0"].frames // 2 * 2)
 
 
 def wavelengths() -> Float:

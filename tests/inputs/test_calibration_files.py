@@ -223,9 +223,15 @@ BAD: Mapping[str, tuple[Change, str]] = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("change", "says"), BAD.values(), ids=BAD)
-def test_bad_files(folder: Path, kind: str, change: Change, says: str) -> None:
+# Those of which only some are bad.
+ONLY = {"nulls": {"dead"}, "missing": {*KINDS} - {"read"}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "how"), [(kind, how) for kind in KINDS for how in BAD if kind in ONLY.get(how, KINDS)]
+)
+def test_bad_files(folder: Path, kind: str, how: str) -> None:
+    change, says = BAD[how]
     change(folder / f"{kind}.parquet")
     with pytest.raises(InputError) as error:
         opened(folder)
@@ -234,7 +240,7 @@ def test_bad_files(folder: Path, kind: str, change: Change, says: str) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "stored"),
-    [*((kind, pa.bool_()) for kind in KINDS if kind != "dead"), ("dead", pa.float64()), ("dead", pa.int8())],
+    [*((kind, pa.bool_()) for kind in KINDS if kind != "dead"), ("dead", pa.string()), ("dead", pa.decimal128(5))],
     ids=str,
 )
 def test_wrong_types(folder: Path, kind: str, stored: pa.DataType) -> None:
@@ -252,7 +258,7 @@ def test_no_calibration_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "value"),
-    [("dark", math.nan), ("dark", math.inf), ("read", math.nan), ("read", math.inf), ("read", -1e-9)],
+    [("dark", math.inf), ("dark", -math.inf), ("read", math.inf), ("read", -1e-9)],
 )
 def test_values_that_are_refused_inside_the_crop_only(folder: Path, kind: str, value: float) -> None:
     arrays = drawn()
@@ -265,10 +271,10 @@ def test_values_that_are_refused_inside_the_crop_only(folder: Path, kind: str, v
 
 
 LET_THROUGH = {
-    "dark": [0.0, -5.0],
+    "dark": [0.0, -5.0, math.nan],
     "flat": [0.0, -1.0, math.nan, math.inf],
     "linear_corr": [0.0, math.nan, math.inf],
-    "read": [0.0],
+    "read": [0.0, math.nan],
 }
 
 

@@ -141,7 +141,7 @@ def test_in(finished: Path, key: object) -> None:
     assert key in gpucal.open_results(finished)
 
 
-NOT_IN = [5, -17, "17", None, 17.5, (17, 1), (17,), (), (17, 0, "FGS1"), ("17", 0), 10**400, np.nan]
+NOT_IN = [5, -17, "18", None, 17.5, (17, 1), (17,), (), (17, 0, "FGS1"), ("18", 0), 10**400, np.nan]
 UNHASHABLE = [[17, 0], [17], {17: 0}, ([17], 0), np.array(17), np.array([17]), np.array([17, 0]), slice(17, [0])]
 
 

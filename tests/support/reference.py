@@ -34,12 +34,15 @@ class Reference:
         where the flat step is off. It is NaN or infinite only where P(n) itself is.
     dead, hot : numpy.ndarray
         (rows, cropped width) bool. ``hot`` is the clipped dark's mask, whether masking is on or off.
+    bad_dark : numpy.ndarray
+        (rows, cropped width) bool: a dark without a value, which makes every bin NaN.
     """
 
     signal: np.ndarray
     scale: np.ndarray
     dead: np.ndarray
     hot: np.ndarray
+    bad_dark: np.ndarray
 
 
 def adc(
@@ -309,7 +312,7 @@ def calibrate(
         signal = divide_flat(signal, flat, dead)
     if transpose:
         signal, scale = signal.transpose(0, 2, 1), scale.transpose(0, 2, 1)
-    return Reference(np.ascontiguousarray(signal), np.ascontiguousarray(scale), dead.copy(), hot)
+    return Reference(np.ascontiguousarray(signal), np.ascontiguousarray(scale), dead.copy(), hot, dark != dark)
 
 
 def assert_close(actual: np.ndarray, reference: Reference, rtol: float = 1e-9) -> None:

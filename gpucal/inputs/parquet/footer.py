@@ -35,7 +35,7 @@ from gpucal.inputs.parquet.thrift import (
     parse_structs,
 )
 
-__all__ = ["MAGIC", "MOST_FOR_ARROW", "Footer", "check_length", "end_of", "parse_footer"]
+__all__ = ["MAGIC", "MOST_FOR_ARROW", "Footer", "check_length", "end_of", "footer_length", "parse_footer"]
 
 MAGIC = b"PAR1"
 """The mark at the beginning and the end of a Parquet file."""
@@ -126,11 +126,10 @@ class Footer:
     dictionary: NDArray[np.int64]
 
 
-def end_of(file: BinaryIO, path: Path) -> bytes:
-    """Read a Parquet file's end: its footer, the footer's length and the closing mark.
+def footer_length(file: BinaryIO, path: Path) -> int:
+    """Read the length of a Parquet file's footer from its last bytes.
 
-    Files that are not Parquet, are encrypted, or have a footer with too many bytes or columns to parse are refused
-    first.
+    Files that are not Parquet, are encrypted, or have a footer with too many bytes to parse are refused.
     """
     size = file.seek(0, 2)
     file.seek(max(size - 8, 0))
@@ -147,15 +146,25 @@ def end_of(file: BinaryIO, path: Path) -> bytes:
     if tail[4:] != MAGIC or length > size - 12:
         raise InputError("is not a complete Parquet file (truncated or overwritten)", AGAIN, path)
     check_length(length, _MOST_BYTES, path)
-    file.seek(size - 8 - length)
-    footer = file.read(length)
+    return length
+
+
+def end_of(file: BinaryIO, path: Path) -> bytes:
+    """Read a Parquet file's end: its footer, the footer's length and the closing mark.
+
+    Files that `footer_length` refuses, or that have a footer with too many columns to parse, are refused first.
+    """
+    length = footer_length(file, path)
+    file.seek(-8 - length, 2)
+    end = file.read(length + 8)
+    footer = end[:-8]
     try:
         columns = _count_columns(StructReader(footer, 0, len(footer)))
     except Unreadable as error:
         raise InputError(f"is not a readable Parquet file: its footer {error}", AGAIN, path) from error
     if columns > _MOST_COLUMNS:
         raise InputError(f"has {columns:,} columns, expected at most {_MOST_COLUMNS:,}", AGAIN, path)
-    return footer + tail
+    return end
 
 
 def check_length(length: int, most: int, path: Path) -> None:

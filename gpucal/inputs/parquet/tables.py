@@ -26,7 +26,7 @@ __all__ = ["pixel_columns", "read_columns"]
 
 
 def pixel_columns(names: Sequence[str], pandas: bytes) -> NDArray[np.intp]:
-    """Find the columns that hold pixels: all but index columns that pandas wrote.
+    """Find the columns that hold pixels: all but index columns that pandas wrote, also if its notes are lost since.
 
     Names ``column_0`` to ``column_(n-1)``, or ``0`` to ``n-1``, give the order of the pixels, as some libraries save
     columns sorted by name. With any other names, the order in the file is the order of the pixels.
@@ -43,7 +43,8 @@ def pixel_columns(names: Sequence[str], pandas: bytes) -> NDArray[np.intp]:
     ndarray of intp, shape (pixel,)
         Positions in the file, in the order of the pixels.
     """
-    names, index = tuple(names), _pandas_index(pandas)
+    names = tuple(names)
+    index = _pandas_index(pandas) | {name for name in names if name.startswith("__index_level_")}
     positions = np.arange(len(names))
     if index:
         positions = np.array([i for i, name in enumerate(names) if name not in index], dtype=np.intp)
