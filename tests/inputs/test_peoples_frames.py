@@ -251,7 +251,19 @@ def in_front(frame: pd.DataFrame) -> pa.Table:
     return table.select([table.num_columns - 1, *range(table.num_columns - 1)])
 
 
-INDICES = {made.__name__: made for made in (pandas_index, named_index, two_indices, without_notes, in_front)}
+def reset(frame: pd.DataFrame) -> pa.Table:
+    return pa.Table.from_pandas(frame.reset_index())
+
+
+def by_csv(frame: pd.DataFrame) -> pa.Table:
+    """As `to_csv` and `read_csv` without an index give it."""
+    frame = frame.copy()
+    frame.insert(0, "Unnamed: 0", np.arange(len(frame)))
+    return pa.Table.from_pandas(frame)
+
+
+HOW = (pandas_index, named_index, two_indices, without_notes, in_front, reset, by_csv)
+INDICES = {made.__name__: made for made in HOW}
 
 
 @pytest.mark.parametrize("how", INDICES)

@@ -166,7 +166,7 @@ def page() -> str:
     parts = [_HEAD]
     for kind in KINDS:
         rows = "\n".join(f"| {what} | {becomes} |" for what, becomes in kind.rows)
-        parts.append(f"\n## {kind.title}\n\n| you have | gpucal |\n|---|---|\n{rows}\n")
+        parts.append(f"\n## {kind.title}\n\n| what you have | what becomes of it |\n|---|---|\n{rows}\n")
     return "".join(parts)
 
 
