@@ -8,10 +8,12 @@ them all. Cropped uint16 counts are uploaded; binned electrons are downloaded, o
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, cached_property, partial
+from importlib.metadata import distributions
 from queue import Empty, SimpleQueue
 from types import ModuleType
 from typing import Any
@@ -22,6 +24,7 @@ from numpy.typing import NDArray
 from gpucal.backends import Backend, Destination
 from gpucal.backends.agreement import difference
 from gpucal.errors import BackendUnavailable, BrokenDevice, DeviceError, DeviceMemoryError
+from gpucal.hints import joined
 from gpucal.kernels import ROW, THREADS, calibrate_grid, source
 from gpucal.science.plan import Plan
 from gpucal.science.steps import Array
@@ -30,8 +33,9 @@ __all__ = ["connect", "split"]
 
 log = logging.getLogger(__name__)
 
-# Errors of importing CuPy: it makes a folder for compiled kernels, and wheels for another NumPy fail in odd ways.
-_IMPORT = (ImportError, OSError, ValueError, AttributeError, RuntimeError)
+# Errors of importing CuPy: it makes a folder for compiled kernels, wheels for another NumPy fail in odd ways, and two
+# wheels side by side are a warning, which may be an error here.
+_IMPORT = (ImportError, OSError, ValueError, AttributeError, RuntimeError, Warning)
 
 _OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation, which pinned allocations raise
 
@@ -299,10 +303,9 @@ def _gpu() -> _Gpu:
     try:
         import cupy
     except _IMPORT as error:
-        reason = str(error).partition("\n")[0]
-        raise BackendUnavailable(
-            f'backend \'cupy\' cannot be imported ({reason}); pip install "gpucal[cuda12]" or "gpucal[cuda13]"'
-        ) from error
+        lines = (line.strip() for line in str(error).splitlines())
+        reason = next((line for line in lines if line.strip("-")), type(error).__name__)
+        raise BackendUnavailable(f"backend 'cupy' cannot be imported ({reason}); {_mend(error)}") from error
     with _explained():
         if not cupy.cuda.runtime.getDeviceCount():
             raise BackendUnavailable("backend 'cupy': no GPU is visible; see CUDA_VISIBLE_DEVICES")
@@ -324,8 +327,27 @@ def _explained() -> Iterator[None]:
         raise BackendUnavailable(f"backend 'cupy': a kernel does not compile: {_line(error)}") from error
     except RuntimeError as error:  # CUDARuntimeError without driver or device, DynamicLibNotFoundError without NVRTC
         raise BackendUnavailable(
-            f"backend 'cupy': {_line(error)}; it needs an NVIDIA driver, a GPU and NVRTC (cupy-cuda12x[ctk])"
+            f"backend 'cupy': {_line(error)}; it needs an NVIDIA driver{_newer(error)}, a GPU and NVRTC "
+            "(cupy-cuda12x[ctk])"
         ) from error
+
+
+def _mend(error: Exception) -> str:
+    """Return what makes CuPy importable."""
+    wheels = sorted({name for one in distributions() if re.fullmatch(r"cupy(-.*)?", name := one.name.lower())})
+    if len(wheels) > 1:
+        return f"{joined(wheels, 'and')} are installed together: pip uninstall all but one"
+    if isinstance(error, OSError) and error.errno is not None:
+        return "let CUPY_CACHE_DIR name a folder that can be written"
+    return 'pip install "gpucal[cuda12]" or "gpucal[cuda13]"'
+
+
+def _newer(error: Exception) -> str:
+    """Say which driver is too old; CuPy's error is the same where there is none."""
+    import cupy
+
+    version = cupy.cuda.runtime.driverGetVersion() if "nsufficient" in str(error) else 0
+    return f" newer than the one here, which is for CUDA {version // 1000}.{version % 1000 // 10}" if version else ""
 
 
 def _refuse_unless(agrees: bool, gpu: _Gpu, worst: float) -> None:

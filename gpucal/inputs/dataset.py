@@ -374,7 +374,7 @@ class Dataset:
     def _axis_of(self, detector: Detector) -> Axis:
         if detector not in self._axes:
             path = self.path / _AXES
-            self._axes[detector] = read_axis(path, detector) if path.exists() else documented_axis(detector)
+            self._axes[detector] = read_axis(path, detector) if path.is_file() else documented_axis(detector)
         return self._axes[detector]
 
 

@@ -257,20 +257,19 @@ def fingerprint_of(path: Path) -> str:
         raise _unreadable(error, path) from error
 
 
-def ends_of(path: Path, name: str) -> tuple[int, int]:
-    """Return the bytes of a Parquet file and of its footer, judged by its first and last bytes alone.
+def ends_of(path: Path, name: str) -> tuple[int, int, bool]:
+    """Return the bytes of a Parquet file and of its footer, and whether it begins with the mark that it should have.
 
-    Raises InputError if the file is missing or not Parquet by its ends; ``name`` is its kind, for messages.
+    Raises InputError if the file is missing or not Parquet by its last bytes; ``name`` is its kind, for messages.
     """
     try:
         with open_regular(path) as file:
             length, size = footer_length(file, path), file.seek(0, 2)
             file.seek(0)
-            if file.read(4) != MAGIC:
-                raise InputError("does not begin as a Parquet file does", AGAIN, path)
+            is_marked = file.read(4) == MAGIC
     except OSError as error:
         raise missing(path, name) if isinstance(error, FileNotFoundError) else _unreadable(error, path) from error
-    return size, length
+    return size, length, is_marked
 
 
 def _fingerprint(end: bytes, size: int) -> str:

@@ -205,6 +205,7 @@ class _Look:
     footers: dict[tuple[int, int, str], int] = field(default_factory=dict)
     inputs: dict[tuple[int, int, str], str] = field(default_factory=dict)
     axes: dict[str, InputError | None] = field(default_factory=dict)
+    unmarked: set[tuple[int, int, str]] = field(default_factory=set)
 
     def at(self, items: list[Item]) -> dict[str, Opened]:
         """Look at all items, and return an opened one of each detector."""
@@ -248,8 +249,11 @@ class _Look:
         """Judge an item's files by their ends."""
         obs, detector = item.obs, item.detector
         try:
-            self.sizes[_key(item)], self.footers[_key(item)] = ends_of(obs.signal_path(detector), "signal file")
-            self.found.bytes += self.sizes[_key(item)]
+            size, footer, is_marked = ends_of(obs.signal_path(detector), "signal file")
+            self.sizes[_key(item)], self.footers[_key(item)] = size, footer
+            self.found.bytes += size
+            if not is_marked:
+                self.unmarked.add(_key(item))
             paths = calibration_paths(obs.calibration_path(detector))
             for path in paths.values():
                 ends_of(path, "calibration file")
@@ -295,6 +299,7 @@ class _Look:
         return {
             **_apart(footers, "has a footer of {value:,} bytes, where most have {usual:,}", _UNLIKE),
             **_apart(sizes, "has {value:,} bytes, where most have {usual:,}", _UNLIKE),
+            **dict.fromkeys(self.unmarked & keys, "does not begin as a Parquet file does; it may be damaged"),
         }
 
 

@@ -279,7 +279,8 @@ def _write_columns(path: Path, columns: NDArray[np.generic]) -> None:
     """Write (column, row) of a calibration file as ``column_0``, ``column_1``, ...; the array is not copied."""
     table = pa.Table.from_arrays([pa.array(c) for c in columns], names=[f"column_{k}" for k in range(len(columns))])
     options = {"compression": "zstd", "compression_level": 1, "write_statistics": False, "store_schema": False}
-    pq.write_table(table, path, row_group_size=columns.shape[1], **options)
+    with path.open("wb") as stream:  # pyarrow takes no path that is not UTF-8
+        pq.write_table(table, stream, row_group_size=columns.shape[1], **options)
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -356,7 +357,8 @@ class _Job:
         }
         rows = max(column.size for column in columns.values())
         padded = {name: np.pad(c, (0, rows - c.size), constant_values=np.nan) for name, c in columns.items()}
-        pq.write_table(pa.table(padded), self.out / "axis_info.parquet", compression="zstd")
+        with (self.out / "axis_info.parquet").open("wb") as stream:
+            pq.write_table(pa.table(padded), stream, compression="zstd")
 
     def _frames(self, detector: Detector, planet: Path, split: str, key: tuple[int, int, int]) -> Frames:
         """Write one detector's calibration folder and return its frames."""

@@ -89,6 +89,14 @@ def test_names_that_are_not_utf_8(name: str, old: Made, tmp_path: Path, capsys: 
     assert gpucal.open_results(more).light_curves().shape == (1, 4, 283)
 
 
+@pytest.mark.parametrize("name", ODD)
+def test_synthetic_data_there(name: str, tmp_path: Path) -> None:
+    raw = tmp_path / os.fsdecode(ODD[name])
+    assert main(["synth", str(raw), "--frames=2"]) == 0
+    assert len(gpucal.open_dataset(raw)) == 1
+    assert main(["check", str(raw), "--bin=AIRS=1,FGS1=1"]) == 0
+
+
 WORDS = {
     "short": ["--bin", "AIRS=30"],
     "small": ["--bin", "airs-ch0=30"],

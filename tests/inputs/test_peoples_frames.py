@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from astropy.io import fits
 from conftest import BINS, CONFIG, Made
+from emulator import standin
 from formulas import available, run
 from hostile import ADCS, SMALL, Observation, observe, write_table
 from hostile import BINS as SMALL_BINS
@@ -72,6 +73,14 @@ def test_gaps_are_what_the_oracle_makes_of_them(detector: str, wish: dict[str, o
     np.testing.assert_array_equal(dq & DQ.BAD_DARK != 0, expected.bad_dark & config.dark)
     lost = np.isnan(expected.signal).all(axis=0).T
     assert lost[expected.bad_dark].all() == config.dark
+
+
+@pytest.mark.parametrize("wish", GAPPY[:2], ids=str)
+def test_gaps_on_the_stand_in_of_a_gpu(device: standin.Machine, wish: dict[str, object]) -> None:
+    config = Calibration(**{"integration": "notebook"} | wish)
+    obs = with_gaps(observe(SMALL["AIRS-CH0"], 60, ADCS["2024"], seed=3))
+    assert_close(run(obs, config, "cupy"), obs.reference(config))
+    assert device.launches > 0
 
 
 def test_a_gap_in_the_read_noise_changes_the_variance_alone() -> None:
@@ -251,7 +260,19 @@ def in_front(frame: pd.DataFrame) -> pa.Table:
     return table.select([table.num_columns - 1, *range(table.num_columns - 1)])
 
 
-INDICES = {made.__name__: made for made in (pandas_index, named_index, two_indices, without_notes, in_front)}
+def reset(frame: pd.DataFrame) -> pa.Table:
+    return pa.Table.from_pandas(frame.reset_index())
+
+
+def by_csv(frame: pd.DataFrame) -> pa.Table:
+    """As `to_csv` and `read_csv` without an index give it."""
+    frame = frame.copy()
+    frame.insert(0, "Unnamed: 0", np.arange(len(frame)))
+    return pa.Table.from_pandas(frame)
+
+
+HOW = (pandas_index, named_index, two_indices, without_notes, in_front, reset, by_csv)
+INDICES = {made.__name__: made for made in HOW}
 
 
 @pytest.mark.parametrize("how", INDICES)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -23,6 +24,10 @@ from gpucal.inputs.parquet.footer import MOST_FOR_ARROW, check_length, end_of
 from gpucal.inputs.parquet.pages import page_table, read_footer
 
 __all__ = ["pixel_columns", "read_columns"]
+
+
+# Names that pandas gives to an index that is saved: as an index, by reset_index(), and by way of CSV.
+_INDEX = re.compile(r"__index_level_\d+__|index|level_\d+|Unnamed: \d+")
 
 
 def pixel_columns(names: Sequence[str], pandas: bytes) -> NDArray[np.intp]:
@@ -44,7 +49,7 @@ def pixel_columns(names: Sequence[str], pandas: bytes) -> NDArray[np.intp]:
         Positions in the file, in the order of the pixels.
     """
     names = tuple(names)
-    index = _pandas_index(pandas) | {name for name in names if name.startswith("__index_level_")}
+    index = _pandas_index(pandas) | {n for n in names if not n.startswith("column_") and _INDEX.fullmatch(n)}
     positions = np.arange(len(names))
     if index:
         positions = np.array([i for i, name in enumerate(names) if name not in index], dtype=np.intp)
