@@ -25,7 +25,7 @@ from gpucal.backends import PREFERENCE, Backend, load
 from gpucal.errors import BackendUnavailable
 from gpucal.inputs.calibration_files import Adc, Axis, CalibrationFrames
 from gpucal.pipeline.machine import usable_cores
-from gpucal.pipeline.memory import BLOCK
+from gpucal.pipeline.memory import COUNT_BLOCK
 from gpucal.pipeline.stream import pixel_blocks
 from gpucal.science.plan import Plan, make_plan
 from gpucal.settings.calibration import Calibration
@@ -70,7 +70,7 @@ class Case:
             backend.bin_counts(self.plan, pixels, self.counts[pixels], out[pixels])
 
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(work, pixel_blocks(self.plan, np.full(self.plan.n_pixels, 2 * self.frames), BLOCK)))
+            list(pool.map(work, pixel_blocks(self.plan, np.full(self.plan.n_pixels, 2 * self.frames), COUNT_BLOCK)))
         return out.T
 
 

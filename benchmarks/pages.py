@@ -28,7 +28,7 @@ from gpucal.backends import load
 from gpucal.inputs.parquet.layout import AT, DICTIONARY, KIND, PADDING, SIZE, TO, WANTED
 from gpucal.inputs.parquet.pages import page_table
 from gpucal.inputs.signal_file import Loaded, open_signal
-from gpucal.pipeline.memory import PAGES
+from gpucal.pipeline.memory import PAGE_BLOCK
 from gpucal.pipeline.stream import pixel_blocks
 from gpucal.science.plan import Plan, make_plan
 from gpucal.settings.calibration import Calibration
@@ -104,7 +104,7 @@ def once(obs: package.Observation, detector: Detector, threads: int) -> dict[str
     loaded = signal.load(buffer)  # into memory that is in use already
     found["read and table of pages"] = time.thread_time() - start
     found["of which table"] = timed(lambda: page_table(buffer.getvalue(), signal.footer, signal.columns, path))
-    stages, blocks = Stages(plan, loaded), list(pixel_blocks(plan, loaded.table.sizes, PAGES))
+    stages, blocks = Stages(plan, loaded), list(pixel_blocks(plan, loaded.table.sizes, PAGE_BLOCK))
     for pixels in blocks:
         stages.block(pixels)
     found |= {**stages.seconds, "pages for pyarrow's codec": stages.left}

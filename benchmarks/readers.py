@@ -31,7 +31,7 @@ from gpucal import Calibration, open_dataset
 from gpucal.backends import load
 from gpucal.inputs.signal_file import Loaded, open_signal
 from gpucal.pipeline.machine import usable_cores
-from gpucal.pipeline.memory import BLOCK, PAGES
+from gpucal.pipeline.memory import COUNT_BLOCK, PAGE_BLOCK
 from gpucal.pipeline.stream import pixel_blocks
 from gpucal.science.plan import Plan, make_plan
 from gpucal.settings.detectors import DETECTORS, Detector
@@ -66,13 +66,13 @@ def encode(original: pa.Table, encoding: Encoding, path: Path) -> None:
         pq.write_table(original, path, row_group_size=size, **encoding.options)
 
 
-def by_gpucal(plan: Plan, loaded: Loaded) -> None:
+def by_gpucal(plan: Plan, loaded: Loaded, *, by_pages: bool) -> None:
     """Bin pages, or decode counts, as a run does, and drop the results."""
     bin_pages = load("numba").bin_pages
     assert bin_pages is not None
-    by_pages = loaded.metadata is None
+    by_pages = by_pages and not loaded.table.unfit
     sizes = loaded.table.sizes if by_pages else np.full(plan.n_pixels, 2 * loaded.table.n_rows)
-    blocks = iter(list(pixel_blocks(plan, sizes, PAGES if by_pages else BLOCK)))
+    blocks = iter(list(pixel_blocks(plan, sizes, PAGE_BLOCK if by_pages else COUNT_BLOCK)))
 
     def work() -> None:
         if by_pages:
@@ -93,8 +93,8 @@ def ways(plan: Plan, path: Path) -> dict[str, Callable[[], object]]:
     positions = signal.columns.tolist()
     names = [signal.footer.names[position] for position in positions]
     return {
-        "gpucal, pages to bins": partial(by_gpucal, plan, signal.load()),
-        "gpucal, counts by pyarrow": partial(by_gpucal, plan, signal.load(pages=False)),
+        "gpucal, pages to bins": partial(by_gpucal, plan, signal.load(), by_pages=True),
+        "gpucal, counts by pyarrow": partial(by_gpucal, plan, signal.load(), by_pages=False),
         "Polars, all at once": lambda: pl.read_parquet(data, columns=positions).to_numpy(order="fortran").T,
         "pyarrow, all at once": lambda: np.stack(
             [column.to_numpy() for column in pq.ParquetFile(pa.BufferReader(data)).read(columns=names).columns]

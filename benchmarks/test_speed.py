@@ -12,7 +12,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 import gpucal
 from gpucal.backends import load
 from gpucal.inputs.signal_file import open_signal
-from gpucal.pipeline.memory import BLOCK, PAGES
+from gpucal.pipeline.memory import COUNT_BLOCK, PAGE_BLOCK
 from gpucal.pipeline.stream import pixel_blocks
 from gpucal.settings.detectors import DETECTORS
 from gpucal.synthetic.competition import synthesize
@@ -41,9 +41,9 @@ def test_decoding(benchmark: BenchmarkFixture, dataset: gpucal.Dataset, detector
     obs = dataset[dataset.planets[0]]
     signal = open_signal(obs.signal_path(facts), facts)
     plan = gpucal.calibrate(obs, detector).plan
-    loaded, bin_pages = signal.load(pages=way == "pages"), load("numba").bin_pages
+    loaded, bin_pages = signal.load(), load("numba").bin_pages
     sizes = loaded.table.sizes if way == "pages" else np.full(plan.n_pixels, 2 * signal.n_frames)
-    blocks = list(pixel_blocks(plan, sizes, PAGES if way == "pages" else BLOCK))
+    blocks = list(pixel_blocks(plan, sizes, PAGE_BLOCK if way == "pages" else COUNT_BLOCK))
     assert bin_pages is not None
     out = np.empty((plan.n_pixels, plan.n_bins))
 

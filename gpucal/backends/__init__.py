@@ -47,14 +47,23 @@ class Pages:
         Decompressed by pyarrow's codec, and decoded by gpucal.
     arrow : int
         Wholly by pyarrow.
+    seconds : float
+        Time that decompressing took, or decoding by pyarrow.
     """
 
     own: int = 0
     codec: int = 0
     arrow: int = 0
+    seconds: float = 0.0
 
     def __add__(self, more: Pages) -> Pages:
-        return Pages(self.own + more.own, self.codec + more.codec, self.arrow + more.arrow)
+        seconds = self.seconds + more.seconds
+        return Pages(self.own + more.own, self.codec + more.codec, self.arrow + more.arrow, seconds)
+
+    @property
+    def ways(self) -> dict[str, int]:
+        """Pages by the way they went."""
+        return {"own": self.own, "codec": self.codec, "arrow": self.arrow}
 
     def __str__(self) -> str:
         total = max(1, self.own + self.codec + self.arrow)
@@ -88,15 +97,15 @@ class Destination:
     ----------
     allocate : callable
         Makes an array for a result (time, wavelength, spatial), of a shape and dtype.
-    bin_counts, bin_pages : callable
-        Those of a backend, but for what they fill: (bin, pixel), part of such an array.
+    place_counts, place_pages : callable
+        A backend's ``bin_counts`` and ``bin_pages``, but for what they fill: (bin, pixel), part of such an array.
     change : callable
         Calls a function on a result, in the memory where that is.
     """
 
     allocate: Callable[[tuple[int, ...], np.dtype[Any]], Array]
-    bin_counts: Callable[[Plan, slice, NDArray[np.uint16], Array], NDArray[np.bool_]]
-    bin_pages: Callable[[Plan, slice, Loaded, Array], tuple[NDArray[np.bool_], Pages]] | None
+    place_counts: Callable[[Plan, slice, NDArray[np.uint16], Array], NDArray[np.bool_]]
+    place_pages: Callable[[Plan, slice, Loaded, Array], tuple[NDArray[np.bool_], Pages]] | None
     change: Callable[[Array, Callable[[Array], None]], None]
 
 

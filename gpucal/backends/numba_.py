@@ -16,7 +16,10 @@ __all__ = ["connect"]
 
 
 def connect() -> Backend:
-    """Compile the formula, or load it from the cache; `BackendUnavailable` is raised without Numba."""
+    """Compile the formula for pages, or load it from the cache; that for counts is compiled when it is first needed.
+
+    `BackendUnavailable` is raised without Numba.
+    """
     try:
         import numba
 

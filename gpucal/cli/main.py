@@ -360,21 +360,22 @@ def _info(arguments: argparse.Namespace) -> int:
         _say(
             f"{dataset.path}: {dataset.layout.name} layout, {len(dataset.planets)} planets, {len(dataset)} observations"
         )
-        for obs, detector in product(islice(dataset, 1), DETECTORS):
-            _say(f"{detector} of planet {obs.planet}: {_pages_of(obs, detector)}")
         for obs in dataset:
             _say(f"  {obs.split} {obs.planet} visit {obs.visit}")
+        for obs, detector in product(islice(dataset, 1), DETECTORS):
+            _say(_pages_of(obs, detector))
     return DONE
 
 
 def _pages_of(obs: Observation, detector: str) -> str:
     """Say how the pages of an observation's file are decoded, or why they cannot be."""
-    from gpucal.errors import InputError
+    from gpucal.errors import DeviceError, InputError
     from gpucal.pipeline.calibrate import decoded_pages
+    from gpucal.settings.detectors import DETECTORS
 
     try:
-        return f"pages {decoded_pages(obs, detector)}"
-    except InputError as error:
+        return f"pages of {obs.where(DETECTORS[detector])}: {decoded_pages(obs, detector)}"
+    except (InputError, DeviceError) as error:
         return str(error)
 
 

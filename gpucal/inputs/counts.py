@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Iterable, Iterator
@@ -37,10 +38,15 @@ def takes_pages() -> bool:
     """
     reader = os.environ.get("GPUCAL_READER") or "auto"
     if reader == "polars":
-        log.warning("GPUCAL_READER=polars: gpucal decodes pages itself since version 0.2; unset it")
+        _warn_of_polars()
     elif reader not in ("auto", "pyarrow"):
         raise ConfigError(f"GPUCAL_READER = {reader!r}: must be auto or pyarrow")
     return reader != "pyarrow"
+
+
+@functools.cache
+def _warn_of_polars() -> None:
+    log.warning("GPUCAL_READER=polars: gpucal decodes pages itself since version 0.2; unset it")
 
 
 def parse_metadata(end: bytes, path: Path) -> pq.FileMetaData:

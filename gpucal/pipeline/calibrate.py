@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import chain, islice, repeat
 from numbers import Integral
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -14,7 +17,7 @@ from gpucal.errors import ConfigError, InputError
 from gpucal.inputs.dataset import Observation
 from gpucal.pipeline.calibrated import Calibrated
 from gpucal.pipeline.machine import usable_cores
-from gpucal.pipeline.stream import Item, Pipeline, open_items
+from gpucal.pipeline.stream import AHEAD, Item, Pipeline, open_items
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import DETECTORS
 
@@ -104,17 +107,35 @@ def stream(
     kind, threads = checked_dtype(dtype), checked_threads(workers)
     asked = config or Calibration()
     settings = ((obs, asked.filled(obs.dataset.layout.preset)) for obs in observations)
-    items = (Item(obs, chosen.cropped(DETECTORS[detector]), chosen) for obs, chosen in settings)
-    chosen = choose("cupy" if device and backend is None else backend)
-    with Pipeline(open_items(items), chosen, dtype=kind, threads=threads, memory=memory, device=device) as pipeline:
+    items = (Item(obs, filled.cropped(DETECTORS[detector]), filled) for obs, filled in settings)
+    # This thread asks the caller's iterable, which may belong to it; the pipeline's reader opens what it gives.
+    waiting: SimpleQueue[Item | None] = SimpleQueue()
+    for item in islice(chain(items, repeat(None)), AHEAD):  # None is the end
+        waiting.put(item)
+    computes = choose("cupy" if device and backend is None else backend)
+    opened = open_items(iter(waiting.get, None))
+    with (
+        Pipeline(opened, computes, dtype=kind, threads=threads, memory=memory, device=device) as pipeline,
+        _ended(waiting),
+    ):
         for outcome in pipeline.outcomes():
             result = outcome.result
             del outcome
+            waiting.put(next(items, None))
             if isinstance(result, InputError):
                 raise result
             assert result is not None  # every item is wanted here
             yield result
             del result  # the caller alone holds it while the next one is made
+
+
+@contextmanager
+def _ended(waiting: SimpleQueue[Item | None]) -> Iterator[None]:
+    """Have a reader that waits for items find the end, however this ends."""
+    try:
+        yield
+    finally:
+        waiting.put(None)
 
 
 def decoded_pages(obs: Observation, detector: str) -> Pages:

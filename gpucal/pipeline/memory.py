@@ -10,9 +10,10 @@ from threading import Condition
 
 from gpucal.errors import ConfigError, InputError
 from gpucal.inputs.parquet.layout import COLUMNS
+from gpucal.inputs.parquet.pages import most_bytes
 from gpucal.inputs.signal_file import Signal
 
-__all__ = ["BLOCK", "DEFAULT_MEMORY", "PAGES", "PROCESS", "THREAD", "Budget", "working_bytes"]
+__all__ = ["COUNT_BLOCK", "DEFAULT_MEMORY", "PAGE_BLOCK", "PROCESS", "THREAD", "Budget", "working_bytes"]
 
 DEFAULT_MEMORY = 650_000_000
 """Default limit of the peak resident memory, bytes; an item that needs more is still calibrated, alone."""
@@ -20,15 +21,18 @@ DEFAULT_MEMORY = 650_000_000
 # Bytes that the process holds beside items: interpreter, libraries, freed memory that allocators keep.
 PROCESS = 290_000_000
 
+# Bytes of a footer whose parsing is part of these: those of AIRS-CH0 with one row group have 1.2 MB.
+_FOOTER = 2**21
+
 # Bytes of a block of pixels. Decompressed pages stay in a core's second cache. Raw counts are enough to make a call's
 # overhead negligible, and few beside the result.
-PAGES, BLOCK = 2**19, 6 * 2**20
+PAGE_BLOCK, COUNT_BLOCK = 2**19, 6 * 2**20
 
 # Bytes that a thread holds beside its block: a dictionary, tables of Huffman codes, a stack.
 THREAD = 4_000_000
 
 
-def working_bytes(signal: Signal, threads: int, *, pages: bool) -> int:
+def working_bytes(signal: Signal, threads: int, *, by_pages: bool) -> int:
     """Return the bytes that an item needs beside its file and its result.
 
     Parameters
@@ -37,8 +41,8 @@ def working_bytes(signal: Signal, threads: int, *, pages: bool) -> int:
         Its file.
     threads : int
         Threads that bin.
-    pages : bool
-        Whether pages can be binned without their counts; otherwise, and if the footer tells that they are of another
+    by_pages : bool
+        Whether pages are binned without their counts; otherwise, and if the footer tells that they are of another
         kind, pyarrow decodes them.
 
     Returns
@@ -47,12 +51,14 @@ def working_bytes(signal: Signal, threads: int, *, pages: bool) -> int:
         Bytes.
     """
     footer = signal.footer
-    if pages and signal.by_pages:
+    if by_pages and signal.by_pages:
         longest = int(footer.uncompressed[:, signal.columns].sum(axis=0).max(initial=0))
+        longest = min(longest, most_bytes(footer))  # a footer may say anything
         table = 2 * 8 * COLUMNS * 2 * footer.rows.size * signal.columns.size  # and what it is made from
-        return table + threads * (max(PAGES, longest) + 2 * footer.n_rows)
+        parsing = 8 * max(0, signal.footer_size - _FOOTER)
+        return table + parsing + threads * (max(PAGE_BLOCK, longest) + 2 * footer.n_rows)
     # A block as a table, in one piece, and its pages; 19 MB for the 1.2 MB that are the footer of AIRS-CH0.
-    return 16 * signal.footer_size + threads * 4 * max(BLOCK, 2 * footer.n_rows)
+    return 16 * signal.footer_size + threads * 4 * max(COUNT_BLOCK, 2 * footer.n_rows)
 
 
 class Budget:
@@ -77,9 +83,12 @@ class Budget:
         self._spare: list[BytesIO] = []
         self._changed = Condition()
 
-    def acquire(self, wanted: int, path: Path, check_alive: Callable[[], None]) -> BytesIO | None:
+    def acquire(
+        self, wanted: int, path: Path, check_alive: Callable[[], None], size: int | None = None
+    ) -> BytesIO | None:
         """Wait until so many bytes are free, or nothing is in use; returns a buffer to use again, if there is one.
 
+        The buffer is the one whose size is nearest to ``size``.
         ``check_alive`` is called while waiting, and may raise to end the wait. Raises InputError, naming ``path``, if
         the bytes can never be free, and CancelledError after `close`.
         """
@@ -97,7 +106,9 @@ class Budget:
                 raise CancelledError
             self._used += wanted
             # The nearest in size: a larger file would move into new memory, and a smaller one leave some unused.
-            nearest = min(self._spare, key=lambda buffer: abs(buffer.getbuffer().nbytes - wanted), default=None)
+            nearest = min(
+                self._spare, key=lambda buffer: abs(buffer.getbuffer().nbytes - (size or wanted)), default=None
+            )
             spare = None if nearest is None else self._spare.pop(self._spare.index(nearest))
             while self._spare and self._used + sum(buffer.getbuffer().nbytes for buffer in self._spare) > self.total:
                 self._spare.pop()

@@ -13,7 +13,7 @@ import hashlib
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -30,7 +30,7 @@ from gpucal.inputs.counts import takes_pages
 from gpucal.inputs.dataset import Observation
 from gpucal.inputs.signal_file import Loaded, Signal, open_signal
 from gpucal.pipeline.calibrated import Calibrated
-from gpucal.pipeline.memory import BLOCK, PAGES, Budget, working_bytes
+from gpucal.pipeline.memory import COUNT_BLOCK, PAGE_BLOCK, Budget, working_bytes
 from gpucal.pipeline.provenance import provenance
 from gpucal.science.corrections import CORRECTIONS
 from gpucal.science.plan import DQ, Plan, make_plan
@@ -38,10 +38,12 @@ from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import Detector
 
 __all__ = [
+    "AHEAD",
     "Item",
     "Opened",
     "Outcome",
     "Pipeline",
+    "failed",
     "open_items",
     "out_of_memory",
     "pixel_blocks",
@@ -50,7 +52,7 @@ __all__ = [
 ]
 
 # Items opened ahead of the caller. The budget limits full-size items; this number limits small ones.
-_AHEAD = 4
+AHEAD = 4
 
 
 @dataclass(frozen=True)
@@ -102,8 +104,6 @@ class Outcome:
         None if the item was not wanted.
     inputs : str
         Fingerprint of all inputs; empty after an error.
-    began : float
-        `time.perf_counter` before the item was opened.
     seconds : mapping of str to float
         Time spent opening, reading, decoding and binning, summed over threads.
     pages : Pages
@@ -113,7 +113,6 @@ class Outcome:
     item: Item
     result: Calibrated | InputError | None
     inputs: str
-    began: float
     seconds: dict[str, float]
     pages: Pages = field(default_factory=Pages)
 
@@ -154,7 +153,7 @@ def open_items(items: Iterable[Item], *, strict: bool = False, variance: bool = 
         try:
             opened = _open(item, strict, variance, began)
         except (InputError, MemoryError) as error:
-            yield _failed(item, error, began)
+            yield failed(item, error)
         else:
             yield opened
 
@@ -237,7 +236,7 @@ class Pipeline:
         self._items = iter(items)
         self._backend = backend
         self._destination = backend.destination(device)
-        self._pages = takes_pages() and self._destination.bin_pages is not None
+        self._by_pages = takes_pages() and self._destination.place_pages is not None
         self._dtype = dtype
         self._threads = threads
         self._value_bytes = value_bytes or dtype.itemsize
@@ -270,7 +269,7 @@ class Pipeline:
             del spare
 
     def _read_ahead(self) -> None:
-        while len(self._waiting) < _AHEAD:
+        while len(self._waiting) < AHEAD:
             self._waiting.append(self._reading.submit(self._next))
 
     def _next(self) -> _Flight | Outcome | None:
@@ -282,22 +281,28 @@ class Pipeline:
         try:
             return self._read(opened)
         except (InputError, MemoryError) as error:
-            return _failed(opened.item, error, opened.began)
+            return failed(opened.item, error)
 
     def _read(self, opened: Opened) -> _Flight:
         item, signal, plan = opened.item, opened.signal, plan_of(opened)
         was_opened = time.perf_counter()
         shape = (plan.n_bins, item.detector.width, item.detector.shape[0])
-        reserved = signal.size + int(np.prod(shape)) * self._value_bytes
-        reserved += working_bytes(signal, self._threads, pages=self._pages)
-        spare = self._budget.acquire(reserved, signal.path, self._check_alive)
+        held = signal.size + int(np.prod(shape)) * self._value_bytes
+        reserved = held + working_bytes(signal, self._threads, by_pages=self._by_pages)
+        spare = self._budget.acquire(reserved, signal.path, self._check_alive, signal.size)
         start = time.perf_counter()
         try:
-            loaded = signal.load(spare, pages=self._pages)
+            loaded = signal.load(spare)
+            by_pages = self._by_pages and not loaded.table.unfit
+            if self._by_pages and not by_pages:  # which the footer did not tell: pyarrow needs more
+                self._budget.release(reserved)
+                reserved = 0
+                more = held + working_bytes(signal, self._threads, by_pages=False)
+                self._budget.release(0, self._budget.acquire(more, signal.path, self._check_alive))
+                reserved = more
             out, saturated = self._destination.allocate(shape, self._dtype), np.zeros(plan.n_pixels, bool)
-            by_pages = loaded.metadata is None
             sizes = loaded.table.sizes if by_pages else np.full(plan.n_pixels, 2 * signal.n_frames)
-            blocks = iter(list(pixel_blocks(plan, sizes, PAGES if by_pages else BLOCK)))
+            blocks = iter(list(pixel_blocks(plan, sizes, PAGE_BLOCK if by_pages else COUNT_BLOCK)))
         except BaseException:
             self._budget.release(reserved)
             raise
@@ -314,14 +319,15 @@ class Pipeline:
         self, plan: Plan, loaded: Loaded, blocks: Iterator[slice], out: NDArray[Any], saturated: NDArray[np.bool_]
     ) -> tuple[dict[str, float], Pages]:
         """Bin until ``blocks`` is empty. All threads share that iterator, which is safe as it is a list's."""
-        bin_pages = self._destination.bin_pages
-        assert bin_pages is not None
+        place = self._destination.place_pages
+        assert place is not None
         start, total = time.perf_counter(), Pages()
         with _emptied(blocks):
             for pixels in blocks:
-                saturated[pixels], pages = bin_pages(plan, pixels, loaded, _target(plan, pixels, out))
+                saturated[pixels], pages = place(plan, pixels, loaded, _target(plan, pixels, out))
                 total += pages
-        return {"bin": time.perf_counter() - start}, total
+        spent = time.perf_counter() - start
+        return {"decode": total.seconds, "bin": spent - total.seconds}, total
 
     def _bin_counts(
         self, plan: Plan, loaded: Loaded, blocks: Iterator[slice], out: NDArray[Any], saturated: NDArray[np.bool_]
@@ -332,7 +338,7 @@ class Pipeline:
         with _emptied(blocks):
             for pixels, counts in loaded.counts(blocks):
                 decoded = time.perf_counter()
-                saturated[pixels] = self._destination.bin_counts(plan, pixels, counts, _target(plan, pixels, out))
+                saturated[pixels] = self._destination.place_counts(plan, pixels, counts, _target(plan, pixels, out))
                 decoding, binning = decoding + decoded - start, binning + time.perf_counter() - decoded
                 pages += int(loaded.table.firsts[pixels.stop] - loaded.table.firsts[pixels.start])
                 start = time.perf_counter()
@@ -345,7 +351,8 @@ class Pipeline:
         try:
             outcome = self._finished(flight)
         except (InputError, MemoryError) as error:
-            outcome = _failed(flight.opened.item, error, flight.opened.began)
+            wait(flight.work)  # their file and their memory are in use until they end
+            outcome = failed(flight.opened.item, error)
         return outcome, flight.reserved, flight.buffer
 
     def _finished(self, flight: _Flight) -> Outcome:
@@ -375,7 +382,7 @@ class Pipeline:
             device=self._backend.runs_on,
         )
         cal = Calibrated(*obs.key, detector, signal, dq, plan.time_h, opened.axis.wavelength_um, history, plan)
-        return Outcome(opened.item, cal, opened.inputs, opened.began, seconds, total)
+        return Outcome(opened.item, cal, opened.inputs, seconds, total)
 
 
 def pixel_blocks(plan: Plan, sizes: NDArray[np.integer[Any]], most: int) -> Iterator[slice]:
@@ -423,14 +430,14 @@ def _emptied(blocks: Iterator[slice]) -> Iterator[None]:
         raise
 
 
-def _failed(item: Item, error: InputError | MemoryError, began: float) -> Outcome:
+def failed(item: Item, error: InputError | MemoryError) -> Outcome:
     """Return the outcome of an item that failed; a device's error is raised, as the next item would have it too."""
     if isinstance(error, DeviceError):
         raise error
-    failed = error if isinstance(error, InputError) else out_of_memory()
     # Drop the traceback, which would keep the item's memory in a circle: frame, flight, future, error, frame.
-    plain = failed.with_traceback(None).at(item.obs.where(item.detector))
-    return Outcome(item, plain, "", began, {})
+    error = error.with_traceback(None)
+    plain = error if isinstance(error, InputError) else out_of_memory()
+    return Outcome(item, plain.at(item.obs.where(item.detector)), "", {})
 
 
 def out_of_memory() -> InputError:

@@ -362,7 +362,7 @@ def _look_at_needs(
         values = cube * (1 + job.variance) if job.product == "cubes" else 6 * plan.n_bins * curves
         stored[name] = values * value_bytes + pixels + 8 * (plan.n_bins + curves) + _RECORD
         needs_variance = job.variance or job.product == "light-curves"
-        working = working_bytes(one.signal, job.threads, pages=True)
+        working = working_bytes(one.signal, job.threads, by_pages=True)
         reserved[name] = working + cube * (value_bytes + needs_variance * (8 + value_bytes))
     for item in items:
         where, name = item.obs.where(item.detector), item.detector.name

@@ -20,7 +20,7 @@ from gpucal.backends import choose
 from gpucal.errors import InputError, OutputError, OutputLost
 from gpucal.inputs.dataset import Observation
 from gpucal.pipeline.calibrated import arrays_of
-from gpucal.pipeline.stream import Item, Opened, Outcome, Pipeline, open_items, out_of_memory
+from gpucal.pipeline.stream import Item, Opened, Outcome, Pipeline, failed, open_items, out_of_memory
 from gpucal.results.origin import home_of
 from gpucal.results.records import is_finished
 from gpucal.results.writer import Store
@@ -204,10 +204,15 @@ class _Work:
     def _missing(self) -> Iterator[Opened | Outcome]:
         """Open items while there is time, claim those that are missing, and pass over those that are not."""
         for opened in open_items(self._begin(), strict=self.job.strict, variance=self.job.variance):
-            if isinstance(opened, Outcome) or self._is_missing(opened.item, opened.inputs):
+            if isinstance(opened, Outcome):
                 yield opened
+                continue
+            try:
+                missing = self._is_missing(opened.item, opened.inputs)
+            except MemoryError as error:
+                yield failed(opened.item, error)
             else:
-                yield Outcome(opened.item, None, opened.inputs, opened.began, {})
+                yield opened if missing else Outcome(opened.item, None, opened.inputs, {})
 
     def _begin(self) -> Iterator[Item]:
         for _ in range(len(self.waiting)):
@@ -284,7 +289,7 @@ class _Work:
                     seconds=spent,
                 )
                 self.summary.done += 1
-                self.summary.decoded(vars(outcome.pages))
+                self.summary.decoded(outcome.pages.ways)
                 self.summary.spent({**outcome.seconds, "write": time.perf_counter() - start})
                 self.took.append(time.monotonic() - self.ended)
         except OutputError as error:

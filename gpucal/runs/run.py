@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import DTypeLike
 
-from gpucal.backends import Pages, choose
+from gpucal.backends import choose
 from gpucal.errors import ConfigError, InputError, OutputError, RunWarning, Unstackable
 from gpucal.inputs.dataset import Dataset, Observation
 from gpucal.inputs.signal_file import open_signal
@@ -173,7 +173,7 @@ def run(
     asked = config or Calibration()
     until = None if time_limit is None else began + _seconds(time_limit)
     gpus = [] if client else gpus_for(backend, len({obs.planet for obs in observations}), memory)
-    # The choice of `auto` is made later, while files are read.
+    # The choice of `auto` is made later, by each process that calibrates.
     if not (client or gpus) and (named := backend or os.environ.get("GPUCAL_BACKEND") or "auto") != "auto":
         choose(named)
     stop()  # from now on signals are asked for; before, they raised an exception at any moment
@@ -211,8 +211,6 @@ def run(
             stop()
             _finish(store, job, summary)
             summary.seconds = time.monotonic() - began
-            if summary.pages:
-                log.info("pages: %s", Pages(**summary.pages))
             if summary.stopped:
                 how = "run it again to continue" + " (without --overwrite, which starts over)" * overwrite
                 log.warning("%s: %s; finished items are kept, %s", summary.stopped, summary.counts, how)

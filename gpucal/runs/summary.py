@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gpucal.backends import Pages
 from gpucal.errors import GpucalError
 from gpucal.results.atomic import unwritable
 from gpucal.settings.detectors import DETECTORS
@@ -197,7 +198,9 @@ def logged_to(path: Path, summary: Summary) -> Iterator[None]:
         yield
     finally:
         # Not logged: below WARNING, the default level, it would be lost; at WARNING it would be shown twice.
-        handler.handle(logger.makeRecord(__name__, logging.INFO, __file__, 0, str(summary), (), None))
+        lines = [f"pages: {Pages(**summary.pages)}"] if summary.pages else []
+        for line in (*lines, str(summary)):
+            handler.handle(logger.makeRecord(__name__, logging.INFO, __file__, 0, line, (), None))
         logger.removeHandler(handler)
         with suppress(OSError):  # closing tries the failed write again, which has been reported
             handler.close()

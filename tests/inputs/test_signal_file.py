@@ -26,6 +26,8 @@ from paged import Binned, by_counts, same_bits, telling
 
 from gpucal.backends.pagewise import decode
 from gpucal.errors import ConfigError, InputError
+from gpucal.inputs import counts as counts_module
+from gpucal.inputs import signal_file
 from gpucal.inputs.counts import takes_pages
 from gpucal.inputs.signal_file import open_signal
 from gpucal.settings.detectors import DETECTORS
@@ -80,8 +82,8 @@ WAYS = {"pages": True, "pyarrow": False}
 
 def read(path: Path, way: str, *blocks: slice, strict: bool = False) -> list[Raw] | list[Binned]:
     """Read some blocks: counts by pyarrow, sums of pairs from pages that gpucal takes."""
-    loaded = open_signal(path, TINY, strict=strict).load(pages=WAYS[way])
-    if loaded.metadata is not None:
+    loaded = open_signal(path, TINY, strict=strict).load()
+    if loaded.table.unfit or not WAYS[way]:
         found = list(loaded.counts(blocks))
         assert [pixels for pixels, _ in found] == list(blocks)
         return [counts for _, counts in found]
@@ -370,7 +372,7 @@ def test_few_frames(path: Path, frames: int) -> None:
 def test_threads_share_the_blocks(path: Path) -> None:
     raw = made(frames=400)
     pq.write_table(table(raw), path, row_group_size=90, compression="zstd")
-    loaded = open_signal(path, TINY).load(pages=False)
+    loaded = open_signal(path, TINY).load()
     blocks = iter([slice(k, k + 2) for k in range(0, TINY.n_pixels, 2)] * 10)
     with ThreadPoolExecutor(6) as pool:
         workers = [pool.submit(lambda: list(loaded.counts(blocks))) for _ in range(6)]
@@ -510,7 +512,8 @@ def test_choice(
     monkeypatch.delenv("GPUCAL_READER", raising=False)
     if variable is not None:
         monkeypatch.setenv("GPUCAL_READER", variable)
-    assert takes_pages() == pages
+    counts_module._warn_of_polars.cache_clear()
+    assert takes_pages() == takes_pages() == pages  # warned of once
     warnings = [record.getMessage() for record in caplog.records]
     assert len(warnings) == (variable == "polars")
     assert all("GPUCAL_READER=polars" in line and line.endswith("; unset it") for line in warnings)
@@ -558,20 +561,24 @@ def test_a_buffer_is_used_again(path: Path, before: int) -> None:
     assert buffer.getvalue() == path.read_bytes()
 
 
-@pytest.mark.parametrize("pages", [True, False])
 @pytest.mark.parametrize(
     ("options", "own"), [({}, True), ({"compression": "zstd"}, True), ({"compression": "gzip"}, False)], ids=str
 )
-def test_pyarrow_s_footer_is_there_where_it_decodes(
-    path: Path, options: dict[str, Any], own: bool, pages: bool
+def test_pyarrow_s_footer_is_parsed_once_and_only_where_it_decodes(
+    path: Path, options: dict[str, Any], own: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    parsed, plain = [], signal_file.parse_metadata
+    monkeypatch.setattr(signal_file, "parse_metadata", lambda *of: parsed.append(of) or plain(*of))
     pq.write_table(table(RAW), path, **options)
     signal = open_signal(path, TINY)
     assert signal.by_pages == own
-    loaded = signal.load(pages=pages)
-    assert (loaded.metadata is None) == (own and pages)
-    ((_, counts),) = loaded.counts([EVERY])  # where gpucal decodes the pages, too
-    check(counts, cropped(RAW))
+    loaded = signal.load()
+    assert (loaded.table.unfit == "") == own
+    assert parsed == []
+    with ThreadPoolExecutor(8) as pool:  # of several threads that need a column at once
+        for counts in pool.map(lambda _: list(loaded.counts([EVERY])), range(40)):
+            check(counts[0][1], cropped(RAW))
+    assert len(parsed) == 1
 
 
 def test_fingerprint(path: Path, tmp_path: Path) -> None:

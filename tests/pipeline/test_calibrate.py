@@ -66,8 +66,8 @@ def test_threads_blocks_and_readers_do_not_change_a_bit(
     whole = gpucal.calibrate(obs, detector, config, backend=backend, workers=1)
     for reader, (workers, block) in itertools.product(("auto", "pyarrow"), ((2, 6 * 2**20), (5, 1), (3, 10_000))):
         monkeypatch.setenv("GPUCAL_READER", reader)
-        monkeypatch.setattr(stream, "BLOCK", block)
-        monkeypatch.setattr(stream, "PAGES", block)
+        monkeypatch.setattr(stream, "COUNT_BLOCK", block)
+        monkeypatch.setattr(stream, "PAGE_BLOCK", block)
         other = gpucal.calibrate(obs, detector, config, backend=backend, workers=workers)
         np.testing.assert_array_equal(other.signal, whole.signal)
         np.testing.assert_array_equal(other.dq, whole.dq)

@@ -87,13 +87,13 @@ def tight(threads: int, space: int) -> int:
     return memory
 
 
-def need_of(folder: Path, threads: int = 2, *, pages: bool = False) -> int:
+def need_of(folder: Path, threads: int = 2, *, by_pages: bool = False) -> int:
     """Return the bytes that the largest item reserves."""
     needs = []
     for planet in PLANETS:
         with suppress(InputError):
             signal = signal_file.open_signal(signal_of(folder, planet), FGS1)
-            needs.append(signal.size + budget.working_bytes(signal, threads, pages=pages))
+            needs.append(signal.size + budget.working_bytes(signal, threads, by_pages=by_pages))
     return max(needs) + OUTPUT
 
 
@@ -185,7 +185,7 @@ def test_a_failed_item_s_memory_is_free_at_once(own: Path) -> None:
 @pytest.mark.parametrize("workers", [1, 2, 5])
 def test_memory_and_workers_do_not_change_a_bit(many: Path, workers: int, spare: float) -> None:
     dataset = gpucal.open_dataset(many)
-    need = need_of(many, workers, pages=True)
+    need = need_of(many, workers, by_pages=True)
     memory = tight(workers, int(spare * need)) if 0 < spare < 100 else None if spare else 2 * 10**9
     for cal in gpucal.stream(dataset, "FGS1", CONFIG, workers=workers, memory=memory):
         alone = gpucal.calibrate(dataset[cal.planet], "FGS1", CONFIG, workers=1)
@@ -222,7 +222,7 @@ def test_what_is_not_wanted_is_not_read(many: Path, monkeypatch: pytest.MonkeyPa
     def wanted() -> Iterator[Opened | Outcome]:
         for item in open_items(items_of(many)):
             assert isinstance(item, Opened)
-            yield item if item.item.obs.planet % 2 == 0 else Outcome(item.item, None, item.inputs, item.began, {})
+            yield item if item.item.obs.planet % 2 == 0 else Outcome(item.item, None, item.inputs, {})
 
     with Pipeline(wanted(), load("numpy"), dtype=FLOAT64, threads=2) as pipeline:
         outcomes = list(pipeline.outcomes())
@@ -238,7 +238,7 @@ def test_reads_ahead_and_not_too_far(many: Path, monkeypatch: pytest.MonkeyPatch
     )
     with opened(many) as pipeline:
         for taken, _ in enumerate(pipeline.outcomes(), start=1):
-            expected = min(len(PLANETS), taken + stream._AHEAD)
+            expected = min(len(PLANETS), taken + stream.AHEAD)
             until(lambda expected=expected: len(seen) >= expected, 20)
             time.sleep(0.02)
             assert seen == [signal_of(many, planet) for planet in PLANETS[:expected]]
@@ -452,3 +452,39 @@ def test_reading_and_working_go_on_at_the_same_time(many: Path, monkeypatch: pyt
     allowed = 1.1 * max(read, worked) + alone + 0.2
     assert allowed < read + worked  # what one after the other would take
     assert wall < allowed
+
+
+def test_the_caller_s_thread_asks_for_observations(many: Path) -> None:
+    """What an iterable holds, such as a database cursor or a file, may belong to that thread."""
+    asked = []
+
+    def observations() -> Iterator[gpucal.Observation]:
+        for obs in gpucal.open_dataset(many):
+            asked.append(threading.current_thread())
+            yield obs
+
+    assert len(list(gpucal.stream(observations(), "FGS1", CONFIG))) == len(PLANETS)
+    assert set(asked) == {threading.current_thread()}
+    assert list(gpucal.stream([], "FGS1", CONFIG)) == []
+
+
+def test_a_failed_item_s_memory_is_free_when_its_threads_have_ended(own: Path, budgets: type[Watched]) -> None:
+    """Its other threads may still use the file, so the next file must not be read over it."""
+    working: set[int] = set()
+
+    def bin_counts(plan: Any, pixels: slice, counts: np.ndarray, out: np.ndarray) -> np.ndarray:
+        if pixels.start == 0:
+            raise InputError("cannot be used", "copy it again", signal_of(own, 1))
+        working.add(threading.get_ident())
+        time.sleep(0.3)
+        working.discard(threading.get_ident())
+        return numpy_.bin_counts(plan, pixels, counts, out)
+
+    seen = []
+    with Pipeline(
+        open_items(items_of(own)[:1]), Backend("slow", "tests", bin_counts), dtype=FLOAT64, threads=2
+    ) as pipeline:
+        for outcome in pipeline.outcomes():
+            assert isinstance(outcome.result, InputError)
+            seen.append(set(working))
+    assert seen == [set()]

@@ -32,7 +32,7 @@ from gpucal.backends.pagewise.intrinsics import config
 from gpucal.errors import InputError
 from gpucal.inputs.calibration_files import find_adc, read_adc_table, read_axis, read_frames, read_raw_frames
 from gpucal.inputs.signal_file import Loaded, open_signal
-from gpucal.pipeline.memory import BLOCK
+from gpucal.pipeline.memory import COUNT_BLOCK
 
 WAYS = {
     "pages": (True, False),
@@ -63,16 +63,18 @@ class Read:
         return same_bits(self.binned[0], sums) and bool((self.binned[1] == saturated).all())
 
 
-def load(path: Path, way: str) -> Loaded:
+def load(path: Path, way: str) -> tuple[Loaded, bool]:
+    """Load a file; tell whether its pages are binned without their counts."""
     pages, strict = WAYS[way]
-    return open_signal(path, SMALL, strict=strict).load(pages=pages)
+    loaded = open_signal(path, SMALL, strict=strict).load()
+    return loaded, pages and not loaded.table.unfit
 
 
 def read(path: Path, way: str) -> Read:
     """Read a signal file as the pipeline does."""
-    loaded = load(path, way)
+    loaded, by_pages = load(path, way)
     n_rows = loaded.table.n_rows
-    if loaded.metadata is not None:
+    if not by_pages:
         ((_, counts),) = loaded.counts([slice(0, SMALL.n_pixels)])
         assert counts.dtype == np.uint16
         return Read(n_rows, counts, None)
@@ -247,12 +249,12 @@ def told(path: Path) -> dict[str, str]:
     }
 
     def decode(way: str) -> Iterator[NDArray[Any]]:
-        loaded = load(path, way)
+        loaded, by_pages = load(path, way)
         n_rows = loaded.table.n_rows
-        if loaded.metadata is None:
+        if by_pages:
             bin_loaded(telling(SMALL.n_pixels, n_rows), loaded)
             return iter([np.empty(SMALL.n_pixels * n_rows, np.uint16)])
-        step = max(1, BLOCK // (2 * (n_rows or 1)))  # as in a run: long columns one by one
+        step = max(1, COUNT_BLOCK // (2 * (n_rows or 1)))  # as in a run: long columns one by one
         blocks = [slice(k, min(k + step, SMALL.n_pixels)) for k in range(0, SMALL.n_pixels, step)]
         return (counts for _, counts in loaded.counts(blocks))
 

@@ -19,7 +19,7 @@ from gpucal.backends.pagewise import decode
 from gpucal.inputs.parquet.footer import end_of
 from gpucal.inputs.parquet.pages import PageTable, page_table, read_footer
 from gpucal.inputs.signal_file import Loaded
-from gpucal.pipeline.memory import PAGES
+from gpucal.pipeline.memory import PAGE_BLOCK
 from gpucal.pipeline.stream import pixel_blocks
 from gpucal.science.plan import Plan
 from gpucal.settings.calibration import Calibration
@@ -68,7 +68,7 @@ def by_counts(plan: Plan, counts: NDArray[np.uint16]) -> Binned:
 
 
 def bin_loaded(
-    plan: Plan, loaded: Loaded, threads: int = 1, block: int = PAGES
+    plan: Plan, loaded: Loaded, threads: int = 1, block: int = PAGE_BLOCK
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], Pages]:
     """Bin a file's pages, block by block; return sums, which pixels are saturated, and the ways pages were decoded."""
     out, saturated = np.empty((plan.n_pixels, plan.n_bins)), np.empty(plan.n_pixels, bool)
@@ -99,7 +99,7 @@ def loaded_of(data: bytes, columns: NDArray[np.intp]) -> Loaded:
     return Loaded(PATH, BytesIO(data), table, None, False)
 
 
-def by_pages(data: bytes, plan: Plan, threads: int = 1, block: int = PAGES) -> Binned:
+def by_pages(data: bytes, plan: Plan, threads: int = 1, block: int = PAGE_BLOCK) -> Binned:
     """Bin the pages of a file that has a column a pixel."""
     out, saturated, _ = bin_loaded(plan, loaded_of(data, np.arange(plan.n_pixels)), threads, block)
     return out, saturated

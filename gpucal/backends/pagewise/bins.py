@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from threading import Lock
 
 import numpy as np
 
@@ -442,6 +443,9 @@ def _bin_counts(
         )  # fmt: skip
 
 
+_COMPILING = Lock()
+
+
 @functools.cache
 def _compiled_bin_counts() -> Callable[..., None]:
     """Compile it when it is first needed: published files never do."""
@@ -476,7 +480,9 @@ def bin_counts(counts: Array, *plan_and_work: Array | float) -> None:
     reads, values, table, differences, sums, work : ndarray
         Memory to work in, see `workspace`.
     """
-    _compiled_bin_counts()(counts, *plan_and_work)
+    with _COMPILING:  # of several threads, the first compiles
+        compiled_bin_counts = _compiled_bin_counts()
+    compiled_bin_counts(counts, *plan_and_work)
 
 
 @compiled(f"void({_IN('u1', 1)}, {_IN('i8', 2)}, {_IN('i8', 1)}, {_IN('i8', 2)}, i8, {_PLAN}, i8[:, ::1], {_WORK})")

@@ -6,6 +6,7 @@ and summed from there. What the compiled functions do not take is left to pyarro
 
 from __future__ import annotations
 
+import time
 import zlib
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,7 @@ def bin_pages(
     first, last = (int(table.firsts[place]) for place in (pixels.start, pixels.stop))
     pages, data = table.pages[first:last], np.frombuffer(loaded.buffer.getvalue(), np.uint8)
     by_codec = by_arrow = 0
+    start = time.perf_counter()
     if len(pages):
         if loaded.strict:
             _verify(table, data, first, last, loaded.path)
@@ -100,6 +102,7 @@ def bin_pages(
             _inflate_otherwise(table, data, first + int(page), number, inflated, to, loaded.path)
     else:
         inflated = scratch.inflated(PADDING)
+    seconds = time.perf_counter() - start
     saturated, wrong = np.empty(len(out), np.uint8), np.empty((len(out), 2), np.int64)
     bins.bin_pages(
         inflated, pages, table.firsts[pixels.start : pixels.stop + 1] - first, table.facts[pixels], table.n_rows,
@@ -113,12 +116,12 @@ def bin_pages(
         try:
             ((_, counts),) = loaded.counts([one])
         except InputError as error:
-            raise _refusal(table, first + page, f"{problem} ({error.problem})", loaded.path) from error
+            raise _refusal(table, first + page, f"{problem} ({error.problem})", loaded.path, error.mend) from error
         if number not in ASKED:
             raise _refusal(table, first + page, problem, loaded.path)
         saturated[pixel : pixel + 1] = bin_counts(plan, one, counts, out[pixel : pixel + 1], scratch)
         by_arrow += int(table.firsts[one.stop] - table.firsts[one.start])
-    return saturated.astype(bool), Pages(len(pages) - by_codec - by_arrow, by_codec, by_arrow)
+    return saturated.astype(bool), Pages(len(pages) - by_codec - by_arrow, by_codec, by_arrow, seconds)
 
 
 def bin_counts(
@@ -145,7 +148,8 @@ def bin_counts(
         Whether any used count is saturated.
     """
     saturated = np.empty(len(out), np.uint8)
-    work = (scratch or Scratch()).binning(plan.used_frames, plan.pairs_per_bin)
+    shape = plan.used_frames, plan.pairs_per_bin
+    work = bins.workspace(*shape) if scratch is None else scratch.binning(*shape)
     bins.bin_counts(np.ascontiguousarray(counts), *_constants(plan, pixels), out, saturated, *work)
     return saturated.astype(bool)
 
@@ -202,7 +206,7 @@ def _snappy_size(stored: NDArray[np.uint8]) -> int:
     return -1
 
 
-def _refusal(table: PageTable, page: int, problem: str, path: Path) -> InputError:
+def _refusal(table: PageTable, page: int, problem: str, path: Path, mend: str = AGAIN) -> InputError:
     column = int(np.searchsorted(table.firsts, page, side="right")) - 1
     number = page - int(table.firsts[column]) + 1
-    return InputError(f"column {table.columns[column]}: page {number} {problem}", AGAIN, path)
+    return InputError(f"column {table.columns[column]}: page {number} {problem}", mend, path)

@@ -112,7 +112,7 @@ def compiled(signature: str) -> Callable[[Function], Function]:
     """
 
     def decorate(function: Function) -> Function:
-        function.__qualname__ += f"_{_digest()}"
+        function.__qualname__ = f"{function.__name__}_{_digest()}"
         try:
             # Numba keeps it beside the function's file or, where that is read-only, in the user's cache folder.
             made: Function = njit(signature, cache=True, **_OPTIONS)(function)

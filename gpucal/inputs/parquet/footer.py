@@ -157,9 +157,8 @@ def end_of(file: BinaryIO, path: Path) -> bytes:
     length = footer_length(file, path)
     file.seek(-8 - length, 2)
     end = file.read(length + 8)
-    footer = end[:-8]
     try:
-        columns = _count_columns(StructReader(footer, 0, len(footer)))
+        columns = _count_columns(StructReader(end, 0, length))
     except Unreadable as error:
         raise InputError(f"is not a readable Parquet file: its footer {error}", AGAIN, path) from error
     if columns > _MOST_COLUMNS:
@@ -401,8 +400,10 @@ class _Chunks:
 def _find_chunks(data: bytes, at: int, stop: int) -> NDArray[np.int64]:
     """Find what looks like the beginning of a column chunk: offset, metadata, physical type, encodings."""
     raw = np.frombuffer(data, np.uint8, stop - at, at)
-    like = (raw[:-3] == 0x1C) & (raw[1:-2] == 0x15) & (raw[2:-1] <= 0x0E) & (raw[3:] == 0x19)
-    behind = np.flatnonzero(like)
+    behind = np.flatnonzero(raw[:-3] == 0x1C)
+    for byte, most, least in ((1, 0x15, 0x15), (2, 0x0E, 0), (3, 0x19, 0x19)):  # one by one: less memory, and sooner
+        there = raw[behind + byte]
+        behind = behind[(there <= most) & (there >= least)]
     starts = behind - 2  # before a number of one byte; those of all other bytes are above 127
     for _ in range(6):
         starts = np.maximum(starts - (raw[starts] > 0x7F), 0)

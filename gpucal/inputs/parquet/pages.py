@@ -40,7 +40,7 @@ from gpucal.inputs.parquet.layout import (
 )
 from gpucal.inputs.parquet.thrift import ABSENT, I32, FieldPath, StructReader, Unreadable, parse_structs
 
-__all__ = ["MOST_ROWS", "PageTable", "check_chunks", "page_table", "read_footer", "unfit_columns"]
+__all__ = ["MOST_ROWS", "PageTable", "check_chunks", "most_bytes", "page_table", "read_footer", "unfit_columns"]
 
 MOST_ROWS = 2**22
 """Limit on a file's rows: 31 times the 135,000 frames of FGS1. A column of this length is 8 MiB of counts."""
@@ -137,6 +137,11 @@ def read_footer(data: bytes, size: int, path: Path) -> Footer:
     if size > most:
         raise InputError(f"has {size:,} bytes, more than the {most:,} that its rows can need", AGAIN, path)
     return footer
+
+
+def most_bytes(footer: Footer) -> int:
+    """Return the most bytes that the pages of a column may have, decompressed."""
+    return _VALUE * footer.n_rows + 2 * _PAGE * footer.rows.size
 
 
 def check_chunks(footer: Footer, columns: NDArray[np.intp], stop: int, path: Path) -> None:

@@ -49,7 +49,8 @@ def pixel_columns(names: Sequence[str], pandas: bytes) -> NDArray[np.intp]:
         Positions in the file, in the order of the pixels.
     """
     names = tuple(names)
-    index = _pandas_index(pandas) | {n for n in names if not n.startswith("column_") and _INDEX.fullmatch(n)}
+    alike = {name for name in names if not name.startswith("column_") and _INDEX.fullmatch(name)}
+    index = _pandas_index(pandas) | (alike if len(alike) < len(names) else set())
     positions = np.arange(len(names))
     if index:
         positions = np.array([i for i, name in enumerate(names) if name not in index], dtype=np.intp)

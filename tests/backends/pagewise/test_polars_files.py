@@ -37,7 +37,7 @@ def plan_of(columns: NDArray[np.uint16], pairs: int) -> Plan:
 def test_read_by_pyarrow(version: str, kind: str) -> None:
     columns = polars_files.columns(kind)
     signal = open_signal(polars_files.path_of(version, kind), detector_of(columns))
-    ((_, counts),) = signal.load(pages=False).counts([slice(0, len(columns))])
+    ((_, counts),) = signal.load().counts([slice(0, len(columns))])
     np.testing.assert_array_equal(counts, columns)
 
 
