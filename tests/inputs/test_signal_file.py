@@ -114,7 +114,7 @@ def same(path: Path, raw: Raw) -> None:
 
 def by_own(path: Path) -> bool:
     """Tell whether gpucal's decoder takes a file."""
-    return open_signal(path, TINY).load().metadata is None
+    return open_signal(path, TINY).load().table.unfit == ""
 
 
 def refused(path: Path, problem: str, pages: str | None = None) -> None:

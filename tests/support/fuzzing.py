@@ -239,13 +239,17 @@ def limit_memory(more: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
+FRAMES = {name: data for name, data in calibration().items() if not name.endswith(" ")}
+"""Good calibration frames, once each."""
+
+
 def told(path: Path) -> dict[str, str]:
     """What each way to read a file says of it: the error, or `read` and how much."""
     kind = path.name.partition("-")[0]
     ways: dict[str, Callable[[], Iterable[NDArray[Any]]]] = {
         "axes": lambda: three_axes(path, {}),
         "adc": lambda: one_row(path, {}),
-        "dark": lambda: [read_frames({**calibration(), "dark": _dark(path)}, path.parent, SMALL).dark],
+        "dark": lambda: [read_frames(FRAMES | {"dark": _dark(path)}, path.parent, SMALL).dark],
     }
 
     def decode(way: str) -> Iterator[NDArray[Any]]:

@@ -234,7 +234,7 @@ IRREGULAR = {
     "socket": "not a regular file",
     "device": "not a regular file",
     "loop": "Too many levels of symbolic links",
-    "nowhere": "is missing",
+    "nowhere": "which does not exist; mend the link",
 }
 LINKS = {f"{kind}-{what}": said for kind in KINDS for what, said in IRREGULAR.items()}
 TERABYTES = {f"{kind}-terabyte": "has 1,099,511,627,776 bytes, more than the" for kind in KINDS}

@@ -6,6 +6,7 @@ What cannot be had here is made with fakes at the boundary.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import importlib.util
 import os
 import subprocess
@@ -24,7 +25,7 @@ from emulator import standin
 from launch import require, require_compiler
 
 import gpucal
-from gpucal.backends import choose, cupy_, load
+from gpucal.backends import choose, load
 from gpucal.cli.main import main
 from gpucal.errors import BackendUnavailable
 
@@ -133,7 +134,8 @@ def test_two_wheels_of_cupy(how: str, wheels: list[str], tmp_path: Path, monkeyp
         about = tmp_path / f"{wheel.replace('-', '_')}-1.0.dist-info"
         about.mkdir()
         (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {wheel}\nVersion: 1.0\n")
-    monkeypatch.setattr(cupy_, "distributions", lambda: [PathDistribution(about) for about in tmp_path.iterdir()])
+    module = importlib.import_module("gpucal.backends.cupy_")  # the stand-in for CuPy has it imported anew
+    monkeypatch.setattr(module, "distributions", lambda: [PathDistribution(about) for about in tmp_path.iterdir()])
     monkeypatch.delenv("GPUCAL_BACKEND", raising=False)
     monkeypatch.delitem(sys.modules, "cupy", raising=False)
     said = "\n----\n\n  CuPy may not function correctly because multiple CuPy packages are installed\n  in it"
