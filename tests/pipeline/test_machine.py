@@ -147,7 +147,7 @@ def test_memory_by_default(planets: tuple[Path, list[int]], tmp_path: Path) -> N
         assert report["code"] == 0
         peaks[count] = report["peak"]
     assert max(peaks.values()) <= DEFAULT_MEMORY == 650_000_000, peaks
-    # One planet has two files; with three, a third of 112 MB is in memory, with its result of 14 MB and its pages' table.
+    # One planet has two files; of three, a third is in memory: 112 MB, with a result of 14 MB and a table of pages.
     assert peaks[3] < peaks[1] + 140e6, peaks
     assert peaks[6] < 1.1 * peaks[3], peaks
 
