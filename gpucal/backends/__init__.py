@@ -48,7 +48,7 @@ class Pages:
     arrow : int
         Wholly by pyarrow.
     seconds : float
-        Time that decompressing took, or decoding by pyarrow.
+        Time that decompressing took.
     """
 
     own: int = 0

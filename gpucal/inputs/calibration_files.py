@@ -134,7 +134,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class _Frame:
-    """What a calibration file may hold: the values inside the crop that are not, or NaN, must be above ``least``."""
+    """The values that a calibration file may hold; inside the crop, those that are not NaN are at least ``least``."""
 
     planes: int = 1
     is_map: bool = False

@@ -15,7 +15,6 @@ from functools import cached_property
 from io import BufferedReader, BytesIO
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -130,30 +129,12 @@ class Loaded:
     _lock: Lock = field(default_factory=Lock)
 
     @cached_property
-    def _metadata(self) -> Any:  # noqa: ANN401, pyarrow has no types
+    def _metadata(self) -> pq.FileMetaData:
         """The footer as pyarrow parses it, which takes some 0.1 s and 19 MB for AIRS-CH0."""
         return parse_metadata(end_of(BytesIO(self.buffer.getvalue()), self.path), self.path)
 
     def counts(self, blocks: Iterable[slice]) -> Iterator[Block]:
-        """Decode blocks of pixels; see `gpucal.inputs.counts.decode_counts`.
-
-        Parameters
-        ----------
-        blocks : iterable of slice
-            Which pixels; an iterator may be shared by threads.
-
-        Yields
-        ------
-        pixels : slice
-            Which pixels.
-        counts : ndarray of uint16, shape (pixel, frame)
-            Their raw counts.
-
-        Raises
-        ------
-        InputError
-            If the pages cannot be decoded, or hold nulls or counts that do not fit 16 bits.
-        """
+        """Decode blocks of pixels by pyarrow; see `gpucal.inputs.counts.decode_counts`."""
         with self._lock:  # parsed once, by the thread that comes first
             metadata = self._metadata
         data = self.buffer.getvalue()

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpucal.backends import Backend, Pages
+from gpucal.backends import Backend, Destination, Pages
 from gpucal.errors import DeviceError, InputError
 from gpucal.inputs.calibration_files import Adc, Axis, CalibrationFrames
 from gpucal.inputs.counts import takes_pages
@@ -43,6 +43,7 @@ __all__ = [
     "Opened",
     "Outcome",
     "Pipeline",
+    "bins_pages",
     "failed",
     "open_items",
     "out_of_memory",
@@ -174,6 +175,11 @@ def _open(item: Item, strict: bool, variance: bool, began: float) -> Opened:
     return Opened(item, signal, frames, adc, axis, prints, inputs, began)
 
 
+def bins_pages(destination: Destination) -> bool:
+    """Tell whether pages get there without their counts, in the files that gpucal's decoder takes."""
+    return takes_pages() and destination.place_pages is not None
+
+
 def plan_of(opened: Opened) -> Plan:
     """Make the plan of an opened item; raises InputError if its frames do not fit the settings or the axes."""
     item, signal = opened.item, opened.signal
@@ -236,7 +242,7 @@ class Pipeline:
         self._items = iter(items)
         self._backend = backend
         self._destination = backend.destination(device)
-        self._by_pages = takes_pages() and self._destination.place_pages is not None
+        self._by_pages = bins_pages(self._destination)
         self._dtype = dtype
         self._threads = threads
         self._value_bytes = value_bytes or dtype.itemsize

@@ -19,13 +19,14 @@ from typing import Any
 
 import numpy as np
 
+from gpucal.backends import choose
 from gpucal.errors import InputError
 from gpucal.inputs.calibration_files import calibration_paths
 from gpucal.inputs.dataset import Dataset, Observation
 from gpucal.inputs.signal_file import ends_of
 from gpucal.pipeline.calibrate import stream
 from gpucal.pipeline.memory import DEFAULT_MEMORY, Budget, working_bytes
-from gpucal.pipeline.stream import Item, Opened, Outcome, open_items, plan_of, require_no_read
+from gpucal.pipeline.stream import Item, Opened, Outcome, bins_pages, open_items, plan_of, require_no_read
 from gpucal.results.records import is_finished, is_whole, record_path, records
 from gpucal.results.writer import Store
 from gpucal.runs.job import Job
@@ -54,7 +55,7 @@ class Frames:
 
 @dataclass
 class Checked:
-    """What a check found; an item is one detector of one observation.
+    """The findings of a check; an item is one detector of one observation.
 
     Parameters
     ----------
@@ -349,6 +350,7 @@ def _look_at_needs(
     """Estimate disk, memory and time from one opened item of each detector."""
     budget = Budget(job.memory, job.threads)
     value_bytes = np.dtype(job.dtype).itemsize
+    by_pages = bins_pages(choose(job.backend).destination(device=False))
     stored, reserved = {}, {}
     for name, one in sorted(opened.items(), key=lambda pair: [*DETECTORS].index(pair[0])):
         plan, detector = plan_of(one), one.item.detector
@@ -362,7 +364,7 @@ def _look_at_needs(
         values = cube * (1 + job.variance) if job.product == "cubes" else 6 * plan.n_bins * curves
         stored[name] = values * value_bytes + pixels + 8 * (plan.n_bins + curves) + _RECORD
         needs_variance = job.variance or job.product == "light-curves"
-        working = working_bytes(one.signal, job.threads, by_pages=True)
+        working = working_bytes(one.signal, job.threads, by_pages=by_pages)
         reserved[name] = working + cube * (value_bytes + needs_variance * (8 + value_bytes))
     for item in items:
         where, name = item.obs.where(item.detector), item.detector.name

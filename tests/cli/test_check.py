@@ -231,6 +231,21 @@ def test_too_little_space_would_fail(
     assert found(old[0], capsys=capsys, code=0)["free_bytes"] == -1
 
 
+@pytest.mark.parametrize("backend", ["numba", "numpy"])
+def test_a_backend_s_own_memory_is_asked_for(old: Made, tmp_path: Path, backend: str) -> None:
+    """Counts take more than pages. One file of each detector is opened, so bytes of footers differ a little."""
+    dataset, how = gpucal.open_dataset(old[0]), {"memory": 300_000_000, "workers": 1, "backend": backend}
+    told = check(dataset, None, CONFIG, how=how)
+    with pytest.warns(RunWarning):
+        failed = gpucal.run(dataset, tmp_path / "out", CONFIG, **how).failed
+    needed = [
+        {where: int(line.partition("needs ")[2].partition(" ")[0].replace(",", "")) for where, line in lines.items()}
+        for lines in (told.failing, failed)
+    ]
+    assert needed[0] == pytest.approx(needed[1], rel=1e-4)
+    assert len(failed) >= 2
+
+
 def test_too_little_memory_would_fail(old: Made, capsys: pytest.CaptureFixture[str]) -> None:
     least = 290_000_000 + 4_000_000 + 1_000_000
     told = found(old[0], f"--memory={least}", "--workers=1", capsys=capsys, code=1)

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 import numba
 import numpy as np
-from llvmlite import ir  # type: ignore[import-untyped]
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils as _cgutils
 from numba.core import config as _config
