@@ -306,6 +306,8 @@ class Pipeline:
                 more = held + working_bytes(signal, self._threads, by_pages=False)
                 self._budget.release(0, self._budget.acquire(more, signal.path, self._check_alive))
                 reserved = more
+            if not by_pages:
+                _ = loaded.metadata  # here, where no thread that bins waits for it
             out, saturated = self._destination.allocate(shape, self._dtype), np.zeros(plan.n_pixels, bool)
             sizes = loaded.table.sizes if by_pages else np.full(plan.n_pixels, 2 * signal.n_frames)
             blocks = iter(list(pixel_blocks(plan, sizes, PAGE_BLOCK if by_pages else COUNT_BLOCK)))
