@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from queue import Empty, SimpleQueue
 
 import numpy as np
@@ -23,6 +24,10 @@ def connect() -> Backend:
     try:
         import numba
 
+        from gpucal.backends.pagewise.meanwhile import compiled_meanwhile
+
+        with compiled_meanwhile("bins"):
+            importlib.import_module("gpucal.backends.pagewise.inflate")
         from gpucal.backends.pagewise import decode
     except ImportError as error:  # Numba raises this, too, beside a NumPy that it does not support
         reason = str(error).partition("\n")[0]

@@ -165,7 +165,7 @@ def first(copy: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, l
 @pytest.mark.slow
 def test_compiled_once_into_the_user_s_cache(copy: Path, first: tuple[Path, list[str], list[int]]) -> None:
     home, logged, loaded = first
-    assert (logged, loaded) == ([], [0, 0])
+    assert (logged, loaded) == ([], [int(len(os.sched_getaffinity(0)) > 1), 0])  # another process compiled bin_pages
     assert {".nbi", ".nbc"} <= {path.suffix for path in home.rglob("*") if path.is_file()}
     assert compiled(copy, home) == ([], [1, 1])
 

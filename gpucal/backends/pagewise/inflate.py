@@ -430,8 +430,8 @@ def inflate_pages(
         at, size, codec, prefix = pages[page, AT], pages[page, SIZE], pages[page, CODEC], pages[page, PREFIX]
         to, wanted = pages[page, TO] - base, pages[page, WANTED]
         plain = size if codec == STORED else prefix
-        # each by itself, as a sum of 64-bit numbers may be anything
-        outside = min(min(at, size), min(min(prefix, to), wanted)) < 0 or prefix > min(size, wanted)
+        # each by itself, as a sum of 64-bit numbers may be anything; one sign bit shows in all of them together
+        outside = (at | size | prefix | to | wanted) < 0 or prefix > size or prefix > wanted
         outside |= size > data.size - PADDING or at > data.size - PADDING - size
         outside |= wanted > out.size - PADDING or to > out.size - PADDING - wanted
         if outside or (codec == STORED and size != wanted):

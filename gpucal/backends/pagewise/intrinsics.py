@@ -35,6 +35,7 @@ __all__ = [
     "highest",
     "inlined",
     "int64",
+    "is_in_cache",
     "load64",
     "put",
     "put64",
@@ -122,6 +123,15 @@ def compiled(signature: str) -> Callable[[Function], Function]:
         return made
 
     return decorate
+
+
+def is_in_cache(module: str) -> bool:
+    """Tell whether Numba's cache has a module of this package; True as well where there is no cache to write to."""
+    try:
+        folder = Path(njit(cache=True, **_OPTIONS)(lambda: None).stats.cache_path)
+        return any(folder.glob(f"{module}.*_{_digest()}-*.nbi"))
+    except (RuntimeError, OSError):
+        return True
 
 
 # Fields of an array, in the struct that Numba makes of it. What makes a proxy of that struct compiles much longer.
