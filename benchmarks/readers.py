@@ -1,10 +1,11 @@
 """How fast which encoding is read: by gpucal to binned sums or to counts, by Polars and pyarrow to arrays of counts.
 
-    python benchmarks/readers.py [--data DIR] [--rounds 3] [--json FILE]
+    python benchmarks/readers.py [--data DIR] [--rounds 3] [--beside NAME=PROGRAM] [--json FILE]
 
 One full-size observation, re-encoded: dictionary and plain, zstd and snappy, one row group and many, as pyarrow and as
 Polars write them. gpucal runs on one thread a core. The libraries' own ways to read the same columns into one array
-stand beside it. File bytes are in memory.
+stand beside it. File bytes are in memory. --beside "0.1=ENVIRONMENT/bin/gpucal" adds whole runs into a results folder,
+of this version and another: seconds for each further planet, in processes of their own.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
-from measure import full_size_planets, table, write_json
+from measure import full_size_planets, gpucal, measure, table, write_json
 
 from gpucal import Calibration, open_dataset
 from gpucal.backends import load
@@ -110,7 +111,33 @@ def plan_of(data: Path, planet: int, detector: Detector) -> Plan:
     return make_plan(detector, config, frames, adc, axis, detector.frames)
 
 
-def measured(data: Path, rounds: int) -> list[dict[str, Any]]:
+def whole_runs(
+    data: Path, planet: int, encoding: Encoding, folder: Path, rounds: int, beside: Mapping[str, str]
+) -> dict[str, float]:
+    """Time runs over one re-encoded planet under five names; medians over rounds of what a further planet adds."""
+    home, here = data / "train" / str(planet), folder / "data" / "train" / "1"
+    here.mkdir(parents=True)
+    for entry in data.resolve().iterdir():
+        if entry.name != "train":
+            (folder / "data" / entry.name).symlink_to(entry)
+    for entry in home.resolve().iterdir():
+        if entry.suffix == ".parquet":
+            encode(pq.read_table(entry), encoding, here / entry.name)
+        else:
+            (here / entry.name).symlink_to(entry)
+    for name in range(2, 6):
+        (here.parent / str(name)).symlink_to("1")
+    programs = {"gpucal": gpucal()} | {name: [program] for name, program in beside.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    for turn in range(rounds):
+        for name, program in programs.items():
+            run = [*program, "calibrate", str(folder / "data"), str(folder / f"{name} {turn}")]
+            one = measure([*run, "--planet", "1"]).seconds
+            seconds[name].append((measure(run).seconds - one) / 4)
+    return {f"{name}, whole run": statistics.median(times) for name, times in seconds.items()}
+
+
+def measured(data: Path, rounds: int, beside: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
     """Time every way on every encoding; medians over rounds, of the sum over detectors."""
     planet = full_size_planets(data, 1)[0]
     rows = []
@@ -131,6 +158,10 @@ def measured(data: Path, rounds: int) -> list[dict[str, Any]]:
                         decode()
                         times.append(time.perf_counter() - start)
                     seconds.setdefault(way, []).append(statistics.median(times))
+            if beside:
+                with tempfile.TemporaryDirectory() as folder:
+                    runs = whole_runs(data, planet, encoding, Path(folder), rounds, beside)
+                seconds |= {way: [time_] for way, time_ in runs.items()}
             rows += [
                 {"encoding": label, "megabytes": megabytes, "way": way, "seconds": sum(times)}
                 for way, times in seconds.items()
@@ -154,10 +185,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, help="folder of the synthetic data; made if missing, kept")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--beside", action="append", default=[], metavar="NAME=PROGRAM", help="another gpucal")
     parser.add_argument("--json")
     options = parser.parse_args()
+    beside = dict(pair.split("=", 1) for pair in options.beside)
     with tempfile.TemporaryDirectory() as scratch:
-        rows = measured(options.data or Path(scratch) / "data", options.rounds)
+        rows = measured(options.data or Path(scratch) / "data", options.rounds, beside)
     write_json(options.json, rows)
     print(markdown(rows))
 
