@@ -113,8 +113,9 @@ class _Lane:
         n = len(self.flags)
         sizes = np.int64(self.pitch), np.int32(n), np.int32(plan.n_bins), np.int32(plan.pairs_per_bin)
         results = np.uint32(plan.saturation), self.out, self.saturated
+        grid, block = calibrate_grid(n, plan.n_bins), (THREADS["calibrate"],)
         with self.stream:
-            kernel(calibrate_grid(n, plan.n_bins), (THREADS,), (self.raw, *sizes, self.constants, self.tau_s, *results))
+            kernel(grid, block, (self.raw, *sizes, self.constants, self.tau_s, *results))
 
     def download(self, electrons: bool) -> None:
         """Queue the download of the flags to pinned memory, and of the electrons if they are wanted there."""
