@@ -60,6 +60,7 @@ class Stages:
     def block(self, pixels: slice) -> None:
         from gpucal.backends.pagewise import bins, decode
         from gpucal.backends.pagewise.inflate import inflate_pages
+        from gpucal.backends.pagewise.leftover import inflate_by_codec
 
         table, n, scratch = self.loaded.table, pixels.stop - pixels.start, decode.Scratch()
         raw = np.frombuffer(self.loaded.buffer.getvalue(), np.uint8)
@@ -70,7 +71,7 @@ class Stages:
         for page in np.flatnonzero(status).tolist():
             self.left += 1
             place = int(status[page]), inflated, int(some[page, TO] - some[0, TO]), Path()
-            self.do("inflate by pyarrow's codec", decode._inflate_otherwise, table, raw, first + page, *place)
+            self.do("inflate by pyarrow's codec", inflate_by_codec, table, raw, first + page, *place)
         out, saturated, wrong = np.empty((n, self.plan.n_bins)), np.empty(n, np.uint8), np.empty((n, 2), np.int64)
         firsts, constants = table.firsts[pixels.start : pixels.stop + 1] - first, decode._constants(self.plan, pixels)
         what = inflated, some, firsts, table.facts[pixels], table.n_rows, *constants, out, saturated, wrong
