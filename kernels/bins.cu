@@ -138,7 +138,7 @@ __device__ int check_levels(const byte *page, int at, int stop, int left)
     while (left > 0) {
         const unsigned run = head(page, at, stop);
         const int count = run >> 1, many = run & 1 ? min(8 * count, left) : count;
-        if (!count || (run & 1 ? count > stop - at || 8 * count - left >= 8 : at >= stop || count > left))
+        if (run & 1 ? count > stop - at || 8 * count - left >= 8 : at >= stop || count > left)
             return LEVELS_WRONG;
         bool null = false;
         if (run & 1) { // in groups of eight, of which the last may hold more than there are
@@ -155,6 +155,8 @@ __device__ int check_levels(const byte *page, int at, int stop, int left)
         }
         if (__syncthreads_or(null))
             return NULLS;
+        if (!count)
+            return LEVELS_WRONG;
         left -= many;
     }
     return at == stop ? DONE : LEVELS_WRONG;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -202,6 +203,25 @@ def test_damaged_pages_have_the_same_bits_and_statuses(
     counted, pages = compare_damaged(built["bins"], columns, range(150))
     assert pages >= 5_000
     assert {0, bins.LEVELS_WRONG, bins.NULLS, bins.WIDTH, bins.RUN, bins.COUNT, bins.INDEX, bins.RANGE} <= set(counted)
+
+
+ODD = (0, 1, 2, 3, 16, 17, 128, 129, 255)
+SHORT = [bytes(body) for n in range(4) for body in itertools.product(ODD, repeat=n)]
+"""Heads of runs, and what follows them, in all ways."""
+
+
+@pytest.mark.parametrize("what", ["levels", "runs"])
+def test_short_pages_have_the_same_statuses(
+    what: str, built: dict[str, Function], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def statuses() -> list[int]:
+        others = {"runs": test_page_bins.GOOD_RUN} if what == "levels" else {}
+        return [test_page_bins.by_hand(**{what: body}, **others)[0] for body in SHORT]
+
+    expected = statuses()
+    monkeypatch.setattr(test_page_bins, "bin_pages", built["bins"])
+    assert statuses() == expected
+    assert len(set(expected)) >= 3
 
 
 @pytest.mark.slow
