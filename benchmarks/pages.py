@@ -34,6 +34,9 @@ from gpucal.science.plan import Plan, make_plan
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import DETECTORS, Detector
 
+GPU_PAGES = 2**25
+"""Bytes of a GPU's block of pages."""
+
 CLOCKS = (time.perf_counter, time.process_time)
 
 
@@ -79,6 +82,37 @@ class Stages:
         assert not wrong[:, 0].any()
 
 
+def for_a_gpu(plan: Plan, loaded: Loaded) -> dict[str, float]:
+    """Time what is left to the host of a GPU's work: a block's stored bytes into other memory, and refused pages.
+
+    Without a GPU it is the compiled function that refuses them: the same ones. Downloads are not in it.
+    """
+    from gpucal.backends.cupy_pages import PageBlock
+    from gpucal.backends.pagewise import decode
+    from gpucal.backends.pagewise.inflate import inflate_pages
+    from gpucal.backends.pagewise.leftover import inflate_by_codec
+
+    found, scratch, room = Counter[str](), decode.Scratch(), np.zeros(2**27, np.uint8)
+    for pixels in pixel_blocks(plan, loaded.table.sizes, GPU_PAGES, rows=True):
+        start = time.thread_time()
+        block = PageBlock.of(loaded, pixels)
+        pieces, places = block.pieces()
+        size = int((pieces[:, 1] - pieces[:, 0]).sum())
+        block.pack(pieces, places, room[: size + PADDING], np.empty(block.pages.shape, np.int64))
+        found["for a GPU: copied"] += time.thread_time() - start
+        found["for a GPU: MB up"] += (size + block.pages.nbytes) / 1e6
+        found["for a GPU: MB decompressed there"] += float(block.pages[:, WANTED].sum()) / 1e6
+        status = np.empty(len(block.pages), np.int64)
+        last, memory = block.first + len(block.pages), scratch.inflated(block.room)
+        inflate_pages(block.data, loaded.table.pages, block.first, last, memory, status, *scratch.inflating)
+        start = time.thread_time()
+        for page in np.flatnonzero(status).tolist():
+            to = int(block.pages[page, TO])
+            inflate_by_codec(loaded.table, block.data, block.first + page, int(status[page]), memory, to, Path())
+        found["for a GPU: decompressed by pyarrow"] += time.thread_time() - start
+    return dict(found)
+
+
 def by_codec(loaded: Loaded) -> tuple[float, float]:
     """Inflate the data pages by pyarrow's zstd; return their bytes and the seconds."""
     codec, data = pa.Codec("zstd"), np.frombuffer(loaded.buffer.getvalue(), np.uint8)
@@ -110,6 +144,7 @@ def once(obs: package.Observation, detector: Detector, threads: int) -> dict[str
         stages.block(pixels)
     found |= {**stages.seconds, "pages for pyarrow's codec": stages.left}
     found["GB/s"] = float(loaded.table.pages[:, WANTED].sum()) / found["inflate"] / 1e9
+    found |= for_a_gpu(plan, loaded)
     size, seconds = by_codec(loaded)
     found["GB/s of pyarrow's zstd"] = size / seconds / 1e9
 

@@ -28,7 +28,7 @@ PAGES, BLOCK = 2**19, 6 * 2**20
 THREAD = 4_000_000
 
 
-def working_bytes(signal: Signal, threads: int, *, pages: bool) -> int:
+def working_bytes(signal: Signal, threads: int, block: int = PAGES, *, pages: bool) -> int:
     """Return the bytes that an item needs beside its file and its result.
 
     Parameters
@@ -37,6 +37,8 @@ def working_bytes(signal: Signal, threads: int, *, pages: bool) -> int:
         Its file.
     threads : int
         Threads that bin.
+    block : int
+        Bytes of a block of pages.
     pages : bool
         Whether pages can be binned without their counts; otherwise, and if the footer tells that they are of another
         kind, pyarrow decodes them.
@@ -50,7 +52,7 @@ def working_bytes(signal: Signal, threads: int, *, pages: bool) -> int:
     if pages and signal.by_pages:
         longest = int(footer.uncompressed[:, signal.columns].sum(axis=0).max(initial=0))
         table = 2 * 8 * COLUMNS * 2 * footer.rows.size * signal.columns.size  # and what it is made from
-        return table + threads * (max(PAGES, longest) + 2 * footer.n_rows)
+        return table + threads * (max(block, longest) + 2 * footer.n_rows)
     # A block as a table, in one piece, and its pages; 19 MB for the 1.2 MB that are the footer of AIRS-CH0.
     return 16 * signal.footer_size + threads * 4 * max(BLOCK, 2 * footer.n_rows)
 
