@@ -22,7 +22,7 @@ from paged import loaded_of, planned, same_bits, table_of
 
 from gpucal import kernels
 from gpucal.backends.pagewise import bins, decode, inflate
-from gpucal.inputs.parquet.layout import TO, WANTED
+from gpucal.inputs.parquet.layout import COLUMNS, TO, WANTED
 
 Function = Callable[..., None]
 WORK = inflate.workspace()
@@ -275,6 +275,33 @@ def test_compiled_bins_has_the_bits_of_its_source(
     for pairs in (30, 509, 2033):
         some = given(test_page_bins.as_file(counts), pairs, np.arange(3), monkeypatch)
         assert set(compare_columns(compiled["bins"], some)) == {0}
+
+
+# ------------------------------------------------------------------------------------------------------------- sectors
+
+
+def test_stored_bytes_are_fetched_once(tmp_path: Path) -> None:
+    require_compiler()
+    kernel = Kernel(kernels.source("inflate"), "inflate", tmp_path, count=True)
+    text = np.random.default_rng(0).normal(128, 30, 6000).astype(np.uint8).tobytes()
+    page = test_inflate.CODEC_.compress(text, asbytes=True)
+    status, (content,) = inflated(inflating(kernel), *frames([(page, len(text))]))
+    assert (status[0], content) == (0, text)
+    loads, _ = kernel.traffic()
+    assert loads.fetched_by_block <= 1.02 * len(page) + 32 * COLUMNS
+    assert loads.efficiency[1] >= 0.98
+
+
+def test_pages_are_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    require_compiler()
+    kernel = Kernel(kernels.source("bins"), "bins", tmp_path, count=True)
+    counts = np.clip(np.random.default_rng(1).normal(300, 40, (1, 6000)), 0, 900).astype(np.uint16)
+    some = given(test_page_bins.as_file(counts), 30, np.arange(1), monkeypatch)
+    assert set(compare_columns(binning(kernel), some)) == {0}
+    loads, _ = kernel.traffic()
+    constants_and_tau = 64 + 8 * 100
+    assert loads.fetched_by_block <= 1.05 * int(some[1][:, WANTED].sum()) + constants_and_tau + 32 * COLUMNS
+    assert loads.efficiency[1] >= 0.95
 
 
 # ---------------------------------------------------------------------------------------------------------- sanitizers
