@@ -1,17 +1,19 @@
-"""The formula on a GPU: ``kernels/calibrate.cu`` through CuPy. No other module imports cupy.
+"""The formula on a GPU, through CuPy: ``kernels/calibrate.cu`` from raw counts, and `cupy_pages` from a file's pages.
 
 Each thread that bins uses a lane: a stream of its own, pinned host buffers for both directions, and the same buffers on
-the device. Two threads are two streams, so one's upload overlaps the other's kernel and download, and decoding overlaps
-them all. Cropped uint16 counts are uploaded; binned electrons are downloaded, or stay on the device.
+the device. Two threads are two streams, so one's upload overlaps the other's kernel and download, and the host's work
+overlaps them all. Pages are uploaded as the file stores them, or else cropped uint16 counts; binned electrons are
+downloaded, or stay on the device. The environment variable GPUCAL_PAGES=host has all pages decoded on the host.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, cached_property, partial
 from importlib.metadata import distributions
 from queue import Empty, SimpleQueue
@@ -21,10 +23,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpucal.backends import Backend, Destination
-from gpucal.backends.agreement import difference
-from gpucal.errors import BackendUnavailable, BrokenDevice, DeviceError, DeviceMemoryError
+from gpucal.backends import Backend, Destination, Pages
+from gpucal.backends.agreement import difference, difference_by_pages
+from gpucal.backends.cupy_pages import PageKernels, PageLane
+from gpucal.backends.pagewise.leftover import settle
+from gpucal.errors import BackendUnavailable, BrokenDevice, ConfigError, DeviceError, DeviceMemoryError, InputError
 from gpucal.hints import joined
+from gpucal.inputs.signal_file import Loaded
 from gpucal.kernels import ROW, THREADS, calibrate_grid, source
 from gpucal.science.plan import Plan
 from gpucal.science.steps import Array
@@ -39,20 +44,37 @@ _IMPORT = (ImportError, OSError, ValueError, AttributeError, RuntimeError, Warni
 
 _OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation, which pinned allocations raise
 
+# Bytes of a block's pages, decompressed: a quarter of a file. A page of FGS1 keeps a warp busy for long, so that many
+# have to be decoded at the same time; and a file needs several blocks for one's copy to overlap another's kernels.
+_PAGES = 2**25
+
 
 def connect() -> Backend:
-    """Compile the kernel, launch it on the current device, and compare it with NumPy; any thread may use the backend.
+    """Compile the kernels, launch them on the current device, and compare them with NumPy; any thread may use them.
 
     `BackendUnavailable` is raised without CuPy, driver, device or compiler, or if the device's results differ from
-    NumPy's. Later a block raises `DeviceError` if the device fails, or has no room for a single pixel.
+    NumPy's. Later a block raises `DeviceError` if the device fails, or has no room for a single pixel. `ConfigError` is
+    raised if GPUCAL_PAGES is neither auto nor host.
     """
     gpu = _gpu()
-    return Backend("cupy", gpu.runs_on, gpu.bin_counts, on_device=_on_device)
+    if not _takes_pages():
+        log.info("backend cupy: GPUCAL_PAGES=host, so the host decodes all pages")
+        return Backend("cupy", gpu.runs_on, gpu.bin_counts, on_device=partial(_on_device, False))
+    with _explained():
+        _refuse_unless(gpu.by_pages <= 1.0, gpu, gpu.by_pages)
+    return Backend("cupy", gpu.runs_on, gpu.bin_counts, gpu.bin_pages, partial(_on_device, True), _PAGES)
 
 
 def split(plan: Plan, counts: NDArray[np.uint16]) -> dict[str, float]:
     """Return the seconds of ``upload``, ``kernel`` and ``download`` of a block, each synchronised."""
     return _gpu().split(plan, counts)
+
+
+def _takes_pages() -> bool:
+    where = os.environ.get("GPUCAL_PAGES") or "auto"
+    if where not in ("auto", "host"):
+        raise ConfigError(f"GPUCAL_PAGES = {where!r}: must be auto or host")
+    return where == "auto"
 
 
 class _Buffer:
@@ -117,8 +139,9 @@ class _Lane:
         n = len(self.flags)
         sizes = np.int64(self.pitch), np.int32(n), np.int32(plan.n_bins), np.int32(plan.pairs_per_bin)
         results = np.uint32(plan.saturation), self.out, self.saturated
+        grid, block = calibrate_grid(n, plan.n_bins), (THREADS["calibrate"],)
         with self.stream:
-            kernel(calibrate_grid(n, plan.n_bins), (THREADS,), (self.raw, *sizes, self.constants, self.tau_s, *results))
+            kernel(grid, block, (self.raw, *sizes, self.constants, self.tau_s, *results))
 
     def download(self, electrons: bool) -> None:
         """Queue the download of the flags to pinned memory, and of the electrons if they are wanted there."""
@@ -128,7 +151,7 @@ class _Lane:
 
 
 class _Gpu:
-    """One device, its kernel and its idle lanes."""
+    """One device, its kernels and its idle lanes."""
 
     def __init__(self, number: int) -> None:
         import cupy
@@ -136,6 +159,7 @@ class _Gpu:
         self._cupy = cupy
         self._device = cupy.cuda.Device(number)
         self._idle: SimpleQueue[_Lane] = SimpleQueue()
+        self._idle_for_pages: SimpleQueue[PageLane] = SimpleQueue()
         with self._device:
             self._kernel = cupy.RawModule(code=source("calibrate"), options=()).get_function("calibrate")
         self.runs_on = _described(cupy, number)
@@ -150,18 +174,50 @@ class _Gpu:
             lane.stream.synchronize()
             out[part] = lane.electrons
 
-        return self._in_pieces(plan, pixels, counts, deliver)
+        return self._counts_in_pieces(plan, pixels, counts, deliver)
 
     def bin_into(self, plan: Plan, pixels: slice, counts: NDArray[np.uint16], target: Array) -> NDArray[np.bool_]:
-        """Leave the electrons on the device, in ``target`` (bin, pixel)."""
+        """Leave the electrons on the device, in ``target`` (bin, row, column)."""
 
         def deliver(part: slice, lane: _Lane) -> None:
             with lane.stream:
-                target[:, part] = lane.out.T
+                _spread(lane.out, target, part.start)
             lane.download(electrons=False)
             lane.stream.synchronize()
 
-        return self._in_pieces(plan, pixels, counts, deliver)
+        return self._counts_in_pieces(plan, pixels, counts, deliver)
+
+    def bin_pages(
+        self, plan: Plan, pixels: slice, loaded: Loaded, out: NDArray[np.float64]
+    ) -> tuple[NDArray[np.bool_], Pages]:
+        """See `gpucal.backends.pagewise.decode.bin_pages`."""
+
+        def deliver(part: slice, lane: PageLane) -> None:
+            lane.out.get(stream=lane.stream, out=lane.electrons, blocking=False)
+            lane.finish()
+            np.copyto(out[part], lane.electrons)
+
+        def again(one: slice, counts: NDArray[np.uint16]) -> NDArray[np.bool_]:
+            place = one.start - pixels.start
+            return self.bin_counts(plan, one, counts, out[place : place + 1])
+
+        return self._pages_in_pieces(plan, pixels, loaded, deliver, again)
+
+    def bin_pages_into(
+        self, plan: Plan, pixels: slice, loaded: Loaded, target: Array
+    ) -> tuple[NDArray[np.bool_], Pages]:
+        """Leave the electrons on the device, in ``target`` (bin, row, column)."""
+
+        def deliver(part: slice, lane: PageLane) -> None:
+            with lane.stream:
+                _spread(lane.out, target, part.start)
+            lane.finish()
+
+        def again(one: slice, counts: NDArray[np.uint16]) -> NDArray[np.bool_]:
+            y, x = divmod(one.start - pixels.start, target.shape[2])
+            return self.bin_into(plan, one, counts, target[:, y : y + 1, x : x + 1])
+
+        return self._pages_in_pieces(plan, pixels, loaded, deliver, again)
 
     def split(self, plan: Plan, counts: NDArray[np.uint16]) -> dict[str, float]:
         """Return the seconds of upload, kernel and download of a block of all a plan's pixels, one after the other."""
@@ -202,31 +258,90 @@ class _Gpu:
         def there_and_back(
             plan: Plan, pixels: slice, counts: NDArray[np.uint16], out: NDArray[np.float64]
         ) -> NDArray[np.bool_]:
-            target = self.allocate((plan.n_bins, len(counts)), np.dtype(np.float64))
+            target = self.allocate((plan.n_bins, 1, len(counts)), np.dtype(np.float64))
             saturated = self.bin_into(plan, pixels, counts, target)
             with self._device:
-                out[:] = target.get().T
+                out[:] = target.get()[:, 0].T
             return saturated
 
         return difference(there_and_back)
 
-    def _in_pieces(
+    @cached_property
+    def by_pages(self) -> float:
+        """`agreement.difference_by_pages`."""
+        return difference_by_pages(self.bin_pages)
+
+    @cached_property
+    def by_pages_on_device(self) -> float:
+        """The same for results that stay on the device."""
+
+        def there_and_back(
+            plan: Plan, pixels: slice, loaded: Loaded, out: NDArray[np.float64]
+        ) -> tuple[NDArray[np.bool_], Pages]:
+            target = self.allocate((plan.n_bins, 1, len(out)), np.dtype(np.float64))
+            result = self.bin_pages_into(plan, pixels, loaded, target)
+            with self._device:
+                out[:] = target.get()[:, 0].T
+            return result
+
+        return difference_by_pages(there_and_back)
+
+    @cached_property
+    def _page_kernels(self) -> PageKernels:
+        with self._device:
+            return PageKernels()
+
+    def _counts_in_pieces(
         self,
         plan: Plan,
         pixels: slice,
         counts: NDArray[np.uint16],
         deliver: Callable[[slice, _Lane], None],
     ) -> NDArray[np.bool_]:
-        """Run a block, or its halves, quarters and so on if the device's memory is short."""
         saturated = np.empty(len(counts), bool)
-        pieces = [slice(0, len(counts))]
+
+        def run(part: slice) -> None:
+            mine = slice(pixels.start + part.start, pixels.start + part.stop)
+            self._run(plan, mine, counts[part], saturated[part], partial(deliver, part))
+
+        self._in_pieces(len(counts), run)
+        return saturated
+
+    def _pages_in_pieces(
+        self,
+        plan: Plan,
+        pixels: slice,
+        loaded: Loaded,
+        deliver: Callable[[slice, PageLane], None],
+        again: Callable[[slice, NDArray[np.uint16]], NDArray[np.bool_]],
+    ) -> tuple[NDArray[np.bool_], Pages]:
+        """Run a block; ``again`` bins a column from its counts, where its pages are not such as the kernel takes."""
+        saturated, total = np.empty(pixels.stop - pixels.start, bool), [Pages()]
+
+        def run(part: slice) -> None:
+            mine = slice(pixels.start + part.start, pixels.start + part.stop)
+            by_codec, seconds, wrong = self._run_pages(plan, mine, loaded, saturated[part], partial(deliver, part))
+
+            def bin_again(pixel: int, counts: NDArray[np.uint16]) -> None:
+                one = slice(mine.start + pixel, mine.start + pixel + 1)
+                saturated[part.start + pixel] = again(one, counts)[0]
+
+            by_arrow = settle(loaded, mine, wrong, bin_again)
+            n_pages = int(loaded.table.firsts[mine.stop] - loaded.table.firsts[mine.start])
+            total.append(Pages(n_pages - by_codec - by_arrow, by_codec, by_arrow, seconds))
+
+        self._in_pieces(len(saturated), run)
+        return saturated, sum(total, Pages())
+
+    def _in_pieces(self, n_pixels: int, run: Callable[[slice], None]) -> None:
+        """Run a block, or its halves, quarters and so on if the device's memory is short."""
+        pieces = [slice(0, n_pixels)]
         while pieces:
             part = pieces.pop()
             n = part.stop - part.start
-            mine = slice(pixels.start + part.start, pixels.start + part.stop)
             full: DeviceMemoryError | None = None
             try:
-                self._run(plan, mine, counts[part], saturated[part], partial(deliver, part))
+                run(part)
             except DeviceMemoryError as error:
                 full = DeviceMemoryError(*error.args)  # a new one: the traceback of the old would keep the lane
             if full is None:
@@ -236,7 +351,6 @@ class _Gpu:
                 raise full
             log.warning("%s is short of memory: a block of %d pixels is halved", self.runs_on, n)
             pieces += [slice(part.start + n // 2, part.stop), slice(part.start, part.start + n // 2)]
-        return saturated
 
     def _run(
         self,
@@ -255,6 +369,33 @@ class _Gpu:
             deliver(lane)
             saturated[:] = lane.flags != 0
             self._idle.put(lane)
+
+    def _run_pages(
+        self,
+        plan: Plan,
+        pixels: slice,
+        loaded: Loaded,
+        saturated: NDArray[np.bool_],
+        deliver: Callable[[PageLane], None],
+    ) -> tuple[int, float, NDArray[np.int32]]:
+        """Run a block on a lane; return what `PageLane.run` does, and what is wrong with columns."""
+        n = len(saturated)
+        size = int(loaded.table.sizes[pixels].sum())
+        with self._typed(f"{size:,} bytes of pages, their compressed ones, and {8 * plan.n_bins * n:,} of result"):
+            try:
+                lane = self._idle_for_pages.get_nowait()
+            except Empty:
+                lane = PageLane(_Buffer)
+            try:
+                by_codec, seconds = lane.run(self._page_kernels, plan, _constants(plan, pixels), pixels, loaded)
+            except InputError:
+                self._idle_for_pages.put(lane)  # nothing is queued on it
+                raise
+            deliver(lane)
+            saturated[:] = lane.flags != 0
+            wrong = lane.wrong.copy()
+            self._idle_for_pages.put(lane)
+        return by_codec, seconds, wrong
 
     @contextmanager
     def _typed(self, need: str) -> Iterator[None]:
@@ -280,22 +421,33 @@ class _Gpu:
 
     def _free(self) -> None:
         """Free idle memory: other threads' idle lanes, and the pools."""
-        while True:
-            try:
-                self._idle.get_nowait()
-            except Empty:
-                break
+        for idle in (self._idle, self._idle_for_pages):
+            while not idle.empty():
+                with suppress(Empty):
+                    idle.get_nowait()
         with self._device:
             self._cupy.get_default_memory_pool().free_all_blocks()
             self._cupy.get_default_pinned_memory_pool().free_all_blocks()
 
 
-def _on_device() -> Destination:
+def _on_device(pages: bool) -> Destination:
     """Keep results on the current device, as CuPy arrays; the first use compares them with NumPy's."""
     gpu = _gpu()
     with _explained():
         _refuse_unless(gpu.on_device <= 1.0, gpu, gpu.on_device)
-    return Destination(gpu.allocate, gpu.bin_into, None, gpu.change)
+        if pages:
+            _refuse_unless(gpu.by_pages_on_device <= 1.0, gpu, gpu.by_pages_on_device)
+    return Destination(gpu.allocate, gpu.bin_into, gpu.bin_pages_into if pages else None, gpu.change, _PAGES)
+
+
+def _spread(binned: Array, target: Array, at: int) -> None:
+    """Copy (pixel, bin), from the ``at``-th pixel of ``target`` on, to their places in (bin, row, column)."""
+    width, done = target.shape[2], 0
+    while done < len(binned):
+        y, x = divmod(at + done, width)
+        n = min(width - x, len(binned) - done)
+        target[:, y, x : x + n] = binned[done : done + n].T
+        done += n
 
 
 def _gpu() -> _Gpu:

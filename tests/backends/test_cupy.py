@@ -1,4 +1,7 @@
-"""The CuPy backend on a strict stand-in for CuPy, which runs the shipped kernel on the CPU (tests/emulator/standin)."""
+"""The CuPy backend on a strict stand-in for CuPy, which runs the shipped kernel on the CPU (tests/emulator/standin).
+
+Counts are decoded on the host; test_cupy_pages.py is about pages.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +34,11 @@ from gpucal.settings.detectors import Detector
 CASES = cases()
 SEEDS = range(20)
 CONFIG = Calibration(bins=BINS, integration="notebook")
+
+
+@pytest.fixture(autouse=True)
+def _by_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPUCAL_PAGES", "host")
 
 
 def backend() -> ModuleType:
