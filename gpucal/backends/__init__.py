@@ -75,7 +75,7 @@ class BinCounts(Protocol):
     """The formula over one pixel block; see `gpucal.backends.numpy_.bin_counts`."""
 
     def __call__(
-        self, plan: Plan, pixels: slice, counts: NDArray[np.uint16], out: NDArray[np.float64]
+        self, plan: Plan, pixels: slice, counts: NDArray[np.uint16], out: NDArray[np.float64], /
     ) -> NDArray[np.bool_]:
         """Fill ``out``; return which pixels are saturated."""
 
@@ -84,7 +84,7 @@ class BinPages(Protocol):
     """The same from the pages of a file, whose counts are never in memory; see `gpucal.backends.pagewise.decode`."""
 
     def __call__(
-        self, plan: Plan, pixels: slice, loaded: Loaded, out: NDArray[np.float64]
+        self, plan: Plan, pixels: slice, loaded: Loaded, out: NDArray[np.float64], /
     ) -> tuple[NDArray[np.bool_], Pages]:
         """Fill ``out``; return which pixels are saturated, and how the pages were decoded."""
 

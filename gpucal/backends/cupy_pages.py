@@ -1,4 +1,4 @@
-"""A file's pages on a GPU: ``kernels/inflate.cu`` and ``kernels/bins.cu``, on a lane of `gpucal.backends.cupy_`.
+"""A file's pages on a GPU: ``kernels/inflate.cu`` and ``kernels/bins.cu``, on a lane of `gpucal.backends.cupy_gpu`.
 
 The stored bytes of a block's pages are uploaded as they are. `inflate` decompresses them; pages that it refuses are
 decompressed by pyarrow's codec and follow, and `inflate` puts them beside the others. `bins` makes binned sums of all.
@@ -7,13 +7,12 @@ decompressed by pyarrow's codec and follow, and `inflate` puts them beside the o
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gpucal.backends.cupy_buffers import Buffer, constants_of
 from gpucal.backends.pagewise.leftover import inflate_by_codec, verify_checksums
 from gpucal.backends.pagewise.statuses import DONE
 from gpucal.errors import DeviceError
@@ -104,29 +103,21 @@ class PageBlock:
 
 
 class PageLane:
-    """A stream, and the buffers of one block on the device.
+    """The stream and buffers of one block on the device: run it, take its electrons, then finish."""
 
-    Parameters
-    ----------
-    buffer : callable
-        Makes a buffer for a type: pinned memory and its counterpart on the device.
-    """
-
-    def __init__(self, buffer: Callable[[type[np.generic]], Any]) -> None:
+    def __init__(self) -> None:
         import cupy
 
         self.stream = cupy.cuda.Stream(non_blocking=True)
-        self._stored, self._patch = buffer(np.uint8), buffer(np.uint8)
-        self._table, self._patch_table, self._facts = (buffer(np.int64) for _ in range(3))
-        self._firsts, self._became, self._patched, self._wrong = (buffer(np.int32) for _ in range(4))
-        self._constants, self._tau_s, self._out = (buffer(np.float64) for _ in range(3))
-        self._saturated = buffer(np.uint32)
+        self._stored, self._patch = Buffer(np.uint8), Buffer(np.uint8)
+        self._table, self._patch_table, self._facts = (Buffer(np.int64) for _ in range(3))
+        self._firsts, self._became, self._patched, self._wrong = (Buffer(np.int32) for _ in range(4))
+        self._constants, self._tau_s, self._out = (Buffer(np.float64) for _ in range(3))
+        self._saturated = Buffer(np.uint32)
         self._inflated: Array = None
         self._left: NDArray[np.int32] = np.empty(0, np.int32)  # statuses of pages that are stored as they are
 
-    def run(
-        self, kernels: PageKernels, plan: Plan, constants: NDArray[np.float64], pixels: slice, loaded: Loaded
-    ) -> tuple[int, float]:
+    def run(self, kernels: PageKernels, plan: Plan, pixels: slice, loaded: Loaded) -> tuple[int, float]:
         """Queue a block, but for the download of its electrons.
 
         Returns how many pages pyarrow's codec decompressed, and the seconds until all pages were decompressed.
@@ -134,7 +125,7 @@ class PageLane:
         `InputError` is raised, and nothing is queued then, if a page cannot be decompressed.
         """
         start = time.perf_counter()
-        block = PageBlock.of(loaded, pixels)
+        block, constants = PageBlock.of(loaded, pixels), constants_of(plan, pixels)
         n, n_pages = pixels.stop - pixels.start, len(block.pages)
         if loaded.strict:
             verify_checksums(loaded.table, block.data, block.first, block.first + n_pages, loaded.path)
