@@ -71,7 +71,7 @@ def compiled() -> list[dict[str, Any]]:
     for name in kernels.NAMES:
         for architecture in nvrtc.ARCHITECTURES:
             made = nvrtc.compile(kernels.source(name), name, architecture)
-            resident = occupancy(architecture, kernels.THREADS, made.registers, made.shared)
+            resident = occupancy(architecture, kernels.THREADS[name], made.registers, made.shared)
             row = {"kernel": name, "architecture": architecture, "registers": made.registers, "spills": made.spills}
             rows.append({**row, "shared": made.shared, "occupancy": resident})
     return rows

@@ -34,6 +34,9 @@ from gpucal.science.plan import Plan, make_plan
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import DETECTORS, Detector
 
+GPU_PAGES = 2**25
+"""Bytes of a GPU's block of pages."""
+
 CLOCKS = (time.perf_counter, time.process_time)
 
 
@@ -60,6 +63,7 @@ class Stages:
     def block(self, pixels: slice) -> None:
         from gpucal.backends.pagewise import bins, decode
         from gpucal.backends.pagewise.inflate import inflate_pages
+        from gpucal.backends.pagewise.leftover import inflate_by_codec
 
         table, n, scratch = self.loaded.table, pixels.stop - pixels.start, decode.Scratch()
         raw = np.frombuffer(self.loaded.buffer.getvalue(), np.uint8)
@@ -70,12 +74,43 @@ class Stages:
         for page in np.flatnonzero(status).tolist():
             self.left += 1
             place = int(status[page]), inflated, int(some[page, TO] - some[0, TO]), Path()
-            self.do("inflate by pyarrow's codec", decode._inflate_otherwise, table, raw, first + page, *place)
+            self.do("inflate by pyarrow's codec", inflate_by_codec, table, raw, first + page, *place)
         out, saturated, wrong = np.empty((n, self.plan.n_bins)), np.empty(n, np.uint8), np.empty((n, 2), np.int64)
         firsts, constants = table.firsts[pixels.start : pixels.stop + 1] - first, decode._constants(self.plan, pixels)
         what = inflated, some, firsts, table.facts[pixels], table.n_rows, *constants, out, saturated, wrong
         self.do("unpack and sum", bins.bin_pages, *what, *scratch.binning(table.n_rows, self.plan.pairs_per_bin))
         assert not wrong[:, 0].any()
+
+
+def for_a_gpu(plan: Plan, loaded: Loaded) -> dict[str, float]:
+    """Time what is left to the host of a GPU's work: a block's stored bytes into other memory, and refused pages.
+
+    Without a GPU it is the compiled function that refuses them: the same ones. Downloads are not in it.
+    """
+    from gpucal.backends.cupy_pages import PageBlock
+    from gpucal.backends.pagewise import decode
+    from gpucal.backends.pagewise.inflate import inflate_pages
+    from gpucal.backends.pagewise.leftover import inflate_by_codec
+
+    found, scratch, room = Counter[str](), decode.Scratch(), np.zeros(2**27, np.uint8)
+    for pixels in pixel_blocks(plan, loaded.table.sizes, GPU_PAGES, rows=True):
+        start = time.thread_time()
+        block = PageBlock.of(loaded, pixels)
+        pieces, places = block.pieces()
+        size = int((pieces[:, 1] - pieces[:, 0]).sum())
+        block.pack(pieces, places, room[: size + PADDING], np.empty(block.pages.shape, np.int64))
+        found["for a GPU: copied"] += time.thread_time() - start
+        found["for a GPU: MB up"] += (size + block.pages.nbytes) / 1e6
+        found["for a GPU: MB decompressed there"] += float(block.pages[:, WANTED].sum()) / 1e6
+        status = np.empty(len(block.pages), np.int64)
+        last, memory = block.first + len(block.pages), scratch.inflated(block.room)
+        inflate_pages(block.data, loaded.table.pages, block.first, last, memory, status, *scratch.inflating)
+        start = time.thread_time()
+        for page in np.flatnonzero(status).tolist():
+            to = int(block.pages[page, TO])
+            inflate_by_codec(loaded.table, block.data, block.first + page, int(status[page]), memory, to, Path())
+        found["for a GPU: decompressed by pyarrow"] += time.thread_time() - start
+    return dict(found)
 
 
 def by_codec(loaded: Loaded) -> tuple[float, float]:
@@ -109,6 +144,7 @@ def once(obs: package.Observation, detector: Detector, threads: int) -> dict[str
         stages.block(pixels)
     found |= {**stages.seconds, "pages for pyarrow's codec": stages.left}
     found["GB/s"] = float(loaded.table.pages[:, WANTED].sum()) / found["inflate"] / 1e9
+    found |= for_a_gpu(plan, loaded)
     size, seconds = by_codec(loaded)
     found["GB/s of pyarrow's zstd"] = size / seconds / 1e9
 

@@ -7,14 +7,15 @@ result, the layout of the arguments and the launch.
 from __future__ import annotations
 
 from importlib.resources import files
+from types import MappingProxyType
 
-__all__ = ["NAMES", "ROW", "THREADS", "calibrate_grid", "source"]
+__all__ = ["NAMES", "ROW", "THREADS", "calibrate_grid", "pages_grid", "source"]
 
-NAMES = ("calibrate", "horner")
+NAMES = ("calibrate", "horner", "inflate", "bins")
 """The kernels."""
 
-THREADS = 128
-"""Threads of a block, for each kernel."""
+THREADS = MappingProxyType({"calibrate": 128, "horner": 128, "inflate": 32, "bins": 128})
+"""Threads of a block, by kernel."""
 
 ROW = 64
 """Rows of counts are padded to a multiple of this many, 128 bytes."""
@@ -35,3 +36,11 @@ def calibrate_grid(n_pixels: int, n_bins: int) -> tuple[int, int]:
     """
     across = max(1, min(-(-n_bins // 4), -(-_BLOCKS // n_pixels)))
     return across, min(n_pixels, 65_535)
+
+
+def pages_grid(n: int) -> int:
+    """Choose how many thread blocks of ``inflate`` share so many pages, or of ``bins`` so many pixels.
+
+    Any grid gives the same bytes and bits.
+    """
+    return max(1, min(n, 65_535))

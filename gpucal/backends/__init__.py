@@ -75,7 +75,7 @@ class BinCounts(Protocol):
     """The formula over one pixel block; see `gpucal.backends.numpy_.bin_counts`."""
 
     def __call__(
-        self, plan: Plan, pixels: slice, counts: NDArray[np.uint16], out: NDArray[np.float64]
+        self, plan: Plan, pixels: slice, counts: NDArray[np.uint16], out: NDArray[np.float64], /
     ) -> NDArray[np.bool_]:
         """Fill ``out``; return which pixels are saturated."""
 
@@ -84,7 +84,7 @@ class BinPages(Protocol):
     """The same from the pages of a file, whose counts are never in memory; see `gpucal.backends.pagewise.decode`."""
 
     def __call__(
-        self, plan: Plan, pixels: slice, loaded: Loaded, out: NDArray[np.float64]
+        self, plan: Plan, pixels: slice, loaded: Loaded, out: NDArray[np.float64], /
     ) -> tuple[NDArray[np.bool_], Pages]:
         """Fill ``out``; return which pixels are saturated, and how the pages were decoded."""
 
@@ -98,15 +98,18 @@ class Destination:
     allocate : callable
         Makes an array for a result (time, wavelength, spatial), of a shape and dtype.
     place_counts, place_pages : callable
-        A backend's ``bin_counts`` and ``bin_pages``, but for what they fill: (bin, pixel), part of such an array.
+        A backend's ``bin_counts`` and ``bin_pages``, but for what they fill: (bin, row, column), part of such an array.
     change : callable
         Calls a function on a result, in the memory where that is.
+    page_block : int, optional
+        See `Backend`.
     """
 
     allocate: Callable[[tuple[int, ...], np.dtype[Any]], Array]
     place_counts: Callable[[Plan, slice, NDArray[np.uint16], Array], NDArray[np.bool_]]
     place_pages: Callable[[Plan, slice, Loaded, Array], tuple[NDArray[np.bool_], Pages]] | None
     change: Callable[[Array, Callable[[Array], None]], None]
+    page_block: int | None = None
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,8 @@ class Backend:
         The formula over one pixel block, from pages; None for a backend that needs counts.
     on_device : callable, optional
         Makes the `Destination` that keeps results on its device; None for a backend without a device.
+    page_block : int, optional
+        Bytes of the pages, decompressed, that a block should have; None for as many as stay in a core's cache.
     """
 
     name: str
@@ -132,6 +137,7 @@ class Backend:
     bin_counts: BinCounts
     bin_pages: BinPages | None = None
     on_device: Callable[[], Destination] | None = None
+    page_block: int | None = None
 
     def destination(self, device: bool) -> Destination:
         """Return the place for results: the backend's device, or the host's memory.
@@ -142,12 +148,16 @@ class Backend:
 
         if not device:
             bin_pages = None if self.bin_pages is None else _transposed(self.bin_pages)
-            return Destination(np.empty, _transposed(self.bin_counts), bin_pages, lambda signal, how: how(signal))
+            return Destination(np.empty, _transposed(self.bin_counts), bin_pages, _change, self.page_block)
         if self.on_device is None:
             raise BackendUnavailable(
                 f"device=True: backend {self.name!r} leaves no result on a device; use device=False"
             )
         return self.on_device()
+
+
+def _change(signal: NDArray[Any], how: Callable[[NDArray[Any]], None]) -> None:
+    how(signal)
 
 
 Source = TypeVar("Source")
@@ -157,14 +167,14 @@ Result = TypeVar("Result")
 def _transposed(
     bin_block: Callable[[Plan, slice, Source, NDArray[np.float64]], Result],
 ) -> Callable[[Plan, slice, Source, Array], Result]:
-    """Have a backend's function fill (bin, pixel) of any type, instead of (pixel, bin) of float64."""
+    """Have a backend's function fill (bin, row, column) of any type, instead of (pixel, bin) of float64."""
     import numpy as np
 
     def bin_into(plan: Plan, pixels: slice, source: Source, target: Array) -> Result:
         binned = np.empty((pixels.stop - pixels.start, plan.n_bins))
         result = bin_block(plan, pixels, source, binned)
         with np.errstate(over="ignore", invalid="ignore"):  # float64 outliers beyond float32's range
-            target[...] = binned.T
+            target[...] = binned.T.reshape(target.shape)
         return result
 
     return bin_into

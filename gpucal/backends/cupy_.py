@@ -1,31 +1,29 @@
-"""The formula on a GPU: ``kernels/calibrate.cu`` through CuPy. No other module imports cupy.
+"""The formula on a GPU, through CuPy: whether there is one that can be used, and if not, why and what to do.
 
-Each thread that bins uses a lane: a stream of its own, pinned host buffers for both directions, and the same buffers on
-the device. Two threads are two streams, so one's upload overlaps the other's kernel and download, and decoding overlaps
-them all. Cropped uint16 counts are uploaded; binned electrons are downloaded, or stay on the device.
+`cupy_gpu` runs blocks on it. Pages are uploaded as the file stores them (`cupy_pages`), or else cropped uint16 counts
+(`cupy_counts`); binned electrons are downloaded, or stay on the device. The environment variable GPUCAL_PAGES=host has
+all pages decoded on the host.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import re
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache, cached_property, partial
+from functools import cache, partial
 from importlib.metadata import distributions
-from queue import Empty, SimpleQueue
-from types import ModuleType
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpucal.backends import Backend, Destination
-from gpucal.backends.agreement import difference
-from gpucal.errors import BackendUnavailable, BrokenDevice, DeviceError, DeviceMemoryError
+from gpucal.backends.agreement import difference, difference_by_pages
+from gpucal.backends.cupy_gpu import Gpu, line_of
+from gpucal.errors import BackendUnavailable, BrokenDevice, ConfigError, DeviceError, DeviceMemoryError
 from gpucal.hints import joined
-from gpucal.kernels import ROW, THREADS, calibrate_grid, source
 from gpucal.science.plan import Plan
 from gpucal.science.steps import Array
 
@@ -37,17 +35,29 @@ log = logging.getLogger(__name__)
 # wheels side by side are a warning, which may be an error here.
 _IMPORT = (ImportError, OSError, ValueError, AttributeError, RuntimeError, Warning)
 
-_OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation, which pinned allocations raise
+# Bytes of a block's pages, decompressed: a quarter of a file. A page of FGS1 keeps a warp busy for long, so that many
+# have to be decoded at the same time; and a file needs several blocks for one's copy to overlap another's kernels.
+_PAGES = 2**25
+
+
+Source = TypeVar("Source")
+Result = TypeVar("Result")
 
 
 def connect() -> Backend:
-    """Compile the kernel, launch it on the current device, and compare it with NumPy; any thread may use the backend.
+    """Compile the kernels, launch them on the current device, and compare them with NumPy; any thread may use them.
 
     `BackendUnavailable` is raised without CuPy, driver, device or compiler, or if the device's results differ from
-    NumPy's. Later a block raises `DeviceError` if the device fails, or has no room for a single pixel.
+    NumPy's. Later a block raises `DeviceError` if the device fails, or has no room for a single pixel. `ConfigError` is
+    raised if GPUCAL_PAGES is neither auto nor host.
     """
     gpu = _gpu()
-    return Backend("cupy", gpu.runs_on, gpu.bin_counts, on_device=_on_device)
+    if not _takes_pages():
+        log.info("backend cupy: GPUCAL_PAGES=host, so the host decodes all pages")
+        return Backend("cupy", gpu.runs_on, gpu.bin_counts, on_device=partial(_on_device, False))
+    with _explained():
+        _require(gpu, _by_pages(gpu))
+    return Backend("cupy", gpu.runs_on, gpu.bin_counts, gpu.bin_pages, partial(_on_device, True), _PAGES)
 
 
 def split(plan: Plan, counts: NDArray[np.uint16]) -> dict[str, float]:
@@ -55,250 +65,24 @@ def split(plan: Plan, counts: NDArray[np.uint16]) -> dict[str, float]:
     return _gpu().split(plan, counts)
 
 
-class _Buffer:
-    """Pinned memory and its counterpart on the device, as long as the longest use so far."""
-
-    def __init__(self, dtype: type[np.generic]) -> None:
-        self._dtype = dtype
-        self._size = 0
-        self._host: Any = None
-        self._device: Array = None
-
-    def views(self, *shape: int) -> tuple[NDArray[Any], Array]:
-        """Return two C-contiguous arrays of that shape, on the host and on the device."""
-        import cupy
-        import cupyx
-
-        size = int(np.prod(shape))
-        if size > self._size:
-            self._size, self._host, self._device = 0, None, None  # freed before more is allocated
-            self._host, self._device = cupyx.empty_pinned(size, self._dtype), cupy.empty(size, self._dtype)
-            cupy.cuda.Device().synchronize()  # as in _Gpu.allocate
-            self._size = size
-        return self._host[:size].reshape(shape), self._device[:size].reshape(shape)
+def _takes_pages() -> bool:
+    where = os.environ.get("GPUCAL_PAGES") or "auto"
+    if where not in ("auto", "host"):
+        raise ConfigError(f"GPUCAL_PAGES = {where!r}: must be auto or host")
+    return where == "auto"
 
 
-class _Lane:
-    """The stream and buffers of one block on the device: queue the three parts in order, then synchronise."""
-
-    def __init__(self) -> None:
-        import cupy
-
-        self.stream = cupy.cuda.Stream(non_blocking=True)
-        self._counts = _Buffer(np.uint16)
-        self._constants, self._tau_s, self._out = (_Buffer(np.float64) for _ in range(3))
-        self._saturated = _Buffer(np.uint32)
-
-    def upload(self, plan: Plan, pixels: slice, counts: NDArray[np.uint16]) -> None:
-        """Copy a block, its constants and τ to pinned memory, and queue their upload."""
-        n, used = len(counts), plan.used_frames
-        self.pitch = -(-used // ROW) * ROW
-        # All buffers come first, so that nothing is queued if an allocation fails.
-        raw, self.raw = self._counts.views(n, self.pitch)
-        constants, self.constants = self._constants.views(n, 8)
-        tau_s, self.tau_s = self._tau_s.views(plan.n_bins)
-        self.electrons, self.out = self._out.views(n, plan.n_bins)
-        self.flags, self.saturated = self._saturated.views(n)
-
-        raw[:, :used] = counts[:, :used]
-        constants[:] = _constants(plan, pixels)
-        tau_s[:] = plan.tau_s
-        self.flags[:] = 0
-        for host, device in (
-            (raw, self.raw),
-            (constants, self.constants),
-            (tau_s, self.tau_s),
-            (self.flags, self.saturated),
-        ):
-            device.set(host, stream=self.stream)
-
-    def launch(self, kernel: Callable[..., None], plan: Plan) -> None:
-        """Queue the kernel. Its arguments must have the C types of its parameters, as nothing checks them."""
-        n = len(self.flags)
-        sizes = np.int64(self.pitch), np.int32(n), np.int32(plan.n_bins), np.int32(plan.pairs_per_bin)
-        results = np.uint32(plan.saturation), self.out, self.saturated
-        with self.stream:
-            kernel(calibrate_grid(n, plan.n_bins), (THREADS,), (self.raw, *sizes, self.constants, self.tau_s, *results))
-
-    def download(self, electrons: bool) -> None:
-        """Queue the download of the flags to pinned memory, and of the electrons if they are wanted there."""
-        self.saturated.get(stream=self.stream, out=self.flags, blocking=False)
-        if electrons:
-            self.out.get(stream=self.stream, out=self.electrons, blocking=False)
-
-
-class _Gpu:
-    """One device, its kernel and its idle lanes."""
-
-    def __init__(self, number: int) -> None:
-        import cupy
-
-        self._cupy = cupy
-        self._device = cupy.cuda.Device(number)
-        self._idle: SimpleQueue[_Lane] = SimpleQueue()
-        with self._device:
-            self._kernel = cupy.RawModule(code=source("calibrate"), options=()).get_function("calibrate")
-        self.runs_on = _described(cupy, number)
-
-    def bin_counts(
-        self, plan: Plan, pixels: slice, counts: NDArray[np.uint16], out: NDArray[np.float64]
-    ) -> NDArray[np.bool_]:
-        """See `gpucal.backends.numpy_.bin_counts`."""
-
-        def deliver(part: slice, lane: _Lane) -> None:
-            lane.download(electrons=True)
-            lane.stream.synchronize()
-            out[part] = lane.electrons
-
-        return self._in_pieces(plan, pixels, counts, deliver)
-
-    def bin_into(self, plan: Plan, pixels: slice, counts: NDArray[np.uint16], target: Array) -> NDArray[np.bool_]:
-        """Leave the electrons on the device, in ``target`` (bin, pixel)."""
-
-        def deliver(part: slice, lane: _Lane) -> None:
-            with lane.stream:
-                target[:, part] = lane.out.T
-            lane.download(electrons=False)
-            lane.stream.synchronize()
-
-        return self._in_pieces(plan, pixels, counts, deliver)
-
-    def split(self, plan: Plan, counts: NDArray[np.uint16]) -> dict[str, float]:
-        """Return the seconds of upload, kernel and download of a block of all a plan's pixels, one after the other."""
-        seconds = {}
-        with self._typed(f"{counts.nbytes:,} bytes of counts"):
-            lane = self._lane()
-            parts: dict[str, Callable[[], None]] = {
-                "upload": partial(lane.upload, plan, slice(0, plan.n_pixels), counts),
-                "kernel": partial(lane.launch, self._kernel, plan),
-                "download": partial(lane.download, electrons=True),
-            }
-            for part, queue in parts.items():
-                start = time.perf_counter()
-                queue()
-                lane.stream.synchronize()
-                seconds[part] = time.perf_counter() - start
-            self._idle.put(lane)
-        return seconds
-
-    def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        """Make an array on the device."""
-        with self._typed(f"a result of {int(np.prod(shape)) * dtype.itemsize:,} bytes"):
-            array = self._cupy.empty(shape, dtype)
-            # The pool reuses memory that another stream may still read, and lanes do not wait for other streams.
-            self._device.synchronize()
-            return array
-
-    def change(self, signal: Array, how: Callable[[Array], None]) -> None:
-        """Call ``how`` on a result, on its device."""
-        with self._typed(f"changing a result of {signal.nbytes:,} bytes"):
-            how(signal)
-            self._device.synchronize()
-
-    @cached_property
-    def on_device(self) -> float:
-        """`agreement.difference` for results that stay on the device; CuPy's own kernels move those."""
-
-        def there_and_back(
-            plan: Plan, pixels: slice, counts: NDArray[np.uint16], out: NDArray[np.float64]
-        ) -> NDArray[np.bool_]:
-            target = self.allocate((plan.n_bins, len(counts)), np.dtype(np.float64))
-            saturated = self.bin_into(plan, pixels, counts, target)
-            with self._device:
-                out[:] = target.get().T
-            return saturated
-
-        return difference(there_and_back)
-
-    def _in_pieces(
-        self,
-        plan: Plan,
-        pixels: slice,
-        counts: NDArray[np.uint16],
-        deliver: Callable[[slice, _Lane], None],
-    ) -> NDArray[np.bool_]:
-        """Run a block, or its halves, quarters and so on if the device's memory is short."""
-        saturated = np.empty(len(counts), bool)
-        pieces = [slice(0, len(counts))]
-        while pieces:
-            part = pieces.pop()
-            n = part.stop - part.start
-            mine = slice(pixels.start + part.start, pixels.start + part.stop)
-            full: DeviceMemoryError | None = None
-            try:
-                self._run(plan, mine, counts[part], saturated[part], partial(deliver, part))
-            except DeviceMemoryError as error:
-                full = DeviceMemoryError(*error.args)  # a new one: the traceback of the old would keep the lane
-            if full is None:
-                continue
-            self._free()
-            if n == 1:
-                raise full
-            log.warning("%s is short of memory: a block of %d pixels is halved", self.runs_on, n)
-            pieces += [slice(part.start + n // 2, part.stop), slice(part.start, part.start + n // 2)]
-        return saturated
-
-    def _run(
-        self,
-        plan: Plan,
-        pixels: slice,
-        counts: NDArray[np.uint16],
-        saturated: NDArray[np.bool_],
-        deliver: Callable[[_Lane], None],
-    ) -> None:
-        """Run a block on a lane; after an error the lane is dropped."""
-        need = f"{2 * plan.used_frames * len(counts):,} bytes of counts and {8 * plan.n_bins * len(counts):,} of result"
-        with self._typed(need):
-            lane = self._lane()
-            lane.upload(plan, pixels, counts)
-            lane.launch(self._kernel, plan)
-            deliver(lane)
-            saturated[:] = lane.flags != 0
-            self._idle.put(lane)
-
-    @contextmanager
-    def _typed(self, need: str) -> Iterator[None]:
-        """Make the device current, and turn its errors into gpucal's."""
-        cuda = self._cupy.cuda
-        try:
-            with self._device:
-                yield
-        except (cuda.memory.OutOfMemoryError, cuda.runtime.CUDARuntimeError, cuda.driver.CUDADriverError) as error:
-            if getattr(error, "status", _OUT_OF_MEMORY) == _OUT_OF_MEMORY:
-                raise DeviceMemoryError(
-                    f"{self.runs_on}: no room for {need} ({_line(error)}); free device memory or use another backend"
-                ) from error
-            raise DeviceError(
-                f"{self.runs_on}: {_line(error)}; start again, and if it fails again use another GPU"
-            ) from error
-
-    def _lane(self) -> _Lane:
-        try:
-            return self._idle.get_nowait()
-        except Empty:
-            return _Lane()
-
-    def _free(self) -> None:
-        """Free idle memory: other threads' idle lanes, and the pools."""
-        while True:
-            try:
-                self._idle.get_nowait()
-            except Empty:
-                break
-        with self._device:
-            self._cupy.get_default_memory_pool().free_all_blocks()
-            self._cupy.get_default_pinned_memory_pool().free_all_blocks()
-
-
-def _on_device() -> Destination:
+def _on_device(pages: bool) -> Destination:
     """Keep results on the current device, as CuPy arrays; the first use compares them with NumPy's."""
     gpu = _gpu()
     with _explained():
-        _refuse_unless(gpu.on_device <= 1.0, gpu, gpu.on_device)
-    return Destination(gpu.allocate, gpu.bin_into, None, gpu.change)
+        _require(gpu, _on_device_by_counts(gpu))
+        if pages:
+            _require(gpu, _on_device_by_pages(gpu))
+    return Destination(gpu.allocate, gpu.bin_into, gpu.bin_pages_into if pages else None, gpu.change, _PAGES)
 
 
-def _gpu() -> _Gpu:
+def _gpu() -> Gpu:
     """Return the current device; the first use compares it with NumPy."""
     try:
         import cupy
@@ -324,10 +108,10 @@ def _explained() -> Iterator[None]:
     except DeviceError as error:
         raise BrokenDevice(f"backend 'cupy': {error}") from error
     except (cupy.cuda.compiler.CompileException, OSError) as error:  # OSError comes from CuPy's folder of kernels
-        raise BackendUnavailable(f"backend 'cupy': a kernel does not compile: {_line(error)}") from error
+        raise BackendUnavailable(f"backend 'cupy': a kernel does not compile: {line_of(error)}") from error
     except RuntimeError as error:  # CUDARuntimeError without driver or device, DynamicLibNotFoundError without NVRTC
         raise BackendUnavailable(
-            f"backend 'cupy': {_line(error)}; it needs an NVIDIA driver{_newer(error)}, a GPU and NVRTC "
+            f"backend 'cupy': {line_of(error)}; it needs an NVIDIA driver{_newer(error)}, a GPU and NVRTC "
             "(cupy-cuda12x[ctk])"
         ) from error
 
@@ -350,40 +134,47 @@ def _newer(error: Exception) -> str:
     return f" newer than the one here, which is for CUDA {version // 1000}.{version % 1000 // 10}" if version else ""
 
 
-def _refuse_unless(agrees: bool, gpu: _Gpu, worst: float) -> None:
-    if not agrees:
+@cache
+def _checked(number: int) -> Gpu:
+    gpu = Gpu(number)
+    _require(gpu, difference(gpu.bin_counts))
+    return gpu
+
+
+@cache
+def _by_pages(gpu: Gpu) -> float:
+    return difference_by_pages(gpu.bin_pages)
+
+
+@cache
+def _on_device_by_counts(gpu: Gpu) -> float:
+    """Compare results that stay on the device; CuPy's own kernels move those."""
+    return difference(_there_and_back(gpu, gpu.bin_into))
+
+
+@cache
+def _on_device_by_pages(gpu: Gpu) -> float:
+    return difference_by_pages(_there_and_back(gpu, gpu.bin_pages_into))
+
+
+def _there_and_back(
+    gpu: Gpu, place: Callable[[Plan, slice, Source, Array], Result]
+) -> Callable[[Plan, slice, Source, NDArray[np.float64]], Result]:
+    """Have what leaves results on the device fill an array of the host."""
+
+    def bin_block(plan: Plan, pixels: slice, source: Source, out: NDArray[np.float64]) -> Result:
+        target = gpu.allocate((plan.n_bins, 1, len(out)), np.dtype(np.float64))
+        result = place(plan, pixels, source, target)
+        gpu.change(target, lambda there: np.copyto(out, there.get()[:, 0].T))
+        return result
+
+    return bin_block
+
+
+def _require(gpu: Gpu, worst: float) -> None:
+    """Refuse a device whose worst difference from NumPy is not one of rounding."""
+    if not worst <= 1.0:
         raise BrokenDevice(
             f"backend 'cupy': {gpu.runs_on} gives other numbers than NumPy, {worst:.3g} times the rounding allowed; "
             "do not use this GPU"
         )
-
-
-@cache
-def _checked(number: int) -> _Gpu:
-    gpu = _Gpu(number)
-    worst = difference(gpu.bin_counts)
-    _refuse_unless(worst <= 1.0, gpu, worst)
-    return gpu
-
-
-def _described(cupy: ModuleType, number: int) -> str:
-    runtime = cupy.cuda.runtime
-    facts = runtime.getDeviceProperties(number)
-    driver = runtime.driverGetVersion()
-    return (
-        f"{facts['name'].decode()} (sm_{facts['major']}{facts['minor']}, device {number}), "
-        f"driver for CUDA {driver // 1000}.{driver % 1000 // 10}, "
-        f"NVRTC {'.'.join(map(str, cupy.cuda.nvrtc.getVersion()))}, CuPy {cupy.__version__}"
-    )
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-def _constants(plan: Plan, pixels: slice) -> NDArray[np.float64]:
-    """Return each pixel's constants in the kernel's layout: c1 ... c5, dark, divisor, floor."""
-    table = np.zeros((pixels.stop - pixels.start, 8))
-    table[:, : len(plan.coefficients) - 1] = plan.coefficients[1:, pixels].T
-    table[:, 5], table[:, 6], table[:, 7] = plan.dark[pixels], plan.divisor[pixels], plan.floor
-    return table

@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from gpucal.backends import PREFERENCE, Backend, load
-from gpucal.backends.agreement import difference, example
+from gpucal.backends.agreement import difference, difference_by_pages, example
 from gpucal.errors import BackendUnavailable, BrokenDevice, DeviceError
 
 __all__ = ["PROVED", "Report", "selftest"]
 
 PROVED = (
-    "The CUDA kernel is verified by executing NVIDIA's compiler output on a CPU; it is not yet measured on hardware. "
-    "On a GPU, the output of `gpucal selftest --json` is a report worth sending."
+    "The CUDA kernels are verified by executing NVIDIA's compiler output on a CPU; they are not yet measured on "
+    "hardware. On a GPU, the output of `gpucal selftest --json` is a report worth sending."
 )
-"""The evidence for the kernel besides a self-test."""
+"""The evidence for the kernels besides a self-test."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,8 @@ def _report(name: str, rounds: int) -> Report:
         return Report(name, unavailable=str(error), wrong=isinstance(error, BrokenDevice))
     try:
         worst = difference(backend.bin_counts)
+        if backend.bin_pages is not None:
+            worst = max(worst, difference_by_pages(backend.bin_pages))
         return Report(name, backend.runs_on, "", worst, _timed(name, backend, rounds), not worst <= 1.0)
     except DeviceError as error:
         return Report(name, backend.runs_on, str(error), wrong=True)

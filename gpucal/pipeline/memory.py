@@ -32,7 +32,7 @@ PAGE_BLOCK, COUNT_BLOCK = 2**19, 6 * 2**20
 THREAD = 4_000_000
 
 
-def working_bytes(signal: Signal, threads: int, *, by_pages: bool) -> int:
+def working_bytes(signal: Signal, threads: int, page_block: int | None = None, *, by_pages: bool) -> int:
     """Return the bytes that an item needs beside its file and its result.
 
     Parameters
@@ -41,6 +41,8 @@ def working_bytes(signal: Signal, threads: int, *, by_pages: bool) -> int:
         Its file.
     threads : int
         Threads that bin.
+    page_block : int, optional
+        Bytes of a block of pages, if the backend wants another size than `PAGE_BLOCK`.
     by_pages : bool
         Whether pages are binned without their counts; otherwise, and if the footer tells that they are of another
         kind, pyarrow decodes them.
@@ -56,7 +58,7 @@ def working_bytes(signal: Signal, threads: int, *, by_pages: bool) -> int:
         longest = min(longest, most_bytes(footer))  # a footer may say anything
         table = 2 * 8 * COLUMNS * 2 * footer.rows.size * signal.columns.size  # and what it is made from
         parsing = 8 * max(0, signal.footer_size - _FOOTER)
-        return table + parsing + threads * (max(PAGE_BLOCK, longest) + 2 * footer.n_rows)
+        return table + parsing + threads * (max(page_block or PAGE_BLOCK, longest) + 2 * footer.n_rows)
     # A block as a table, in one piece, and its pages; 19 MB for the 1.2 MB that are the footer of AIRS-CH0.
     return 16 * signal.footer_size + threads * 4 * max(COUNT_BLOCK, 2 * footer.n_rows)
 

@@ -294,7 +294,8 @@ class Pipeline:
         was_opened = time.perf_counter()
         shape = (plan.n_bins, item.detector.width, item.detector.shape[0])
         held = signal.size + int(np.prod(shape)) * self._value_bytes
-        reserved = held + working_bytes(signal, self._threads, by_pages=self._by_pages)
+        page_block = self._destination.page_block
+        reserved = held + working_bytes(signal, self._threads, page_block, by_pages=self._by_pages)
         spare = self._budget.acquire(reserved, signal.path, self._check_alive, signal.size)
         start = time.perf_counter()
         try:
@@ -310,7 +311,8 @@ class Pipeline:
                 _ = loaded.metadata  # here, where no thread that bins waits for it
             out, saturated = self._destination.allocate(shape, self._dtype), np.zeros(plan.n_pixels, bool)
             sizes = loaded.table.sizes if by_pages else np.full(plan.n_pixels, 2 * signal.n_frames)
-            blocks = iter(list(pixel_blocks(plan, sizes, PAGE_BLOCK if by_pages else COUNT_BLOCK)))
+            most, rows = (page_block or PAGE_BLOCK, page_block is not None) if by_pages else (COUNT_BLOCK, False)
+            blocks = iter(list(pixel_blocks(plan, sizes, most, rows=rows)))
         except BaseException:
             self._budget.release(reserved)
             raise
@@ -393,10 +395,10 @@ class Pipeline:
         return Outcome(opened.item, cal, opened.inputs, seconds, total)
 
 
-def pixel_blocks(plan: Plan, sizes: NDArray[np.integer[Any]], most: int) -> Iterator[slice]:
+def pixel_blocks(plan: Plan, sizes: NDArray[np.integer[Any]], most: int, *, rows: bool = False) -> Iterator[slice]:
     """Cut the pixels into blocks of at most so many bytes, but of a pixel at least.
 
-    Each block stays inside one spatial row, so that its result is a slice of the output.
+    Each block stays inside one spatial row, or is some whole ones, so that its result is a slice of the output.
 
     Parameters
     ----------
@@ -406,6 +408,8 @@ def pixel_blocks(plan: Plan, sizes: NDArray[np.integer[Any]], most: int) -> Iter
         Bytes of each pixel.
     most : int
         Bytes of a block.
+    rows : bool
+        Whether a block may be of several rows.
 
     Yields
     ------
@@ -413,19 +417,20 @@ def pixel_blocks(plan: Plan, sizes: NDArray[np.integer[Any]], most: int) -> Iter
         The pixels of a block.
     """
     width, ends = plan.detector.width, np.cumsum(sizes)
-    for row in range(0, plan.n_pixels, width):
-        first = row
-        while first < row + width:
-            last = int(np.searchsorted(ends, ends[first] - sizes[first] + most, side="right"))
-            last = min(max(last, first + 1), row + width)
-            yield slice(first, last)
-            first = last
+    first = 0
+    while first < plan.n_pixels:
+        last = max(int(np.searchsorted(ends, ends[first] - sizes[first] + most, side="right")), first + 1)
+        row_end = first - first % width + width
+        last = last - last % width if rows and not first % width and last > row_end else min(last, row_end)
+        yield slice(first, last)
+        first = last
 
 
 def _target(plan: Plan, pixels: slice, out: NDArray[Any]) -> NDArray[Any]:
-    """Return the part of a result that a block of pixels fills, (bin, pixel)."""
-    y, first = divmod(pixels.start, plan.detector.width)
-    return out[:, first : first + pixels.stop - pixels.start, y]
+    """Return the part of a result that a block of pixels fills, (bin, row, column)."""
+    width, n = plan.detector.width, pixels.stop - pixels.start
+    y, first = divmod(pixels.start, width)
+    return out.transpose(0, 2, 1)[:, y : y + -(-n // width), first : first + min(n, width)]
 
 
 @contextmanager

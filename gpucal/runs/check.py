@@ -350,7 +350,8 @@ def _look_at_needs(
     """Estimate disk, memory and time from one opened item of each detector."""
     budget = Budget(job.memory, job.threads)
     value_bytes = np.dtype(job.dtype).itemsize
-    by_pages = bins_pages(choose(job.backend).destination(device=False))
+    destination = choose(job.backend).destination(device=False)
+    by_pages = bins_pages(destination)
     stored, reserved = {}, {}
     for name, one in sorted(opened.items(), key=lambda pair: [*DETECTORS].index(pair[0])):
         plan, detector = plan_of(one), one.item.detector
@@ -364,7 +365,7 @@ def _look_at_needs(
         values = cube * (1 + job.variance) if job.product == "cubes" else 6 * plan.n_bins * curves
         stored[name] = values * value_bytes + pixels + 8 * (plan.n_bins + curves) + _RECORD
         needs_variance = job.variance or job.product == "light-curves"
-        working = working_bytes(one.signal, job.threads, by_pages=by_pages)
+        working = working_bytes(one.signal, job.threads, destination.page_block, by_pages=by_pages)
         reserved[name] = working + cube * (value_bytes + needs_variance * (8 + value_bytes))
     for item in items:
         where, name = item.obs.where(item.detector), item.detector.name

@@ -1,4 +1,7 @@
-"""The CuPy backend on a strict stand-in for CuPy, which runs the shipped kernel on the CPU (tests/emulator/standin)."""
+"""The CuPy backend on a strict stand-in for CuPy, which runs the shipped kernel on the CPU (tests/emulator/standin).
+
+Counts are decoded on the host; test_cupy_pages.py is about pages.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from conftest import BINS, Made
 from emulator import standin
 from hostile import ADCS, AIRS, FGS1, SMALL, observe
 from launch import cases, require_compiler
+from planted import planted
 from reference import assert_close
 
 import gpucal
@@ -31,6 +35,11 @@ from gpucal.settings.detectors import Detector
 CASES = cases()
 SEEDS = range(20)
 CONFIG = Calibration(bins=BINS, integration="notebook")
+
+
+@pytest.fixture(autouse=True)
+def _by_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPUCAL_PAGES", "host")
 
 
 def backend() -> ModuleType:
@@ -90,8 +99,8 @@ BUGS = {
         "            lane._counts._host[:] = 0\n            lane.launch(self._kernel, plan)\n            deliver",
     ),
     "a kernel on another stream": (
-        "        with self.stream:\n            kernel",
-        "        if n:\n            kernel",
+        "        with self.stream:\n            kernel(",
+        "        if n:\n            kernel(",
     ),
     "an array of another device": (
         "            self._size = size\n",
@@ -99,21 +108,11 @@ BUGS = {
         "self._device = cupy.empty(size, self._dtype)\n",
     ),
     "an int32 for an int64": ("np.int64(self.pitch)", "np.int32(self.pitch)"),
-    "a Python number": ("np.uint32(plan.saturation)", "plan.saturation"),
+    "a Python number": ("np.uint32(plan.saturation), self.out, self.", "plan.saturation, self.out, self."),
     "an argument too few": ("self.constants, self.tau_s, *results", "self.constants, *results"),
     "a host array for the kernel": ("self.out, self.saturated\n", "self.electrons, self.saturated\n"),
     "an implicit host copy": ("out[part] = lane.electrons", "out[part] = lane.out"),
 }
-
-
-def planted(right: str, wrong: str) -> ModuleType:
-    """Return the backend's module with one text replaced by another."""
-    path = Path(str(importlib.util.find_spec("gpucal.backends.cupy_").origin))
-    text = path.read_text(encoding="utf-8")
-    assert text.count(right) == 1
-    module = ModuleType("planted")
-    exec(compile(text.replace(right, wrong), "planted.py", "exec"), vars(module))
-    return module
 
 
 @pytest.mark.parametrize("bug", BUGS)
@@ -123,9 +122,9 @@ def test_planted_bugs_are_caught(bug: str) -> None:
     right, wrong = BUGS[bug]
 
     def attempt() -> np.ndarray:
-        module = planted(right, wrong)
-        vars(module)["difference"] = lambda bin_counts: 0.0  # the parity check at first use would see it too
-        return binned(module, plan, counts)[0]
+        with planted(right, wrong) as modules:
+            vars(modules["cupy_"])["difference"] = lambda bin_counts: 0.0  # that of the first use would see it too
+            return binned(modules["cupy_"], plan, counts)[0]
 
     caught: set[Any] = set()
     for seed in SEEDS:

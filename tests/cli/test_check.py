@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hostile import write_table
 
 import gpucal
 from gpucal import Calibration
+from gpucal.backends import load
 from gpucal.cli.main import main
 from gpucal.errors import ConfigError, RunWarning
 from gpucal.runs.check import check
@@ -231,9 +233,13 @@ def test_too_little_space_would_fail(
     assert found(old[0], capsys=capsys, code=0)["free_bytes"] == -1
 
 
-@pytest.mark.parametrize("backend", ["numba", "numpy"])
-def test_a_backend_s_own_memory_is_asked_for(old: Made, tmp_path: Path, backend: str) -> None:
+@pytest.mark.parametrize(("backend", "page_block"), [("numba", None), ("numba", 2**25), ("numpy", None)])
+def test_a_backend_s_own_memory_is_asked_for(
+    old: Made, tmp_path: Path, backend: str, page_block: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Counts take more than pages. One file of each detector is opened, so bytes of footers differ a little."""
+    made = replace(load(backend), page_block=page_block)
+    monkeypatch.setattr(f"gpucal.backends.{backend}_.connect", lambda: made)
     dataset, how = gpucal.open_dataset(old[0]), {"memory": 300_000_000, "workers": 1, "backend": backend}
     told = check(dataset, None, CONFIG, how=how)
     with pytest.warns(RunWarning):

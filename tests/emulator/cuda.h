@@ -47,12 +47,25 @@ template <class T> T emulator_to_integer(double rounded)
     return rounded >= std::ldexp(1.0, std::numeric_limits<T>::digits) ? std::numeric_limits<T>::max() : T(rounded);
 }
 
+inline int __clz(int word) { return word ? __builtin_clz((unsigned)word) : 32; }
+inline int __popc(unsigned word) { return __builtin_popcount(word); }
+// The upper word of both shifted to the left, the lower one of both shifted to the right, by 0 to 31 bits.
+inline unsigned __funnelshift_l(unsigned low, unsigned high, unsigned by)
+{
+    return by & 31 ? high << (by & 31) | low >> (32 - (by & 31)) : high;
+}
+inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned by)
+{
+    return by & 31 ? low >> (by & 31) | high << (32 - (by & 31)) : low;
+}
+
 inline unsigned __double2uint_ru(double x) { return emulator_to_integer<unsigned>(std::ceil(x)); }
 
 // A macro, so that each load in the source has a name (its line) in the sector counts.
 #define __ldg(pointer) emulator::load(pointer, __LINE__)
 
 #define __syncthreads() emulator::sync_block(__LINE__)
+#define __syncthreads_or(predicate) emulator::vote_block(__LINE__, (predicate) != 0)
 
 inline void __syncwarp(unsigned mask = emulator::ALL_LANES) { emulator::exchange(mask, 0, "__syncwarp", true); }
 

@@ -201,6 +201,7 @@ struct Block {
     std::unique_ptr<Warp[]> warps;
     Gate gate;
     std::vector<std::atomic<int>> lines[2]; // the barrier at which each thread waits
+    std::vector<std::atomic<int>> votes[2]; // and its vote there
     std::vector<unsigned> met;
     std::once_flag poisoned; // its shared memory, by translated PTX
     Log log;
@@ -208,6 +209,7 @@ struct Block {
     Block(dim3 index, dim3 block, dim3 grid)
         : threads(block.count()), warps(new Warp[(block.count() + 31) / 32]),
           lines{std::vector<std::atomic<int>>(block.count()), std::vector<std::atomic<int>>(block.count())},
+          votes{std::vector<std::atomic<int>>(block.count()), std::vector<std::atomic<int>>(block.count())},
           met(block.count())
     {
         for (unsigned n = 0; n < block.count(); ++n) {
@@ -221,17 +223,24 @@ struct Block {
     }
 };
 
-inline void sync_block(int line)
+// A barrier of the block, which tells every thread whether one of them voted for it.
+inline int vote_block(int line, int vote)
 {
     Block &b = *self->block;
     const unsigned turn = b.met[self->number]++ % 2;
-    b.lines[turn][self->number] = line;
+    b.lines[turn][self->number] = line, b.votes[turn][self->number] = vote;
     b.gate.wait(b.threads.size(), true);
     for (const int other : b.lines[turn])
         if (other != line)
             fail("threads of a block meet at the barriers of lines %d and %d", line, other);
     ++self->collectives;
+    int any = 0;
+    for (const int other : b.votes[turn])
+        any |= other;
+    return any;
 }
+
+inline void sync_block(int line) { vote_block(line, 0); }
 
 #ifdef EMULATOR_COUNT
 inline void note(int kind, std::uintptr_t address, unsigned bytes, int site)

@@ -98,6 +98,39 @@ template <class T> T remainder(T x, T y)
     return std::is_signed_v<T> && y == T(-1) ? T(0) : T(x % y);
 }
 
+// PTX ISA, prmt without a mode: each digit of the selector takes a byte of both words, or repeats its sign.
+inline std::uint32_t permute(std::uint32_t low, std::uint32_t high, std::uint32_t selector)
+{
+    std::uint32_t made = 0;
+    for (int k = 0; k < 4; ++k) {
+        const unsigned digit = selector >> 4 * k & 15;
+        const std::uint8_t byte = (digit & 4 ? high : low) >> 8 * (digit & 3);
+        made |= std::uint32_t(digit & 8 ? (byte & 128 ? 255 : 0) : byte) << 8 * k;
+    }
+    return made;
+}
+
+// PTX ISA, bfe and bfi: so many bits from a position on. Beyond the value there are zeros, or its sign.
+template <class T> T extract(T value, std::uint32_t position, std::uint32_t length)
+{
+    using Bits = std::make_unsigned_t<T>;
+    constexpr std::uint32_t width = 8 * sizeof(T);
+    position &= 255, length &= 255;
+    if (!length)
+        return 0;
+    const Bits found = shr(Bits(value), position), ones = ~shl(~Bits(0), length);
+    const bool sign = std::is_signed_v<T> && (Bits(value) >> std::min(position + length - 1, width - 1) & 1);
+    const std::uint32_t there = position < width ? std::min(length, width - position) : 0;
+    return T((found & ones) | (sign ? shl(~Bits(0), there) : Bits(0)));
+}
+
+template <class T> T insert(T bits, T into, std::uint32_t position, std::uint32_t length)
+{
+    position &= 255, length &= 255;
+    const T ones = shl(T(~shl(T(~T(0)), length)), position);
+    return T((into & ~ones) | (shl(bits, position) & ones));
+}
+
 // ----------------------------------------------------------------------------------------------------------- warps
 
 enum Direction { UP, DOWN, BFLY, IDX };

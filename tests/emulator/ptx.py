@@ -201,9 +201,19 @@ def _barrier(o: Operands, m: re.Match[str]) -> str:
     return f"emulator::sync_block({o.site});"
 
 
+def _block_vote(o: Operands, m: re.Match[str]) -> str:
+    if len(o.words) != 3 or o.words[1] != "0":
+        raise ValueError("a barrier of part of a block")
+    return f"{o.words[0][1:]} = emulator::vote_block({o.site}, {o.read(2, 'pred')}) != 0;"
+
+
+def _words(o: Operands, *positions: int) -> str:
+    return ", ".join(o.read(position, "u32") for position in positions)
+
+
 RULES: tuple[tuple[str, Rule], ...] = (
-    (rf"ld\.(param|shared|global)(?:\.nc)?(?:\.v([24]))?\.({ANY})", _load),
-    (rf"st\.(shared|global)(?:\.v([24]))?\.({ANY})", _store),
+    (rf"ld\.(param|shared|global)(?:\.nc)?(?:\.v([24]))?\.({ANY}|[bus]8)", _load),
+    (rf"st\.(shared|global)(?:\.v([24]))?\.({ANY}|[bus]8)", _store),
     (rf"mov\.({ANY}|pred)", _move),
     (r"cvta\.to\.(?:global|shared)\.u64", lambda o, m: o.write(0, "u64", o.read(1, "u64"))),
     (rf"cvt\.(?:(r[nzmp]i|rn)\.)?({INT}|[us]8|f64)\.({INT}|[us]8|f64)", _convert),
@@ -237,6 +247,17 @@ RULES: tuple[tuple[str, Rule], ...] = (
         rf"(shl|shr)\.({BITS}|{INT})",
         lambda o, m: o.write(0, m[2], f"ptx::{m[1]}({o.read(1, m[2])}, {o.read(2, 'u32')})"),
     ),
+    (r"shf\.(l|r)\.wrap\.b32", lambda o, m: o.write(0, "b32", f"__funnelshift_{m[1]}({_words(o, 1, 2, 3)})")),
+    (r"prmt\.b32", lambda o, m: o.write(0, "b32", f"ptx::permute({_words(o, 1, 2, 3)})")),
+    (r"(clz|popc)\.b32", lambda o, m: o.write(0, "u32", f"__{m[1]}({o.read(1, 'u32')})")),
+    (
+        r"bfe\.([us](?:32|64))",
+        lambda o, m: o.write(0, m[1], f"ptx::extract<{C[m[1]]}>({o.read(1, m[1])}, {_words(o, 2, 3)})"),
+    ),
+    (
+        r"bfi\.(b(?:32|64))",
+        lambda o, m: o.write(0, m[1], f"ptx::insert({o.read(1, m[1])}, {o.read(2, m[1])}, {_words(o, 3, 4)})"),
+    ),
     (rf"setp\.({'|'.join(COMPARE)})\.({ANY})", _compare),
     (rf"setp\.({'|'.join(UNSIGNED)})\.(u(?:16|32|64))", _compare),
     (r"setp\.(equ|neu|ltu|leu|gtu|geu)\.f64", _unordered),
@@ -251,6 +272,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
     ),
     (r"neg\.f64", lambda o, m: o.write(0, "f64", f"-{o.read(1, 'f64')}")),
     (r"(?:bar\.sync|barrier\.sync(?:\.aligned)?)", _barrier),
+    (r"bar\.red\.or\.pred", _block_vote),
     (r"bar\.warp\.sync", lambda o, m: f"__syncwarp({o.read(0, 'u32')});"),
     (r"shfl\.sync\.(up|down|bfly|idx)\.b32", _shuffle),
     (r"vote\.sync\.(any|all|ballot)\.(?:pred|b32)", _vote),
@@ -299,6 +321,12 @@ def translate(ptx: str, name: str) -> str:
             window = -(-window // int(declared[1])) * int(declared[1])
             names.shared[declared[2]] = window
             window += int(declared[3])
+        elif declared := re.fullmatch(r"\.reg \.pred %(\w+)", statement):  # of a scope, in which it hides another
+            lines.append(f"bool {declared[1]} = false;")
+        elif statement in "{}":
+            lines.append(statement)
+        elif statement.startswith(".pragma"):
+            continue  # for the next compiler
         elif statement.endswith(":"):
             lines.append(f"{_label(statement[:-1])}:;")
         else:
@@ -322,8 +350,8 @@ def translate(ptx: str, name: str) -> str:
 
 
 def _statements(body: str) -> list[str]:
-    found = re.findall(r"\s*(?:([$\w]+:)(?!:)|([^;]+?)\s*;)", body)
-    return [label or " ".join(statement.split()) for label, statement in found]
+    found = re.findall(r"\s*(?:([{}])|([$\w]+:)(?!:)|([^;]+?)\s*;)", body)
+    return [scope or label or " ".join(statement.split()) for scope, label, statement in found]
 
 
 def _instruction(statement: str, names: Names, site: int) -> str:

@@ -45,6 +45,10 @@ CALLS = {
     "__shfl_xor_sync(~0u, lane, 5, 8)": LANES ^ 5,
     "__shfl_xor_sync(~0u, lane, 12, 8)": np.where((LANES ^ 12) <= (LANES | 7), LANES ^ 12, LANES),
     "(int)__ballot_sync(~0u, lane == 1 || lane == 4)": np.full(32, 18),
+    "__clz(lane)": np.array([32, *(32 - int(lane).bit_length() for lane in LANES[1:])]),
+    "__popc(lane)": np.array([int(lane).bit_count() for lane in LANES]),
+    "(int)__funnelshift_l(0x80000001u, lane, lane + 32)": ((LANES << LANES) + (1 << LANES >> 1)).astype(np.int32),
+    "(int)__funnelshift_r(0x80000001u, 0, lane + 64) ": np.where(LANES, (0x80000001 >> LANES), -(2**31) + 1),
     "__any_sync(~0u, lane == 31)": np.ones(32),
     "__all_sync(~0u, lane != 31)": np.zeros(32),
 }
@@ -97,6 +101,7 @@ def test_atomics_add_up(tmp_path: Path) -> None:
         ("if (lane < 16) __syncwarp(0xffff0000u);", "__syncwarp with mask ffff0000 by lane 0, which is not in it"),
         ("out[n] = lane < 8 ? __shfl_sync(0xffu, lane, 9) : 0;", "__shfl_sync reads lane 9, which is not in the mask"),
         ("if (n % 2)\n__syncthreads(); else\n__syncthreads();", "threads of a block meet at the barriers of lines"),
+        ("if (n % 2)\n__syncthreads(); else\n__syncthreads_or(1);", "threads of a block meet at the barriers of lines"),
     ],
 )
 def test_misuse_is_an_error(body: str, message: str, tmp_path: Path) -> None:

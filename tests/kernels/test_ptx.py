@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,12 +21,16 @@ from gpucal.settings.detectors import DETECTORS
 CASES = cases()
 
 
+NAMES = ("calibrate", "horner")
+"""Those whose arguments are counts and electrons."""
+
+
 class Built:
     """The kernels from source, and from the PTX of every architecture."""
 
     def __init__(self, folder: Path) -> None:
-        self.source = {name: Kernel(kernels.source(name), name, folder) for name in kernels.NAMES}
-        self.ptx: dict[str, list[Kernel]] = {name: [] for name in kernels.NAMES}
+        self.source = {name: Kernel(kernels.source(name), name, folder) for name in NAMES}
+        self.ptx: dict[str, list[Kernel]] = {name: [] for name in NAMES}
         for name, source in self.source.items():
             texts = (nvrtc.compile(kernels.source(name), name, number).ptx for number in nvrtc.ARCHITECTURES)
             # Architectures whose code differs in nothing but their name share one: sm_60 to 90, sm_100 and 120.
@@ -136,7 +141,7 @@ def test_arithmetic_that_the_next_compiler_may_fuse_is_refused() -> None:
         ptx.translate(loose, "calibrate")
 
 
-@pytest.mark.parametrize(("expression", "instruction"), [("sqrt(x[i])", "sqrt.rn.f64"), ("__popc(i)", "popc.b32")])
+@pytest.mark.parametrize(("expression", "instruction"), [("sqrt(x[i])", "sqrt.rn.f64"), ("__brev(i)", "brev.b32")])
 def test_an_unknown_instruction_is_an_error(expression: str, instruction: str) -> None:
     require_nvrtc()
     text = nvrtc.compile(PLAIN % expression, "calibrate", 75).ptx
@@ -149,6 +154,7 @@ INTEGERS = (
     "(unsigned)a >> (b & 31)", "(long long)a * b",
     "(long long)a * b + 7", "(unsigned long long)(unsigned)a * (unsigned)b >> 32", "min(a, b)",
     "max((unsigned)a, (unsigned)b)", "a < b ? a : b", "(unsigned)a < (unsigned)b", "(short)a * (short)b",
+    "__clz(a)", "__clz(a >> 31)", "__popc(a)", "__funnelshift_l(a, b, i)", "__funnelshift_r(a, b, i)",
     "(signed char)a", "(unsigned char)a + (unsigned short)b", "(a ^ ~b) | (a & b)", "~a", "(int)((long long)a >> 3)",
 )  # fmt: skip
 DOUBLES = (
@@ -210,6 +216,69 @@ def test_shared_memory_is_poisoned_and_fenced(tmp_path: Path) -> None:
     for beyond in (-1.0, 1.0, 2.0**28):
         with pytest.raises(KernelError, match="shared memory"):
             kernel((1,), (128,), np.ones(1), np.array([beyond]), out)
+
+
+# What becomes of a word, after an instruction that no expression is sure to become.
+WORDS: dict[str, Callable[[int], int]] = {
+    "bfe.u32 %s, %s, 3, 21": lambda w: w >> 3 & 0x1FFFFF,
+    "bfe.u32 %s, %s, 28, 8": lambda w: w >> 28,
+    "bfe.u32 %s, %s, 40, 8": lambda w: 0,
+    "bfe.u32 %s, %s, 5, 0": lambda w: 0,
+    "bfe.s32 %s, %s, 4, 8": lambda w: (w >> 4 & 255) | (0xFFFFFF00 if w >> 11 & 1 else 0),
+    "bfe.s32 %s, %s, 28, 8": lambda w: w >> 28 | (0xFFFFFFF0 if w >> 31 else 0),
+    "bfe.s32 %s, %s, 40, 3": lambda w: 0xFFFFFFFF if w >> 31 else 0,
+    "bfi.b32 %s, %s, 0x12345678, 8, 12": lambda w: 0x12300078 | (w & 0xFFF) << 8,
+    "bfi.b32 %s, %s, 0x12345678, 24, 12": lambda w: 0x345678 | (w & 255) << 24,
+    "bfi.b32 %s, %s, 0x12345678, 32, 12": lambda w: 0x12345678,
+    "prmt.b32 %s, %s, 0x12F45678, 0x6240": lambda w: 0xF4 << 24 | (w >> 16 & 255) << 16 | 0x78 << 8 | w & 255,
+    "prmt.b32 %s, %s, 0x12F45678, 0xCEB3": lambda w: 0xFF0000 | (0xFF00 if w >> 31 else 0) | w >> 24,
+    "shf.l.wrap.b32 %s, %s, 0x12345678, 37": lambda w: (0x12345678 << 5 | w >> 27) & 0xFFFFFFFF,
+    "shf.r.wrap.b32 %s, %s, 0x12345678, 36": lambda w: (0x8 << 28) | w >> 4,
+    "shf.l.wrap.b32 %s, %s, 0x12345678, 32": lambda w: 0x12345678,
+}
+
+
+def test_words_by_hand(tmp_path: Path) -> None:
+    require_compiler()
+    require_nvrtc()
+    body = " ".join(f"out[{k} * 1024 + i] = __brev(i * 2654435761u + {k});" for k in range(len(WORDS)))
+    text = nvrtc.compile(PLAIN.replace("out[i] = %s;", body), "calibrate", 75).ptx
+    instructions = iter(WORDS)
+    text, found = re.subn(r"brev\.b32 \s*(%\w+), (%\w+);", lambda m: f"{next(instructions) % m.groups()};", text)
+    assert found == len(WORDS)
+    signature, out = ("const float64*", "const float64*", "float64*"), np.full((len(WORDS), 1024), -1.0)
+    Kernel(ptx.translate(text, "calibrate"), "calibrate", tmp_path, signature)(
+        (8,), (128,), np.zeros(1), np.zeros(1), out
+    )
+    for k, (instruction, expected) in enumerate(WORDS.items()):
+        words = [(n * 2654435761 + k) % 2**32 for n in range(1024)]
+        assert out[k].tolist() == [float(expected(word)) for word in words], instruction
+
+
+VOTE = """
+extern "C" __global__ void calibrate(const double *x, const double *y, double *out)
+{
+    const int any = __syncthreads_or(x[threadIdx.x] > 0.0);
+    const int other = __syncthreads_or((int)threadIdx.x == (int)y[blockIdx.x]);
+    out[blockIdx.x * blockDim.x + threadIdx.x] = 2 * any + other;
+}
+"""
+
+
+def test_a_block_votes(tmp_path: Path) -> None:
+    require_compiler()
+    require_nvrtc()
+    written = Kernel(VOTE, "calibrate", tmp_path)
+    text = nvrtc.compile(VOTE, "calibrate", 75).ptx
+    compiled = Kernel(ptx.translate(text, "calibrate"), "calibrate", tmp_path, written.signature)
+    for kernel in (written, compiled):
+        for place, expected in ((-1, 0.0), (0, 2.0), (127, 2.0)):
+            x, out = np.zeros(128), np.full((3, 128), -1.0)
+            x[place:][:1] = float(place >= 0)
+            kernel((3,), (128,), x, np.array([0.0, 127.0, 128.0]), out)
+            assert (out == expected + np.array([[1.0], [1.0], [0.0]])).all()
+    with pytest.raises(ptx.UnknownInstruction, match=r"bar\.red"):
+        ptx.translate(re.sub(r"(bar\.red\.or\.pred \s*%\w+), 0", r"\1, 1", text), "calibrate")
 
 
 @pytest.mark.parametrize("line", ["bar.sync 1", "barrier.sync 0, 64", "ld.param.f64 %fd1, [calibrate_param_0+8]"])

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import numpy as np
 import pytest
 from conftest import BINS, Made, until
 from hostile import ADCS, FGS1, observe, write
+from paged import planned
 
 import gpucal
 from gpucal import Calibration
@@ -28,7 +30,7 @@ from gpucal.errors import ConfigError, InputError
 from gpucal.inputs import signal_file
 from gpucal.pipeline import memory as budget
 from gpucal.pipeline import stream
-from gpucal.pipeline.stream import Item, Opened, Outcome, Pipeline, open_items
+from gpucal.pipeline.stream import Item, Opened, Outcome, Pipeline, open_items, pixel_blocks
 
 CONFIG = Calibration(bins=BINS, integration="notebook")
 PLANETS = tuple(range(1, 8))
@@ -488,3 +490,27 @@ def test_a_failed_item_s_memory_is_free_when_its_threads_have_ended(own: Path, b
             assert isinstance(outcome.result, InputError)
             seen.append(set(working))
     assert seen == [set()]
+
+
+# --------------------------------------------------------------------------------------------------- blocks of pixels
+
+
+@pytest.mark.parametrize("rows", [False, True])
+@pytest.mark.parametrize("most", [1, 30, 99, 100, 101, 250, 300, 499, 500, 10**9])
+def test_a_block_is_a_slice_of_the_output(most: int, rows: bool) -> None:
+    plan = planned(50, 64, 4)
+    plan = replace(plan, detector=replace(plan.detector, shape=(5, 10), crop=(0, 10)))
+    sizes = np.full(50, 10)
+    blocks = list(pixel_blocks(plan, sizes, most, rows=rows))
+    assert [pixel for block in blocks for pixel in range(block.start, block.stop)] == list(range(50))
+    out = np.zeros((plan.n_bins, 10, 5))
+    for block in blocks:
+        n = block.stop - block.start
+        assert 10 * n <= max(most, 10)
+        whole = block.start % 10 == 0 == n % 10
+        assert block.start // 10 == (block.stop - 1) // 10 or (rows and whole)
+        target = stream._target(plan, block, out)
+        target += np.arange(block.start, block.stop).reshape(target.shape[1:])
+    np.testing.assert_array_equal(out, np.broadcast_to(np.arange(50).reshape(5, 10).T, out.shape))
+    expected = {(300, True): 2, (250, True): 3, (10**9, True): 1, (100, True): 5, (10**9, False): 5, (1, True): 50}
+    assert len(blocks) == expected.get((most, rows), len(blocks))

@@ -54,7 +54,7 @@ def calibrate(
     counts: np.ndarray,
     grid: Sequence[int] = (2, 3),
     poison: int = 65_535,
-    threads: int = kernels.THREADS,
+    threads: int = kernels.THREADS["calibrate"],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Launch ``calibrate``: electrons (pixel, bin), and which pixels are saturated."""
     wide = padded(counts, poison)
@@ -69,7 +69,7 @@ def calibrate(
 def horner(kernel: Launch, electrons: np.ndarray, coefficients: np.ndarray, grid: Sequence[int] = (1, 4)) -> np.ndarray:
     """Launch ``horner`` on (frame, pixel) and (6, pixel)."""
     out = np.full_like(electrons, np.nan)
-    kernel(grid, (kernels.THREADS,), electrons, coefficients, *map(np.int64, electrons.shape), out)
+    kernel(grid, (kernels.THREADS["horner"],), electrons, coefficients, *map(np.int64, electrons.shape), out)
     return out
 
 

@@ -28,6 +28,22 @@ from gpucal.backends.pagewise.intrinsics import (
     put64,
     uint64,
 )
+from gpucal.backends.pagewise.statuses import (
+    ASKED,
+    COUNT,
+    DICTIONARY_GONE,
+    DONE,
+    ENCODED,
+    INDEX,
+    LEVELS_WRONG,
+    NULLS,
+    RANGE,
+    ROWS,
+    RUN,
+    SIZE_WRONG,
+    STATUSES,
+    WIDTH,
+)
 from gpucal.inputs.parquet.layout import (
     DATA_2,
     DICTIONARY,
@@ -42,31 +58,7 @@ from gpucal.inputs.parquet.layout import (
     Array,
 )
 
-__all__ = ["ASKED", "STATUSES", "TOLD", "bin_counts", "bin_pages", "workspace"]
-
-STATUSES = (
-    "",
-    "has definition levels that are not those of its values",
-    "holds nulls",
-    "has indices of more bits than a dictionary of 16-bit numbers needs",
-    "has a run that ends outside of it",
-    "has runs of more or fewer values than it",
-    "has an index beyond its dictionary",
-    "holds counts outside 0 to 65535",
-    "holds more or fewer values than the file has rows",
-    "is coded by a dictionary that is not there",
-    "has another size than its values",
-    "is of an encoding that is not decoded here",
-)
-"""The problem of a page, by its status; empty for 0."""
-
-DONE, LEVELS_WRONG, NULLS, WIDTH, RUN, COUNT, INDEX, RANGE, ROWS, DICTIONARY_GONE, SIZE_WRONG, ENCODED = range(12)
-
-ASKED = frozenset({LEVELS_WRONG, NULLS, WIDTH, COUNT})
-"""Statuses of what another reader may find sound."""
-
-TOLD = ASKED | {RANGE}
-"""Statuses of which another reader has more to say, such as which counts."""
+__all__ = ["ASKED", "STATUSES", "bin_counts", "bin_pages", "workspace"]
 
 _PLAIN, _PLAIN_DICTIONARY, _RLE_DICTIONARY = 0, 2, 8
 

@@ -26,21 +26,21 @@ from gpucal.backends.pagewise.intrinsics import (
     trailing_zeros,
     uint64,
 )
+from gpucal.backends.pagewise.statuses import (
+    BLOCK,
+    DONE,
+    HEADER,
+    LITERALS,
+    OTHER,
+    SEQUENCES,
+    SIZES,
+    STREAMS,
+    TREE,
+    TREELESS,
+)
 from gpucal.inputs.parquet.layout import AT, CODEC, PADDING, PREFIX, SIZE, STORED, TO, WANTED, ZSTD, Array
 
 __all__ = ["inflate_pages", "workspace"]
-
-# What became of a page. Everything but DONE is a reason to leave it to a whole zstd:
-#   HEADER     magic number, not one segment, a checksum or dictionary, reserved bits
-#   SIZES      the content's is not the page's; bytes missing, or left over
-#   BLOCK      type or size of a block
-#   LITERALS   header of the literals
-#   TREE       Huffman tree
-#   STREAMS    Huffman streams
-#   SEQUENCES  there are some, or bytes behind the literals
-#   TREELESS   the tree of the block before, where there is none
-#   OTHER      another codec
-DONE, HEADER, SIZES, BLOCK, LITERALS, TREE, STREAMS, SEQUENCES, TREELESS, OTHER = range(10)
 
 _MAGIC = 0xFD2FB528
 _MOST = 1 << 17  # bytes a block holds

@@ -1,0 +1,141 @@
+"""What is left to pyarrow of a file's pages: the codec of some, and columns whose pages are not such as gpucal decodes.
+
+Nothing here is compiled: the backend of a GPU uses it, too.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from gpucal.backends.pagewise.statuses import ASKED, HEADER, SIZES, STATUSES, TOLD
+from gpucal.errors import InputError
+from gpucal.inputs.files import AGAIN, shortened
+from gpucal.inputs.parquet.layout import AT, CHECKSUM, CODEC, PREFIX, SIZE, SNAPPY, WANTED, ZSTD
+from gpucal.inputs.parquet.pages import PageTable
+from gpucal.inputs.parquet.thrift import ABSENT
+from gpucal.inputs.signal_file import Loaded
+
+__all__ = ["inflate_by_codec", "settle", "verify_checksums"]
+
+
+def verify_checksums(table: PageTable, data: NDArray[np.uint8], first: int, last: int, path: Path) -> None:
+    """Compare the checksums of pages that have one."""
+    for page in range(first, last):
+        at, size, checksum = (int(table.pages[page, place]) for place in (AT, SIZE, CHECKSUM))
+        if checksum != ABSENT and zlib.crc32(data[at : at + size].data) != checksum & 0xFFFF_FFFF:
+            raise _refusal(table, page, "has another checksum than its header says", path)
+
+
+def inflate_by_codec(
+    table: PageTable, data: NDArray[np.uint8], page: int, status: int, out: NDArray[np.uint8], to: int, path: Path
+) -> None:
+    """Inflate a page by pyarrow's codec.
+
+    Parameters
+    ----------
+    table : PageTable
+        The file's pages.
+    data : ndarray of uint8
+        The file.
+    page : int
+        Which page.
+    status : int
+        Why it is left to the codec.
+    out : ndarray of uint8
+        Filled with the page, from ``to`` on; but for the bytes that are stored as they are in front of it.
+    to : int
+        Place of the page in ``out``.
+    path : Path
+        The file, for messages.
+
+    Raises
+    ------
+    InputError
+        If the page cannot be inflated to the size that its header says.
+    """
+    facts = table.pages[page]
+    at, size, prefix, wanted = (int(facts[place]) for place in (AT, SIZE, PREFIX, WANTED))
+    stored, wanted, to = data[at + prefix : at + size], wanted - prefix, to + prefix
+    codec = int(facts[CODEC])
+    try:
+        if codec == ZSTD and status not in (HEADER, SIZES):
+            # its header says that it holds as much as it should, and the codec sees to that
+            inflated = pa.Codec("zstd").decompress(pa.py_buffer(stored), decompressed_size=wanted)
+        elif codec == ZSTD:
+            with pa.CompressedInputStream(pa.BufferReader(pa.py_buffer(stored)), "zstd") as stream:
+                inflated = stream.read_buffer(wanted + 1)
+        elif codec == SNAPPY and _snappy_size(stored) == wanted:
+            inflated = pa.Codec("snappy").decompress(pa.py_buffer(stored), decompressed_size=wanted)
+        else:
+            raise OSError("of another size than its header says")
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        raise _refusal(table, page, f"cannot be decompressed ({shortened(error)})", path) from error
+    if inflated.size != wanted:
+        raise _refusal(table, page, "cannot be decompressed (to the size that its header says)", path)
+    out[to : to + wanted] = np.frombuffer(inflated, np.uint8)
+
+
+def settle(
+    loaded: Loaded, pixels: slice, statuses: NDArray[np.integer], again: Callable[[int, NDArray[np.uint16]], None]
+) -> int:
+    """Settle what is wrong with columns: pyarrow decodes those that it may find sound.
+
+    Parameters
+    ----------
+    loaded : Loaded
+        The file.
+    pixels : slice
+        Which columns.
+    statuses : ndarray of int, shape (pixel, 2)
+        What is wrong with each, and with which page, counted from the first of these columns.
+    again : callable
+        Takes a column, counted from the first, and its counts, (1, frame).
+
+    Returns
+    -------
+    int
+        Pages that pyarrow decoded.
+
+    Raises
+    ------
+    InputError
+        If a page cannot be decoded by pyarrow either; the line names the column, and which of its pages.
+    """
+    table, by_arrow = loaded.table, 0
+    first = int(table.firsts[pixels.start])
+    for pixel in np.flatnonzero(statuses[:, 0]).tolist():
+        number, page = statuses[pixel].tolist()
+        one, problem = slice(pixels.start + pixel, pixels.start + pixel + 1), STATUSES[number]
+        if number not in TOLD:
+            raise _refusal(table, first + page, problem, loaded.path)
+        try:
+            ((_, counts),) = loaded.counts([one])
+        except InputError as error:
+            raise _refusal(table, first + page, f"{problem} ({error.problem})", loaded.path, error.mend) from error
+        if number not in ASKED:
+            raise _refusal(table, first + page, problem, loaded.path)
+        again(pixel, counts)
+        by_arrow += int(table.firsts[one.stop] - table.firsts[one.start])
+    return by_arrow
+
+
+def _snappy_size(stored: NDArray[np.uint8]) -> int:
+    """Return the size that compressed bytes begin with, in groups of seven bits."""
+    size = 0
+    for place, byte in enumerate(stored[:5].tobytes()):
+        size |= (byte & 127) << 7 * place
+        if byte < 128:
+            return size
+    return -1
+
+
+def _refusal(table: PageTable, page: int, problem: str, path: Path, mend: str = AGAIN) -> InputError:
+    column = int(np.searchsorted(table.firsts, page, side="right")) - 1
+    number = page - int(table.firsts[column]) + 1
+    return InputError(f"column {table.columns[column]}: page {number} {problem}", mend, path)

@@ -1,0 +1,329 @@
+// Pages as a file stores them to what they hold: those not compressed, and zstd frames without sequences (RFC 8878).
+//
+// Layout   data are stored bytes, out is where pages go; both on 16-byte boundaries. pages is the table (page, COLUMNS)
+//          of gpucal/inputs/parquet/layout.py, whose AT and TO count from the first byte of data and of out. 16 bytes
+//          of any value have to follow the last page, in data and in out, as words are read whole.
+// Mapping  A thread block is a warp, and takes a page at a time: page blockIdx.x, then every gridDim.x-th further. All
+//          lanes read the headers alike, and copy together. One lane reads coded weights. Ballots put symbols in order,
+//          and all lanes fill the table of codes. Four lanes then decode a stream each. Any grid gives the same bytes.
+// Status   A page ends with 0 (DONE), or the reason why its frame needs a whole zstd; its bytes in out are then of no
+//          use. Whatever a page says, nothing is read outside of data, and nothing is written outside of its place.
+// Bytes    A stored byte is fetched once, and a byte of a page is written once, both in words of four. A lane has two
+//          words of its stream under way while it decodes the ones before.
+// Work     A symbol takes a look-up in shared memory and some ten operations, each of which waits for the last one: a
+//          warp is slow, so there have to be many.
+// Needs    32 threads a block, 4.6 KB of shared memory, 54 to 71 registers by architecture
+//          (tests/kernels/test_nvrtc.py).
+
+#define ALL 0xffffffffu
+#define PADDING 16
+#define LONGEST (1 << 28) // a page of as many bytes is left to the host: bits of a page are counted by 31 bits
+#define MAGIC 0xFD2FB528u
+#define MOST (1 << 17)    // bytes a block of a frame holds
+#define DEEPEST 11        // bits of a symbol
+#define MOST_WEIGHT 12
+#define MOST_LOG 6        // bits of a state, of those that weights are coded by
+
+enum { AT, SIZE, CODEC, PREFIX, TO, WANTED, KIND, ENCODING, VALUES, LEVELS, FIRST, CHECKSUM, COLUMNS };
+enum { STORED = 0, ZSTD = 6 };
+enum { DONE, HEADER, SIZES, BLOCK, LITERALS, TREE, STREAMS, SEQUENCES, TREELESS, OTHER };
+
+typedef unsigned char byte;
+
+__device__ __forceinline__ int highest(unsigned word) { return 31 - __clz(word); }
+
+__device__ __forceinline__ unsigned word(const byte *in, int at)
+{
+    return __ldg(in + at) | __ldg(in + at + 1) << 8 | __ldg(in + at + 2) << 16 | (unsigned)__ldg(in + at + 3) << 24;
+}
+
+// At least 16 bits, from a bit on.
+__device__ __forceinline__ unsigned bits(const byte *in, int bit)
+{
+    return (__ldg(in + bit / 8) | __ldg(in + bit / 8 + 1) << 8 | __ldg(in + bit / 8 + 2) << 16) >> bit % 8;
+}
+
+// Copies size bytes, or repeats one (step 0). All lanes take part.
+__device__ __forceinline__ void copy(byte *out, const byte *in, int step, int size)
+{
+    for (int k = threadIdx.x; k < size; k += 32)
+        out[k] = __ldg(in + k * step);
+}
+
+// Weights coded by two states in turn (RFC 8878, 4.1.1 and 4.2.1.2), by one lane. Returns how many; 0: not sound.
+__device__ int coded_weights(const byte *in, int stop, byte *weights, unsigned short *work)
+{
+    unsigned short *states = work, *counts = work + (1 << MOST_LOG); // counts are one more, as they may be -1
+    const int log = (__ldg(in) & 15) + 5, size = 1 << log;
+    if (log > MOST_LOG)
+        return 0;
+    int bit = 4, left = size + 1, threshold = size, width = log + 1, symbols = 0;
+    bool again = false;
+    while (left > 1) {
+        if (symbols > MOST_WEIGHT || bit > 8 * stop)
+            return 0;
+        const int next = bits(in, bit);
+        if (again) { // how many symbols more do not occur
+            for (int k = 0; k < (next & 3); ++k)
+                counts[symbols++] = 1;
+            again = (next & 3) == 3;
+            bit += 2;
+            continue;
+        }
+        const int few = 2 * threshold - 1 - left;
+        int count = next & (threshold - 1);
+        if (count >= few) {
+            count = next & (2 * threshold - 1);
+            count -= count >= threshold ? few : 0;
+            ++bit;
+        }
+        bit += width - 1;
+        left -= count ? count - 1 : 1;
+        counts[symbols++] = count;
+        again = count == 1;
+        while (left < threshold)
+            threshold >>= 1, --width;
+    }
+    if (bit > 8 * stop || symbols > MOST_WEIGHT + 1)
+        return 0;
+
+    int top = size - 1, place = 0;
+    for (int s = 0; s < symbols; ++s)
+        if (!counts[s]) // the least likely ones have one state each, at the end
+            states[top--] = s;
+    for (int s = 0; s < symbols; ++s)
+        for (int k = 1; k < counts[s]; ++k) {
+            states[place] = s;
+            do
+                place = (place + (size >> 1) + (size >> 3) + 3) & (size - 1);
+            while (place > top);
+        }
+    for (int k = 0; k < size; ++k) { // next state * 256 + bits to read * 16 + symbol
+        const int s = states[k], following = counts[s] ? counts[s] - 1 : 1, more = log - highest(following);
+        counts[s] = following + 2;
+        states[k] = ((following << more) - size) << 8 | more << 4 | s;
+    }
+
+    const int first = (bit + 7) / 8 * 8, mark = __ldg(in + stop - 1);
+    bit = 8 * (stop - 1) + highest(mark) - 2 * log;
+    if (first >= 8 * stop || !mark || bit < first)
+        return 0;
+    int state = bits(in, bit + log) & (size - 1), other = bits(in, bit) & (size - 1);
+    for (int n = 0; n < 254;) {
+        const int entry = states[state], more = entry >> 4 & 15;
+        weights[n++] = entry & 15;
+        if (bit - more < first) {
+            weights[n++] = states[other] & 15;
+            return n;
+        }
+        bit -= more;
+        state = other, other = (entry >> 8) + (bits(in, bit) & ((1 << more) - 1));
+    }
+    return 0;
+}
+
+// Reads a tree into a table of 2^depth entries, symbol * 256 + bits of it. Returns where it ends; -1: not sound.
+__device__ int tree(const byte *in, int at, int stop, unsigned short *table, byte *weights, int &depth)
+{
+    const int lane = threadIdx.x;
+    if (at >= stop)
+        return -1;
+    const int head = __ldg(in + at++);
+    int n = head - 127; // weights of four bits each
+    const int end = at + (n > 0 ? (n + 1) / 2 : head);
+    if (end > stop || (n <= 0 && head < 2))
+        return -1;
+    __syncwarp(); // all lanes have used the last tree
+    if (n > 0)
+        for (int k = lane; k < n; k += 32)
+            weights[k] = __ldg(in + at + k / 2) >> (k % 2 ? 0 : 4) & 15;
+    else
+        n = __shfl_sync(ALL, lane ? 0 : coded_weights(in + at, head, weights, table), 0);
+    __syncwarp(); // weights are there, and the work on them is done
+    unsigned total = 0;
+    for (int k = lane; k < n; k += 32)
+        total += weights[k] > MOST_WEIGHT ? 1u << 20 : 1u << weights[k] >> 1;
+    for (int step = 16; step > 0; step /= 2)
+        total += __shfl_xor_sync(ALL, total, step);
+    if (total == 0 || total >= 1u << DEEPEST)
+        return -1;
+    depth = highest(total) + 1;
+    const unsigned rest = (1u << depth) - total; // the last symbol's, whose weight is not written
+    if (rest & (rest - 1))
+        return -1;
+
+    byte *sorted = weights + 256;
+    int rank = 0, entry = 0;
+#pragma unroll 1
+    for (int weight = 1; weight <= depth; ++weight) { // the longest codes come first
+        const int first = rank;
+#pragma unroll 1
+        for (int begin = 0; begin <= n; begin += 32) {
+            const int k = begin + lane;
+            const bool its = k < n ? weights[k] == weight : k == n && 1u << weight >> 1 == rest;
+            const unsigned all = __ballot_sync(ALL, its);
+            if (its)
+                sorted[rank + __popc(all & ((1u << lane) - 1))] = k;
+            rank += __popc(all);
+        }
+        if (weight == 1 && (rank < 2 || rank % 2))
+            return -1;
+        __syncwarp(); // they are in order
+        const int entries = (rank - first) << (weight - 1);
+        for (int k = lane; k < entries; k += 32)
+            table[entry + k] = sorted[first + (k >> (weight - 1))] << 8 | (depth + 1 - weight);
+        entry += entries;
+    }
+    __syncwarp(); // the table is there
+    return end;
+}
+
+// Decodes one stream, from its end to its beginning, by one lane. It has to hold exactly so many symbols.
+__device__ __forceinline__ bool stream(const byte *begin, const byte *end, int depth, const unsigned short *table,
+                                       byte *out, byte *out_end)
+{
+    const unsigned mark = __ldg(end - 1), at = (size_t)(end - 1) % 4;
+    if (!mark)
+        return false;
+    const unsigned *words = (const unsigned *)(end - 1 - at), *first = (const unsigned *)(begin - (size_t)begin % 4);
+    const auto before = [&] { return words > first ? __ldg(--words) : 0u; };
+    unsigned high = __ldg(words), low = before(), ahead = before();
+    int left = 8 * (int)(end - 1 - begin) + highest(mark), used = 32 - 8 * at - highest(mark);
+    const auto shift = [&] {
+        if (used >= 32)
+            used -= 32, high = low, low = ahead, ahead = before();
+    };
+    const auto next = [&]() -> unsigned {
+        const unsigned entry = table[__funnelshift_l(low, high, used) >> (32 - depth)];
+        used += entry & 15, left -= entry & 15;
+        shift();
+        return entry >> 8;
+    };
+    shift();
+    while (out < out_end && (size_t)out % 4)
+        *out++ = next();
+    for (; out_end - out >= 4 && left >= 0; out += 4) {
+        unsigned four = next();
+        four |= next() << 8;
+        four |= next() << 16;
+        *(unsigned *)out = four | next() << 24;
+    }
+    while (out < out_end && left >= 0)
+        *out++ = next();
+    return left == 0;
+}
+
+// Decodes one stream, or four at the same time, each of a quarter of the symbols.
+__device__ bool streams(const byte *in, int size, bool four, int depth, const unsigned short *table, byte *out, int n)
+{
+    const int lane = threadIdx.x, quarter = four ? (n + 3) / 4 : n;
+    int begin = 0, its = size;
+    if (four) {
+        if (size < 10 || 3 * quarter > n || n < 6)
+            return false;
+        const int one = bits(in, 0) & 0xffff, two = bits(in, 16) & 0xffff, three = bits(in, 32) & 0xffff;
+        const int last = size - 6 - one - two - three;
+        if (!one || !two || !three || last <= 0)
+            return false;
+        begin = 6 + (lane > 0 ? one : 0) + (lane > 1 ? two : 0) + (lane > 2 ? three : 0);
+        its = lane == 0 ? one : lane == 1 ? two : lane == 2 ? three : last;
+    }
+    bool sound = size > 0 && n > 0;
+    const byte *from = in + begin;
+    if (sound && lane < (four ? 4 : 1))
+        sound = stream(from, from + its, depth, table, out + lane * quarter, out + min((lane + 1) * quarter, n));
+    return __all_sync(ALL, sound);
+}
+
+// Inflates a frame of so many bytes. All lanes take every turn alike.
+__device__ int frame(const byte *in, int stop, byte *out, int wanted, unsigned short *table, byte *weights)
+{
+    if (stop < 9)
+        return SIZES;
+    const int descriptor = __ldg(in + 4), width = 1 << (descriptor >> 6);
+    // one segment; no reserved or unused bit, checksum or dictionary
+    if (word(in, 0) != MAGIC || (descriptor & 0x3f) != 0x20)
+        return HEADER;
+    int at = 5 + width, to = 0, depth = 0;
+    if (stop < at + 3)
+        return SIZES;
+    const unsigned content = word(in, 5) & (width == 1 ? 0xffu : width == 2 ? 0xffffu : ~0u);
+    if (content + (width == 2 ? 256 : 0) != (unsigned)wanted || (width == 8 && word(in, 9)))
+        return SIZES;
+    for (bool last = false; !last;) {
+        if (stop - at < 3)
+            return SIZES;
+        const unsigned head = word(in, at);
+        int kind = head >> 1 & 3, size = head >> 3 & 0x1fffff, stored = kind == 1 ? 1 : size;
+        last = head & 1, at += 3;
+        if (kind == 3 || size > MOST)
+            return BLOCK;
+        if (stored > stop - at)
+            return SIZES;
+        const int behind = at + stored;
+        bool four = false;
+        if (kind == 2) { // nothing but literals, and no sequences
+            if (size < 3 || size > wanted)
+                return BLOCK;
+            const unsigned long long said = word(in, at) | (unsigned long long)__ldg(in + at + 4) << 32;
+            const int form = said >> 2 & 3, field = form == 3 ? 18 : form == 2 ? 14 : 10;
+            kind = said & 3, four = form > 0;
+            if (kind < 2) { // as they are, or one byte repeated
+                size = form % 2 == 0 ? said >> 3 & 0x1f : form == 1 ? said >> 4 & 0xfff : said >> 4 & 0xfffff;
+                stored = kind ? 1 : size;
+                at += form % 2 == 0 ? 1 : form == 1 ? 2 : 3;
+            } else {
+                size = said >> 4 & ((1 << field) - 1), stored = said >> (4 + field) & ((1 << field) - 1);
+                at += (4 + 2 * field + 7) / 8;
+            }
+            if (size > min(wanted - to, MOST) || at + stored >= behind)
+                return LITERALS;
+            if (at + stored + 1 != behind || __ldg(in + at + stored))
+                return SEQUENCES;
+        }
+        if (kind < 2) {
+            if (size > wanted - to)
+                return SIZES;
+            copy(out + to, in + at, 1 - kind, size);
+        } else {
+            const int after = at + stored;
+            if (kind == 2)
+                at = tree(in, at, after, table, weights, depth);
+            if (at < 0)
+                return TREE;
+            if (!depth)
+                return TREELESS;
+            if (!streams(in + at, after - at, four, depth, table, out + to, size))
+                return STREAMS;
+        }
+        to += size, at = behind;
+    }
+    return at == stop && to == wanted ? DONE : SIZES;
+}
+
+extern "C" __global__ void __launch_bounds__(32)
+inflate(const byte *__restrict__ data, long long n_data, const long long *__restrict__ pages, int n_pages,
+        byte *__restrict__ out, long long n_out, int *__restrict__ status)
+{
+    __shared__ unsigned short table[1 << DEEPEST];
+    __shared__ byte weights[512]; // and symbols in the order of their codes
+    for (int page = blockIdx.x; page < n_pages; page += gridDim.x) {
+        const long long *facts = pages + (long long)page * COLUMNS;
+        const long long at = __ldg(facts + AT), size = __ldg(facts + SIZE), codec = __ldg(facts + CODEC);
+        const long long prefix = __ldg(facts + PREFIX), to = __ldg(facts + TO), wanted = __ldg(facts + WANTED);
+        // each by itself, as a sum of 64-bit numbers may be anything
+        bool outside = at < 0 || to < 0 || prefix < 0 || size < prefix || wanted < prefix;
+        outside |= size >= LONGEST || wanted >= LONGEST || (codec == STORED && size != wanted);
+        outside |= size > n_data - PADDING || at > n_data - PADDING - size;
+        outside |= wanted > n_out - PADDING || to > n_out - PADDING - wanted;
+        int became = SIZES;
+        if (!outside) {
+            copy(out + to, data + at, 1, codec == STORED ? size : prefix);
+            became = codec == STORED ? DONE : OTHER;
+            if (codec == ZSTD)
+                became = frame(data + at + prefix, size - prefix, out + to + prefix, wanted - prefix, table, weights);
+        }
+        if (threadIdx.x == 0)
+            status[page] = became;
+    }
+}
