@@ -16,8 +16,9 @@ from gpucal.backends import Pages
 from gpucal.backends.pagewise import bins, inflate
 from gpucal.backends.pagewise.inflate import inflate_pages
 from gpucal.backends.pagewise.leftover import inflate_by_codec, settle, verify_checksums
+from gpucal.backends.pagewise.snappy import inflate_snappy
 from gpucal.inputs.calibration_files import DEGREE
-from gpucal.inputs.parquet.layout import PADDING, TO, WANTED
+from gpucal.inputs.parquet.layout import CODEC, PADDING, SNAPPY, TO, WANTED
 from gpucal.inputs.signal_file import Loaded
 from gpucal.science.plan import Plan
 
@@ -87,6 +88,8 @@ def bin_pages(
         inflated = scratch.inflated(int(pages[-1, TO] + pages[-1, WANTED] - pages[0, TO]) + PADDING)
         status = np.empty(len(pages), np.int64)
         inflate_pages(data, pages, 0, len(pages), inflated, status, *scratch.inflating)
+        if (pages[status != 0, CODEC] == SNAPPY).any():
+            inflate_snappy(data, pages, inflated, status)
         others = np.flatnonzero(status)
         by_codec = len(others)
         for page in others:
