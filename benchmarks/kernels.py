@@ -66,7 +66,7 @@ PER_PAIR = 14
 
 
 def compiled() -> list[dict[str, Any]]:
-    """Compile both kernels for every architecture."""
+    """Compile the kernels for every architecture."""
     rows = []
     for name in kernels.NAMES:
         for architecture in nvrtc.ARCHITECTURES:

@@ -10,7 +10,7 @@ from importlib.resources import files
 
 __all__ = ["NAMES", "ROW", "THREADS", "calibrate_grid", "source"]
 
-NAMES = ("calibrate", "horner")
+NAMES = ("calibrate",)
 """The kernels."""
 
 THREADS = 128

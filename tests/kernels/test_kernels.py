@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from emulator.cpp import Kernel, KernelError, Sanitized
 from hostile import ADCS, SMALL, Observation, observe
-from launch import calibrate, cases, constants, horner, padded, require_compiler
+from launch import calibrate, cases, constants, padded, require_compiler
 from reference import assert_close
 
 from gpucal import kernels
-from gpucal.science import steps
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import DETECTORS
 
@@ -99,22 +98,6 @@ def test_equal_reads_differ_by_nothing(built: dict[str, Kernel]) -> None:
     assert not out[finite].any()
 
 
-def test_horner_has_the_bits_of_the_expression(built: dict[str, Kernel]) -> None:
-    obs = observe(DETECTORS["FGS1"], 6, ADCS["2024"])
-    electrons = steps.adc(obs.raw, obs.adc.gain, obs.adc.offset)
-    with np.errstate(all="ignore"):
-        expected = steps.linearity(electrons, obs.linear_corr)
-    zeros = np.full((6, 2), -0.0)
-    signed = horner(built["horner"], np.array([[3.0, -2.0]]), zeros)
-    expression = steps.linearity(np.array([[[3.0, -2.0]]]), zeros[:, None])[0]
-    np.testing.assert_array_equal(np.signbit(signed), np.signbit(expression))
-    for grid in ((1, 1), (8, 6), (3, 2)):
-        out = horner(built["horner"], electrons.reshape(6, -1), obs.linear_corr.reshape(6, -1), grid)
-        bits = np.where(np.isnan(out), np.nan, out).view(np.uint64)
-        wanted = np.where(np.isnan(expected), np.nan, expected).reshape(6, -1).view(np.uint64)
-        np.testing.assert_array_equal(bits, wanted)
-
-
 # ------------------------------------------------------------------------------------------------------- sanitizers
 
 
@@ -141,13 +124,6 @@ def test_sanitizers_are_silent(sanitizer: str, built: dict[str, Kernel], tmp_pat
         expected = calibrate(built["calibrate"], plan, counts)
         np.testing.assert_array_equal(out, expected[0])
         np.testing.assert_array_equal(saturated, expected[1])
-
-
-@pytest.mark.parametrize("sanitizer", SANITIZERS)
-def test_sanitizers_are_silent_on_horner(sanitizer: str, built: dict[str, Kernel], tmp_path: Path) -> None:
-    electrons, coefficients = np.linspace(-900, 4e4, 5 * 150).reshape(5, 150), np.linspace(0, 1, 900).reshape(6, 150)
-    out = horner(Sanitized(kernels.source("horner"), "horner", tmp_path, sanitizer), electrons, coefficients)
-    np.testing.assert_array_equal(out, horner(built["horner"], electrons, coefficients))
 
 
 # What is planted, where, which sanitizer sees it, and what it says.

@@ -11,14 +11,13 @@ from launch import require, require_nvrtc
 
 from gpucal import kernels
 
-REGISTERS = {"calibrate": 64, "horner": 40}
+REGISTERS = {"calibrate": 64}
 
 # By architecture. P100 and T4 are bounded by shared memory, 7 blocks of 8.3 KiB, the others by registers. Each of
 # calibrate's warps has 2 KB of loads under way: 28 of them 57 KB, where 8 KB a multiprocessor hide the latency of a
 # P100's memory (732 GB/s over 56 of them, some 600 ns).
 OCCUPANCY = {
     "calibrate": {60: 0.43, 70: 0.5, 75: 0.87, 80: 0.5, 86: 0.66, 89: 0.66, 90: 0.5, 100: 0.5, 120: 0.66},
-    "horner": dict.fromkeys(nvrtc.ARCHITECTURES, 0.75),
 }
 
 

@@ -11,13 +11,16 @@ import pytest
 from emulator import nvrtc, ptx
 from emulator.cpp import Kernel, KernelError
 from hostile import ADCS, observe
-from launch import calibrate, cases, horner, require_compiler, require_nvrtc
+from launch import calibrate, cases, require_compiler, require_nvrtc
 
 from gpucal import kernels
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import DETECTORS
 
 CASES = cases()
+
+ALWAYS = "AIRS-CH0-30-1+0"
+"""The case that runs with every run of the tests."""
 
 
 class Built:
@@ -47,8 +50,9 @@ def assert_same_bits(one: np.ndarray, other: np.ndarray) -> None:
     np.testing.assert_array_equal(one[known].view(np.uint64), other[known].view(np.uint64))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=() if case == ALWAYS else pytest.mark.slow) for case in CASES]
+)
 def test_calibrate_has_the_bits_of_its_source(built: Built, case: str) -> None:
     obs, config = CASES[case]
     plan, counts = obs.plan(config), obs.counts()
@@ -60,21 +64,11 @@ def test_calibrate_has_the_bits_of_its_source(built: Built, case: str) -> None:
         np.testing.assert_array_equal(seen[1], expected[1])
 
 
-def test_horner_has_the_bits_of_its_source(built: Built) -> None:
-    electrons = np.random.default_rng(1).normal(9000, 5000, (7, 300))
-    electrons[3, :3] = np.nan, np.inf, -np.inf
-    coefficients = np.random.default_rng(2).normal(1, 1e-3, (6, 300)) * np.logspace(0, -22, 6)[:, None]
-    expected = horner(built.source["horner"], electrons, coefficients)
-    assert built.ptx["horner"]
-    for kernel in built.ptx["horner"]:
-        assert_same_bits(horner(kernel, electrons, coefficients), expected)
-
-
 def test_more_threads_than_it_was_compiled_for(built: Built) -> None:
-    electrons = np.zeros((1, 1))
-    for kernel in built.ptx["horner"]:
+    obs, config = CASES[ALWAYS]
+    for kernel in built.ptx["calibrate"]:
         with pytest.raises(KernelError, match="a block of more than the 128 threads"):
-            kernel((1,), (256,), electrons, np.zeros((6, 1)), np.int64(1), np.int64(1), np.zeros((1, 1)))
+            calibrate(kernel, obs.plan(config), obs.counts(), threads=256)
 
 
 @pytest.mark.parametrize(("detector", "pairs"), [("AIRS-CH0", 30), ("FGS1", 360), ("AIRS-CH0", 1), ("AIRS-CH0", 5)])
