@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gpucal.cli.parser import parsed
+from gpucal.pipeline.provenance import EVERY_STEP, card_of
 from gpucal.settings.options import settings_from
 from gpucal.settings.rules import Choice
 from gpucal.settings.table import SETTINGS
@@ -41,6 +42,21 @@ def test_every_setting_has_its_place_on_the_page_of_settings_with_its_choices() 
     rules = {name: row.rule for name, row in SETTINGS.items()}
     choices = {name: list(rule.words) if isinstance(rule, Choice) else [] for name, rule in rules.items()}
     assert sorted(found) == sorted(choices.items())
+
+
+def test_every_step_is_on_the_page_of_settings_in_its_order() -> None:
+    rows = [
+        f"| {step} | {card_of(step)} | {f'`{setting}`' if setting else 'always done'} |"
+        for step, setting in EVERY_STEP.items()
+    ]
+    assert "\n".join(["|---|---|---|", *rows, "", ""]) in PAGE
+    assert {setting for setting in EVERY_STEP.values() if setting} <= SETTINGS.keys()
+
+
+def test_every_step_has_a_card_of_its_own() -> None:
+    cards = [card_of(step) for step in EVERY_STEP]
+    assert len({*cards}) == len(cards)
+    assert max(map(len, cards)) <= 8
 
 
 def test_flags_on_the_page_of_settings_can_be_written() -> None:
