@@ -25,7 +25,7 @@ from gpucal.settings.table import SETTINGS, Settings
 __all__ = ["PRESETS", "Calibration"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)  # those of the table serve; made again, they take 2 ms
 class Calibration(Settings):
     """Settings of a calibration. The defaults are those of the organisers' notebook of the data set's year.
 

@@ -86,7 +86,7 @@ class Settings:
         "``counts / gain + offset`` or, as the documentation of 2024 says, ``counts · gain + offset``.",
     )
     reduce: str = setting(
-        Choice(("sum", "mean")), "A bin holds the sum of its pairs, as in the notebook, or their mean, electrons too."
+        Choice(("sum", "mean")), "A bin holds the sum of its pairs, as in the notebook, or their mean."
     )
     integration: str | None = setting(
         Choice(("notebook", "updated"), is_open=True),
@@ -129,7 +129,7 @@ class Settings:
     )
     linearity_tolerance: float = setting(
         Number(0.10, "fraction", "a fraction above 0"),
-        "Flag a linearity polynomial that differs from the identity by more. Signals to ``linearity_range`` count.",
+        "Flag a linearity polynomial that differs from the identity by more than this.",
     )
     linearity_range: float = setting(
         Number(30_000.0, "electrons", "a number of electrons above 0"),
@@ -141,7 +141,7 @@ class Settings:
     )
     weights: str = setting(
         Choice(("plain", "variance")),
-        "Light curves: plain sums over good pixels, or optimal ones, by profile over variance.",
+        "Light curves: sums over good pixels, or optimal sums, with weights of profile over variance.",
     )
     rows: Mapping[str, Window] = setting(
         ROWS, "Light curves: first and one-past-last spatial row that are summed.", example="AIRS-CH0=8:24"
