@@ -66,7 +66,7 @@ PER_PAIR = 14
 
 
 def compiled() -> list[dict[str, Any]]:
-    """Compile both kernels for every architecture."""
+    """Compile the kernels for every architecture."""
     rows = []
     for name in kernels.NAMES:
         for architecture in nvrtc.ARCHITECTURES:
@@ -123,10 +123,10 @@ def markdown(made: list[dict[str, Any]], detectors: list[dict[str, Any]], estima
     by_kernel = {name: [row for row in made if row["kernel"] == name] for name in kernels.NAMES}
     cells = [
         [
-            f"sm_{a['architecture']} ({NAMES[a['architecture']]})",
-            *(f"{r['registers']}, {r['spills']}, {r['occupancy']:.0%}" for r in (a, b)),
+            f"sm_{row[0]['architecture']} ({NAMES[row[0]['architecture']]})",
+            *(f"{r['registers']}, {r['spills']}, {r['occupancy']:.0%}" for r in row),
         ]
-        for a, b in zip(*by_kernel.values(), strict=True)
+        for row in zip(*by_kernel.values(), strict=True)
     ]
     first = table(["registers, bytes spilled, occupancy", *kernels.NAMES], cells)
     cells = [

@@ -11,10 +11,10 @@ from types import MappingProxyType
 
 __all__ = ["NAMES", "ROW", "THREADS", "calibrate_grid", "pages_grid", "source"]
 
-NAMES = ("calibrate", "horner", "inflate", "bins")
+NAMES = ("calibrate", "inflate", "bins")
 """The kernels."""
 
-THREADS = MappingProxyType({"calibrate": 128, "horner": 128, "inflate": 32, "bins": 128})
+THREADS = MappingProxyType({"calibrate": 128, "inflate": 32, "bins": 128})
 """Threads of a block, by kernel."""
 
 ROW = 64

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from gpucal._version import __version__
 from gpucal.errors import ConfigError, MissingExtra
+from gpucal.pipeline.provenance import card_of
 from gpucal.science.plan import DQ
 from gpucal.settings.detectors import Detector
 
@@ -187,7 +188,6 @@ def to_hdus(cal: _Product) -> fits.HDUList:
 
     signal, history = _on_host(cal), cal.provenance
     primary, science, quality = fits.PrimaryHDU(), fits.ImageHDU(signal, name="SCI"), fits.ImageHDU(cal.dq, name="DQ")
-    # FITS keywords have eight characters.
     cards = {
         "CREATOR": f"gpucal {__version__}",
         "DATE": _date(datetime.now(UTC).isoformat(timespec="seconds")),
@@ -198,7 +198,7 @@ def to_hdus(cal: _Product) -> fits.HDUList:
         "CAL_DATE": _date(history["created"]),
         "BACKEND": history["backend"],
         "SETHASH": history["settings_hash"],
-        **{f"S_{step.upper()[:6]}": done for step, done in history["steps"].items()},
+        **{card_of(step): done for step, done in history["steps"].items()},
     }
     for card, value in cards.items():
         primary.header[card] = value

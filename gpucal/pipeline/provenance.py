@@ -6,6 +6,7 @@ import platform
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,20 @@ from gpucal.science.plan import Plan
 from gpucal.science.steps import STEPS
 from gpucal.settings.calibration import Calibration
 
-__all__ = ["provenance", "steps_done"]
+__all__ = ["EVERY_STEP", "card_of", "provenance", "steps_done"]
+
+EVERY_STEP: Mapping[str, str | None] = MappingProxyType(
+    {**STEPS, **{correction.step: correction.setting for correction in CORRECTIONS}}
+)
+"""The notebook's steps and those after the cube, in order, and the setting that decides whether one is done."""
 
 # Libraries whose version may change a number; only loaded ones are listed.
 _LIBRARIES = ("numpy", "pyarrow", "numba", "cupy")
+
+
+def card_of(step: str) -> str:
+    """Return the FITS card of a step; a FITS keyword has eight characters."""
+    return f"S_{step.upper()[:6]}"
 
 
 def steps_done(config: Calibration, plan: Plan, dq: NDArray[np.uint8]) -> dict[str, str]:
@@ -33,7 +44,7 @@ def steps_done(config: Calibration, plan: Plan, dq: NDArray[np.uint8]) -> dict[s
     plan : Plan
         The plan for this detector. A bin of one pair means that nothing was binned.
     dq : ndarray of uint8, shape (wavelength, spatial)
-        Data-quality flags of the result. If bad pixels are left, there was nothing to interpolate from.
+        Data-quality flags of the result.
 
     Returns
     -------

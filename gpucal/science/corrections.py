@@ -1,4 +1,7 @@
-"""Corrections of a finished cube, which may mix pixels, in the order in which they are made."""
+"""The steps after the cube, which may mix pixels: one list, in the order in which they are done.
+
+The pipeline does them from this list, and provenance, FITS cards and ``examples/settings.md`` name them from it.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +24,14 @@ Flags: TypeAlias = "NDArray[np.uint8]"
 
 @dataclass(frozen=True)
 class Correction:
-    """One correction.
+    """One step after the cube.
 
     Parameters
     ----------
     step : str
         Its name in the provenance.
+    setting : str
+        The setting that decides whether it is done.
     plan : callable
         From settings and flags: the flags afterwards, and what to do in place to the signal (time, wavelength,
         spatial), on its device; None where nothing is to be done.
@@ -35,6 +40,7 @@ class Correction:
     """
 
     step: str
+    setting: str
     plan: Callable[[Calibration, Flags], tuple[Flags, Callable[[Array], None] | None]]
     is_done: Callable[[Calibration, Flags], bool]
 
@@ -42,6 +48,7 @@ class Correction:
 CORRECTIONS = (
     Correction(
         "interpolate",
+        "bad_pixels",
         plan=lambda config, dq: bad_pixels.plan_repair(dq, config.bad_pixels),
         # Where bad pixels are left, there was nothing to interpolate from.
         is_done=lambda config, dq: config.bad_pixels == "interpolate" and not bad_pixels.unusable(dq).any(),

@@ -21,12 +21,12 @@ from typing import Any, NamedTuple, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from gpucal.errors import ConfigError
 from gpucal.science.bad_pixels import Mend, carry_variance, find_mends, gather, interpolate, unusable
 from gpucal.science.plan import DQ
 from gpucal.science.steps import Array, namespace, time_parts
 from gpucal.settings.detectors import Detector
-from gpucal.settings.rules import CHOICES, Window, check_aperture, checked_window, checked_windows
+from gpucal.settings.rules import Window, check_aperture, checked_window, checked_windows
+from gpucal.settings.table import SETTINGS
 
 __all__ = [
     "Aperture",
@@ -68,8 +68,7 @@ class Aperture:
 
     def __post_init__(self) -> None:
         height = self.detector.shape[0]
-        if self.weights not in CHOICES["weights"]:
-            raise ConfigError(f"weights = {self.weights!r}: must be one of {', '.join(CHOICES['weights'])}")
+        SETTINGS["weights"].rule("weights", self.weights)
         rows = (0, height) if self.rows is None else checked_window("rows", self.rows, height)
         object.__setattr__(self, "rows", rows)
         background = checked_windows("background_rows", self.background_rows, height)

@@ -1,4 +1,4 @@
-"""Calibration settings: frozen, validated when made, three presets, TOML in and out, a content hash.
+"""Calibration settings: three presets, TOML in and out, a content hash. `gpucal.settings.table` has the settings.
 
 ``examples/settings.md`` says what the notebook does, what others did, and when to choose which.
 """
@@ -10,99 +10,27 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
+from inspect import cleandoc
 from pathlib import Path
+from textwrap import wrap
 from types import MappingProxyType
 from typing import Any
 
 from gpucal.errors import ConfigError
-from gpucal.settings.detectors import DETECTORS, Detector
-from gpucal.settings.rules import (
-    BY_DETECTOR,
-    CHOICES,
-    OPEN,
-    PRESET_SETTINGS,
-    RANGES,
-    Window,
-    check_aperture,
-    checked_mapping,
-    checked_number,
-)
+from gpucal.settings.detectors import Detector
+from gpucal.settings.rules import OPEN, PRESET_SETTINGS
+from gpucal.settings.table import SETTINGS, Settings
 
-__all__ = ["ADDED", "PRESETS", "Calibration"]
-
-ADDED: Mapping[str, Any] = MappingProxyType({"added": True})
-"""Metadata of a setting that 0.1 did not have: at its default it changes no hash, so that older results still count."""
+__all__ = ["PRESETS", "Calibration"]
 
 
-@dataclass(frozen=True)
-class Calibration:
+@dataclass(frozen=True, init=False, repr=False, eq=False)  # those of the table serve; made again, they take 2 ms
+class Calibration(Settings):
     """Settings of a calibration. The defaults are those of the organisers' notebook of the data set's year.
 
     The notebooks differ in ``integration``. Unless it is given, it stays None until `filled` sets it from the data
     set's preset; `gpucal.run`, `gpucal.calibrate` and `gpucal.stream` call `filled`.
-
-    Parameters
-    ----------
-    mask : bool
-        Flag dead and hot pixels in the data-quality map. The flags change no computed value: as in the notebook, dark
-        and flat skip dead pixels even where this is off. The flags decide which pixels ``bad_pixels`` makes NaN or
-        interpolates, and which pixels count in light curves.
-    linearity, dark, flat : bool
-        Do the step.
-    binning : bool
-        Sum CDS pairs in time bins; off, every pair is a bin of its own.
-    bins : mapping of str to int or str
-        CDS pairs in a bin, by detector. Seconds, as in ``"144 s"``, become the nearest number of pairs. A detector that
-        is left out keeps its default (AIRS-CH0 30, FGS1 360).
-    crop : mapping of str to (int, int)
-        First and one-past-last wavelength column that are calibrated, by detector. By default AIRS-CH0 has 39 to 321,
-        and FGS1 has all its 32.
-    gain : {'divide', 'multiply'}
-        Electrons are ``counts / gain + offset``, as in every official notebook, or ``counts · gain + offset``, as the
-        documentation of 2024 says.
-    reduce : {'sum', 'mean'}
-        A bin holds the sum over its pairs, as in the notebook, or their mean; electrons in both cases.
-    integration : {'notebook', 'updated'}, optional
-        Integration times: as first published (AIRS-CH0 0.1/4.5 s, FGS1 0.1/0.1 s), or with 0.1 s more for end reads, as
-        in the update of 29 August 2024 and the 2025 notebook. The data set's preset has the default: ``'notebook'``
-        for 2024, ``'updated'`` for 2025.
-    flat_order : {'after-cds', 'before-cds'}
-        When to divide by the flat. Division distributes over differences and sums, so both orders give the same result
-        but for rounding; where a flat is 0, neither result is finite. gpucal computes the same formula for both.
-    bad_pixels : {'keep', 'nan', 'interpolate'}
-        Leave flagged pixels as computed, set them to NaN, or replace them by a straight line between their good
-        neighbours along the spatial axis (`gpucal.science.bad_pixels`), flagged INTERPOLATED.
-    bad_coefficients : {'keep', 'benign'}
-        Apply calibration values flagged BAD_LINEARITY or BAD_FLAT as they are, or replace them by the identity and by
-        1; the flags stay.
-    odd_frames : {'error', 'drop'}
-        Refuse an odd number of frames, as the notebook does, or drop the last frame.
-    clip_negatives : bool
-        Raise negative electrons to zero straight after the ADC step.
-    hot_clip : {'cropped', 'full-frame', 'off'}
-        Pixels that the sigma clip for hot pixels uses: the cropped dark, as in the notebook, the whole dark, or none.
-    hot_sigma : float
-        Threshold of that clip, in standard deviations.
-    hot_iterations : int
-        Iterations of that clip.
-    saturation : int
-        Raw counts at or above this in any used frame flag a pixel as saturated.
-    flat_minimum : float
-        A flat field at or below this, or not finite, is flagged.
-    linearity_tolerance : float
-        A linearity polynomial that differs from the identity by more than this fraction is flagged...
-    linearity_range : float
-        ...up to this many electrons...
-    linearity_max_offset : float
-        ...or with a constant term beyond this many electrons.
-    weights : {'plain', 'variance'}
-        Light curves: the sum over good pixels, or the optimal sum with weights of profile over variance.
-    rows : mapping of str to (int, int)
-        Light curves: first and one-past-last spatial row, by detector; by default all.
-    background_rows : mapping of str to sequence of (int, int)
-        Light curves: rows whose mean is subtracted as background, by detector; by default none. A wavelength without a
-        usable pixel in these rows is NaN.
 
     Raises
     ------
@@ -110,49 +38,6 @@ class Calibration:
         If a value is of the wrong type or out of range, or ``background_rows`` and ``rows`` are the same rows. The line
         names the setting and the values it may have.
     """
-
-    mask: bool = True
-    linearity: bool = True
-    dark: bool = True
-    flat: bool = True
-    binning: bool = True
-    bins: Mapping[str, int | str] = field(default_factory=dict)
-    crop: Mapping[str, Window] = field(default_factory=dict)
-    gain: str = "divide"
-    reduce: str = "sum"
-    integration: str | None = None
-    flat_order: str = "after-cds"
-    bad_pixels: str = "keep"
-    bad_coefficients: str = "keep"
-    odd_frames: str = "error"
-    clip_negatives: bool = False
-    hot_clip: str = "cropped"
-    hot_sigma: float = 5.0
-    hot_iterations: int = 5
-    saturation: int = 65_535
-    flat_minimum: float = 0.0
-    linearity_tolerance: float = 0.10
-    linearity_range: float = 30_000.0
-    linearity_max_offset: float = 10.0
-    weights: str = "plain"
-    rows: Mapping[str, Window] = field(default_factory=dict)
-    background_rows: Mapping[str, tuple[Window, ...]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for setting in fields(self):
-            value = getattr(self, setting.name)
-            if value is None and setting.name in OPEN:
-                continue
-            if setting.name in BY_DETECTOR:
-                object.__setattr__(self, setting.name, checked_mapping(setting.name, value))
-            elif setting.type == "bool" and not isinstance(value, bool):
-                raise ConfigError(f"{setting.name} = {value!r}: must be true or false")
-            elif setting.name in CHOICES and value not in CHOICES[setting.name]:
-                raise ConfigError(f"{setting.name} = {value!r}: must be one of {', '.join(CHOICES[setting.name])}")
-            elif setting.name in RANGES:
-                object.__setattr__(self, setting.name, checked_number(setting.name, setting.type == "int", value))
-        for name in DETECTORS:
-            check_aperture(f"background_rows: {name}", self.rows[name], self.background_rows[name])
 
     def __hash__(self) -> int:
         return hash(self.content_hash)
@@ -184,23 +69,7 @@ class Calibration:
         return PRESETS[name]
 
     def filled(self, preset: str) -> Calibration:
-        """Return these settings, with those that are None taken from a preset.
-
-        Parameters
-        ----------
-        preset : str
-            As for `preset`; a data set's own is ``dataset.layout.preset``.
-
-        Returns
-        -------
-        Calibration
-            Settings without None.
-
-        Raises
-        ------
-        ConfigError
-            If there is no preset of that name.
-        """
+        """Return these settings, with those that are None taken from a preset, such as ``dataset.layout.preset``."""
         decided = Calibration.preset(preset)
         return self.replace(**{name: getattr(decided, name) for name in OPEN if getattr(self, name) is None})
 
@@ -245,15 +114,15 @@ class Calibration:
         ConfigError
             If a name is unknown or a value is not possible.
         """
-        known = [setting.name for setting in fields(self)]
-        for name in changes:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
+        settings = self.to_dict()
+        for name, value in changes.items():
+            if name not in settings:
+                near = difflib.get_close_matches(name, settings, n=1)
                 raise ConfigError(f"unknown setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-        for name in BY_DETECTOR:
-            if isinstance(mapping := changes.get(name), Mapping):
-                changes[name] = {**getattr(self, name), **mapping}
-        return Calibration(**{**self.to_dict(), **changes})
+            if isinstance(mine := settings[name], dict) and isinstance(value, Mapping):
+                value = {**mine, **value}
+            settings[name] = value
+        return Calibration(**settings)
 
     @classmethod
     def from_toml(cls, path: str | Path) -> Calibration:
@@ -285,8 +154,8 @@ class Calibration:
             Setting name to bool, int, float, str or, for settings by detector, dict. A setting that `filled` has yet
             to set is None.
         """
-        values = {setting.name: getattr(self, setting.name) for setting in fields(self)}
-        return {name: dict(value) if name in BY_DETECTOR else value for name, value in values.items()}
+        values = {row.name: getattr(self, row.name) for row in fields(self)}
+        return {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
 
     def to_toml(self) -> str:
         """Return every setting that is not None as a TOML document; `from_toml` reads it back to equal settings.
@@ -298,15 +167,17 @@ class Calibration:
         """
         # JSON's booleans, numbers, strings and arrays are TOML's for every value a setting can take.
         settings = {name: value for name, value in self._identity().items() if value is not None}
-        lines = [f"{name} = {json.dumps(value)}" for name, value in settings.items() if name not in BY_DETECTOR]
-        for name in BY_DETECTOR:
-            lines += ["", f"[{name}]", *(f'"{key}" = {json.dumps(value)}' for key, value in settings[name].items())]
+        tables = {name: value for name, value in settings.items() if isinstance(value, dict)}
+        lines = [f"{name} = {json.dumps(value)}" for name, value in settings.items() if name not in tables]
+        for name, table in tables.items():
+            lines += ["", f"[{name}]", *(f'"{key}" = {json.dumps(value)}' for key, value in table.items())]
         return "\n".join(lines) + "\n"
 
     def _identity(self) -> dict[str, Any]:
-        """Return the settings that tell results apart: all but `ADDED` ones at their default."""
-        added = {setting.name: setting.default for setting in fields(self) if "added" in setting.metadata}
-        return {name: value for name, value in self.to_dict().items() if name not in added or value != added[name]}
+        """Return the settings that tell results apart: all but added ones at their default."""
+        added, settings = [row.name for row in fields(self) if row.metadata["setting"].added], self.to_dict()
+        standard = type(self)().to_dict() if added else {}
+        return {name: value for name, value in settings.items() if name not in added or value != standard[name]}
 
     @property
     def content_hash(self) -> str:
@@ -314,25 +185,7 @@ class Calibration:
         return hashlib.sha256(json.dumps(self._identity(), sort_keys=True).encode()).hexdigest()
 
     def pairs_per_bin(self, detector: Detector, pair_s: float) -> int:
-        """Return the CDS pairs in a time bin of a detector.
-
-        Parameters
-        ----------
-        detector : Detector
-            The detector.
-        pair_s : float
-            Time from one pair of reads to the next, s; only bins given in seconds depend on it.
-
-        Returns
-        -------
-        int
-            At least 1.
-
-        Raises
-        ------
-        ConfigError
-            If a bin in seconds is shorter than half a pair.
-        """
+        """Return the CDS pairs in a time bin, with ``pair_s`` from one to the next; none in a bin is a ConfigError."""
         bin_ = self.bins[detector.name] if self.binning else 1
         if isinstance(bin_, int):
             return bin_
@@ -342,19 +195,22 @@ class Calibration:
         return pairs
 
     def cropped(self, detector: Detector) -> Detector:
-        """Return a detector with the crop that is set for it.
-
-        Parameters
-        ----------
-        detector : Detector
-            One of `gpucal.settings.detectors.DETECTORS`.
-
-        Returns
-        -------
-        Detector
-            The same, or with another crop.
-        """
+        """Return a detector with the crop that is set for it."""
         return replace(detector, crop=self.crop[detector.name])
+
+
+def _documented(docstring: str) -> str:
+    """Put the table of settings into a docstring, as its parameters."""
+    lines = ["Parameters", "----------"]
+    for name, default in Calibration().to_dict().items():
+        row = SETTINGS[name]
+        lines.append(f"{name} : {row.rule}, {'optional' if default is None else f'default {default!r}'}")
+        lines += wrap(row.effect, 112, initial_indent="    ", subsequent_indent="    ")
+    return cleandoc(docstring).replace("\nRaises\n", "\n".join(["", *lines, "", "Raises", ""]))
+
+
+if Calibration.__doc__:  # not under python -OO
+    Calibration.__doc__ = _documented(Calibration.__doc__)
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:

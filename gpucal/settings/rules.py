@@ -1,7 +1,8 @@
-"""Rules for settings: choices, ranges, and settings by detector."""
+"""Rules for the values of settings."""
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -9,24 +10,28 @@ from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Integral, Real
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from gpucal.errors import ConfigError
 from gpucal.hints import did_you_mean, near
 from gpucal.settings.detectors import DETECTORS, Detector
 
 __all__ = [
-    "BY_DETECTOR",
-    "CHOICES",
+    "BELOW_ZERO",
+    "BINS",
+    "COLUMNS",
+    "NO_ROWS",
     "OPEN",
     "PRESET_SETTINGS",
     "PRODUCTS",
-    "RANGES",
+    "ROWS",
     "ByDetector",
+    "Choice",
+    "Number",
+    "Rule",
+    "Switch",
     "Window",
     "check_aperture",
-    "checked_mapping",
-    "checked_number",
     "checked_window",
     "checked_windows",
 ]
@@ -49,35 +54,109 @@ OPEN = frozenset(name for decided in PRESET_SETTINGS.values() for name in decide
 Window: TypeAlias = "tuple[int, int]"
 """First and one-past-last row or column."""
 
-CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "gain": ("divide", "multiply"),
-        "reduce": ("sum", "mean"),
-        "integration": ("notebook", "updated"),
-        "flat_order": ("after-cds", "before-cds"),
-        "bad_pixels": ("keep", "nan", "interpolate"),
-        "bad_coefficients": ("keep", "benign"),
-        "odd_frames": ("error", "drop"),
-        "hot_clip": ("cropped", "full-frame", "off"),
-        "weights": ("plain", "variance"),
-    }
-)
+BELOW_ZERO = -sys.float_info.min
+"""The largest normal number below 0: a library may have made this thread flush the subnormal ones to 0."""
 
-# The largest normal number below zero. A library may have made this thread flush the subnormal ones to 0.
-_BELOW_ZERO = -sys.float_info.min
+_SECONDS = re.compile(r"(\d{1,6}(?:\.\d{1,9})?) ?s", re.ASCII)
+_WINDOW = r"\d{1,6}:\d{1,6}"
 
-# name -> (must exceed, must not exceed, in words)
-RANGES: Mapping[str, tuple[float, float, str]] = MappingProxyType(
-    {
-        "hot_sigma": (0.0, sys.float_info.max, "a number above 0"),
-        "hot_iterations": (0, sys.float_info.max, "an integer above 0"),
-        "saturation": (0, 65_536, "an integer from 1 to 65536 (65536 never flags)"),
-        "flat_minimum": (_BELOW_ZERO, sys.float_info.max, "a number, 0 or above"),
-        "linearity_tolerance": (0.0, sys.float_info.max, "a fraction above 0"),
-        "linearity_range": (0.0, sys.float_info.max, "a number of electrons above 0"),
-        "linearity_max_offset": (0.0, sys.float_info.max, "a number of electrons above 0"),
-    }
-)
+
+@dataclass(frozen=True)
+class Switch:
+    """On or off. Called with a name and a value, a rule returns the value as the setting holds it, or refuses it."""
+
+    default: bool
+
+    def __str__(self) -> str:
+        return "bool"
+
+    def __call__(self, name: str, value: object) -> bool:
+        """Check a value."""
+        if not isinstance(value, bool):
+            raise ConfigError(f"{name} = {value!r}: must be true or false")
+        return value
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of several words: the first by default, or None until a preset decides."""
+
+    words: tuple[str, ...]
+    is_open: bool = False
+
+    @property
+    def default(self) -> str | None:
+        """The default."""
+        return None if self.is_open else self.words[0]
+
+    def __str__(self) -> str:
+        return f"{{{', '.join(map(repr, self.words))}}}"
+
+    def __call__(self, name: str, value: object) -> str | None:
+        """Check a value."""
+        if value is None and self.is_open:
+            return None
+        if not isinstance(value, str) or value not in self.words:
+            raise ConfigError(f"{name} = {value!r}: must be one of {', '.join(self.words)}")
+        return value
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number of its default's type, above ``above`` and at most ``most``, as ``wanted`` says in words."""
+
+    default: float
+    unit: str
+    wanted: str
+    above: float = 0.0
+    most: float = sys.float_info.max
+
+    def __str__(self) -> str:
+        return f"{type(self.default).__name__}, {self.unit}"
+
+    def __call__(self, name: str, value: object) -> float:
+        """Check a value."""
+        kind, number = type(self.default), math.nan
+        if isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool):
+            number = int(value) if isinstance(value, Integral) else float(value)  # also one of NumPy
+        if not self.above < number <= self.most:
+            raise ConfigError(f"{name} = {value!r}: must be {self.wanted}")
+        return kind(number)
+
+
+@dataclass(frozen=True)
+class ByDetector:
+    """A value for each detector: its type in words, its check, the default, and what the text of a flag means.
+
+    The check gets the size of a frame along ``axis``. A text that cannot be read means None.
+    """
+
+    of: str
+    check: Callable[[str, object, int], object]
+    standard: Callable[[Detector], object]
+    read: Callable[[str], object]
+    axis: int = 0
+
+    def __str__(self) -> str:
+        return f"mapping of str to {self.of}"
+
+    def __call__(self, name: str, value: object) -> Mapping[str, object]:
+        """Check a value."""
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{name} = {value!r}: must map a detector to its value, such as AIRS-CH0")
+        for key in value:
+            if key not in DETECTORS:
+                hint = did_you_mean(near(str(key), DETECTORS))
+                raise ConfigError(f"{name}: no detector {key!r}; there are {', '.join(DETECTORS)}{hint}")
+        found = {
+            key: self.check(f"{name}: {key}", value[key], one.shape[self.axis]) if key in value else self.standard(one)
+            for key, one in DETECTORS.items()
+        }
+        return MappingProxyType(found)
+
+
+Rule: TypeAlias = Switch | Choice | Number | ByDetector
+"""What the values of a setting can be."""
 
 
 def checked_window(name: str, value: object, size: int) -> Window:
@@ -103,12 +182,12 @@ def check_aperture(name: str, rows: Window, background: tuple[Window, ...]) -> N
         raise ConfigError(f"{name} = {background!r}: {problem}; choose others")
 
 
-def _checked_bin(name: str, value: object, detector: Detector) -> int | str:
+def _checked_bin(name: str, value: object, _: int) -> int | str:
     if isinstance(value, Integral) and _is_whole(value) and int(value) > 0:
         return int(value)
     if isinstance(value, str) and value == "none":
         return 1
-    seconds = re.fullmatch(r"(\d{1,6}(?:\.\d{1,9})?) ?s", value, re.ASCII) if isinstance(value, str) else None
+    seconds = _SECONDS.fullmatch(value) if isinstance(value, str) else None
     if seconds and Decimal(seconds[1]) > 0:
         return f"{Decimal(seconds[1]).normalize():f} s"
     raise ConfigError(f'{name} = {value!r}: must be an integer above 0, seconds as in "144 s", or "none"')
@@ -119,55 +198,24 @@ def _is_whole(value: object) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-@dataclass(frozen=True)
-class ByDetector:
-    """The check of a setting by detector, and the default for a detector that is left out."""
-
-    check: Callable[[str, object, Detector], Any]
-    default: Callable[[Detector], Any]
+def _read_bin(text: str) -> int | str | None:
+    if re.fullmatch(r"\d{1,12}", text, re.ASCII):
+        return int(text)
+    return text if text == "none" or _SECONDS.fullmatch(text) else None
 
 
-BY_DETECTOR: Mapping[str, ByDetector] = MappingProxyType(
-    {
-        "bins": ByDetector(_checked_bin, lambda detector: detector.bin_pairs),
-        "crop": ByDetector(
-            lambda name, value, detector: checked_window(name, value, detector.shape[1]), lambda detector: detector.crop
-        ),
-        "rows": ByDetector(
-            lambda name, value, detector: checked_window(name, value, detector.shape[0]),
-            lambda detector: (0, detector.shape[0]),
-        ),
-        "background_rows": ByDetector(
-            lambda name, value, detector: checked_windows(name, value, detector.shape[0]), lambda detector: ()
-        ),
-    }
-)
+def _read_windows(text: str) -> list[list[int]] | None:
+    if not re.fullmatch(rf"{_WINDOW}(,{_WINDOW})*", text, re.ASCII):
+        return None
+    return [[int(end) for end in window.split(":")] for window in text.split(",")]
 
 
-def checked_mapping(setting: str, values: object) -> Mapping[str, Any]:
-    """Check a setting by detector, one of `BY_DETECTOR`, and return it with a value for every detector, read-only."""
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{setting} = {values!r}: must map a detector to its value, such as AIRS-CH0")
-    for name in values:
-        if name not in DETECTORS:
-            hint = did_you_mean(near(str(name), DETECTORS))
-            raise ConfigError(f"{setting}: no detector {name!r}; there are {', '.join(DETECTORS)}{hint}")
-    rule = BY_DETECTOR[setting]
-    return MappingProxyType(
-        {
-            name: rule.check(f"{setting}: {name}", values[name], detector) if name in values else rule.default(detector)
-            for name, detector in DETECTORS.items()
-        }
-    )
+def _read_window(text: str) -> list[int] | None:
+    windows = _read_windows(text) or []
+    return windows[0] if len(windows) == 1 else None
 
 
-def checked_number(name: str, whole: bool, value: object) -> float | int:
-    """Check the value of a setting in `RANGES`, and return it as a Python number; ``whole`` asks for an integer."""
-    low, high, wanted = RANGES[name]
-    number: Any = value
-    if isinstance(value, Integral if whole else Real) and not isinstance(value, (int, float)):
-        number = int(value) if isinstance(value, Integral) else float(value)  # a number of NumPy
-    kinds = int if whole else (int, float)
-    if isinstance(number, bool) or not isinstance(number, kinds) or not low < number <= high:
-        raise ConfigError(f"{name} = {value!r}: must be {wanted}")
-    return number if whole else float(number)
+BINS = ByDetector("int or str", _checked_bin, lambda detector: detector.bin_pairs, _read_bin)
+COLUMNS = ByDetector("(int, int)", checked_window, lambda detector: detector.crop, _read_window, axis=1)
+ROWS = ByDetector("(int, int)", checked_window, lambda detector: (0, detector.shape[0]), _read_window)
+NO_ROWS = ByDetector("sequence of (int, int)", checked_windows, lambda detector: (), _read_windows)

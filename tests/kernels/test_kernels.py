@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from emulator.cpp import Kernel, KernelError, Sanitized
 from hostile import ADCS, SMALL, Observation, observe
-from launch import calibrate, cases, constants, horner, padded, require_compiler
+from launch import calibrate, cases, constants, padded, require_compiler
 from reference import assert_close
 
 from gpucal import kernels
-from gpucal.science import steps
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import DETECTORS
 
@@ -22,9 +21,9 @@ SOURCE = kernels.source("calibrate")
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kernel]:
+def built(tmp_path_factory: pytest.TempPathFactory) -> Kernel:
     require_compiler()
-    return {name: Kernel(kernels.source(name), name, tmp_path_factory.mktemp(name)) for name in ("calibrate", "horner")}
+    return Kernel(SOURCE, "calibrate", tmp_path_factory.mktemp("built"))
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +33,10 @@ def counting(tmp_path_factory: pytest.TempPathFactory) -> Kernel:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_equals_the_reference(built: dict[str, Kernel], case: str) -> None:
+def test_equals_the_reference(built: Kernel, case: str) -> None:
     obs, config = CASES[case]
     plan = obs.plan(config)
-    out, saturated = calibrate(built["calibrate"], plan, obs.counts())
+    out, saturated = calibrate(built, plan, obs.counts())
     even = replace(obs, raw=obs.raw[: len(obs.raw) // 2 * 2])
     assert_close(obs.cube(out), even.reference(config), rtol=1e-12)
     used = obs.counts()[:, : plan.used_frames]
@@ -45,27 +44,27 @@ def test_equals_the_reference(built: dict[str, Kernel], case: str) -> None:
 
 
 @pytest.mark.parametrize("pairs", [1, 7, 30, 600])
-def test_neither_grid_nor_padding_changes_a_bit(built: dict[str, Kernel], pairs: int) -> None:
+def test_neither_grid_nor_padding_changes_a_bit(built: Kernel, pairs: int) -> None:
     obs = observe(SMALL["AIRS-CH0"], 2 * pairs * 40 + 2, ADCS["2024"])
     plan = obs.plan(Calibration(bins={"AIRS-CH0": pairs}))
-    first = calibrate(built["calibrate"], plan, obs.counts(), (1, 1))[0]
+    first = calibrate(built, plan, obs.counts(), (1, 1))[0]
     for grid, poison in (((1, 20), 0), ((7, 2), 12_345), ((100, 100), 65_535)):
-        again = calibrate(built["calibrate"], plan, obs.counts(), grid, poison)[0]
+        again = calibrate(built, plan, obs.counts(), grid, poison)[0]
         np.testing.assert_array_equal(again.view(np.uint64), first.view(np.uint64))
 
 
 @pytest.mark.parametrize("threshold", [1000, 40_000, 40_001, 65_535, 65_536])
-def test_saturation_looks_at_used_frames_only(built: dict[str, Kernel], threshold: int) -> None:
+def test_saturation_looks_at_used_frames_only(built: Kernel, threshold: int) -> None:
     obs = observe(SMALL["AIRS-CH0"], 2 * (2 * 7 + 3), ADCS["2024"])
     counts = np.full((20, 34), 999, np.uint16)
     counts[0, 0] = counts[1, 27] = 40_000
     counts[2, 28] = 65_535
     plan = obs.plan(Calibration(bins={"AIRS-CH0": 7}, saturation=threshold))
-    saturated = calibrate(built["calibrate"], plan, counts)[1]
+    saturated = calibrate(built, plan, counts)[1]
     assert np.flatnonzero(saturated).tolist() == ([0, 1] if threshold <= 40_000 else [])
 
 
-def test_rows_beyond_32_bits(built: dict[str, Kernel]) -> None:
+def test_rows_beyond_32_bits(built: Kernel) -> None:
     pitch = 2**31  # counts: the second row starts 4 GiB on; pages nobody touches take no memory
     counts = np.zeros((2, pitch), np.uint16)
     obs = observe(replace(DETECTORS["FGS1"], shape=(1, 2), crop=(0, 2)), 720, ADCS["2024"])
@@ -74,45 +73,29 @@ def test_rows_beyond_32_bits(built: dict[str, Kernel]) -> None:
     out, saturated = np.empty((2, 1)), np.zeros(2, np.uint32)
     sizes = np.int64(pitch), np.int32(2), np.int32(1), np.int32(360)
     rest = constants(plan), plan.tau_s, np.uint32(65_535), out, saturated
-    built["calibrate"]((1, 1), (128,), counts, *sizes, *rest)
-    np.testing.assert_array_equal(out, calibrate(built["calibrate"], plan, obs.counts())[0])
+    built((1, 1), (128,), counts, *sizes, *rest)
+    np.testing.assert_array_equal(out, calibrate(built, plan, obs.counts())[0])
 
 
 @pytest.mark.slow
-def test_a_large_grid_ends(built: dict[str, Kernel]) -> None:
+def test_a_large_grid_ends(built: Kernel) -> None:
     """Its warps' bins, 480 each, are more than 31 bits count; blocks are of one warp, as every one takes time."""
     obs = observe(replace(SMALL["AIRS-CH0"], shape=(1, 3), crop=(0, 3)), 40, ADCS["2024"])
     plan = obs.plan(Calibration(binning=False))
-    few = calibrate(built["calibrate"], plan, obs.counts(), (1, 1))[0]
-    many = calibrate(built["calibrate"], plan, obs.counts(), (2**31 // (4 * 480) + 1, 1), threads=32)[0]
+    few = calibrate(built, plan, obs.counts(), (1, 1))[0]
+    many = calibrate(built, plan, obs.counts(), (2**31 // (4 * 480) + 1, 1), threads=32)[0]
     assert np.isfinite(few).any()
     np.testing.assert_array_equal(many, few)
 
 
-def test_equal_reads_differ_by_nothing(built: dict[str, Kernel]) -> None:
+def test_equal_reads_differ_by_nothing(built: Kernel) -> None:
     obs = observe(SMALL["FGS1"], 720, ADCS["2025"])
     plan = obs.plan(Calibration(bins={"FGS1": 360}, dark=False))
     counts = np.repeat(obs.counts()[:, :1], 720, axis=1)
     finite = np.isfinite(plan.coefficients[1:]).all(axis=0) & (plan.divisor != 0) & ~np.isnan(plan.divisor)
-    out = calibrate(built["calibrate"], plan, counts)[0]
+    out = calibrate(built, plan, counts)[0]
     assert finite.sum() > 5
     assert not out[finite].any()
-
-
-def test_horner_has_the_bits_of_the_expression(built: dict[str, Kernel]) -> None:
-    obs = observe(DETECTORS["FGS1"], 6, ADCS["2024"])
-    electrons = steps.adc(obs.raw, obs.adc.gain, obs.adc.offset)
-    with np.errstate(all="ignore"):
-        expected = steps.linearity(electrons, obs.linear_corr)
-    zeros = np.full((6, 2), -0.0)
-    signed = horner(built["horner"], np.array([[3.0, -2.0]]), zeros)
-    expression = steps.linearity(np.array([[[3.0, -2.0]]]), zeros[:, None])[0]
-    np.testing.assert_array_equal(np.signbit(signed), np.signbit(expression))
-    for grid in ((1, 1), (8, 6), (3, 2)):
-        out = horner(built["horner"], electrons.reshape(6, -1), obs.linear_corr.reshape(6, -1), grid)
-        bits = np.where(np.isnan(out), np.nan, out).view(np.uint64)
-        wanted = np.where(np.isnan(expected), np.nan, expected).reshape(6, -1).view(np.uint64)
-        np.testing.assert_array_equal(bits, wanted)
 
 
 # ------------------------------------------------------------------------------------------------------- sanitizers
@@ -133,21 +116,14 @@ SANITIZERS = ["address", *(pytest.param(name, marks=pytest.mark.slow) for name i
 
 
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
-def test_sanitizers_are_silent(sanitizer: str, built: dict[str, Kernel], tmp_path: Path) -> None:
+def test_sanitizers_are_silent(sanitizer: str, built: Kernel, tmp_path: Path) -> None:
     program = Sanitized(SOURCE, "calibrate", tmp_path, sanitizer)
     for obs, config in sane():
         plan, counts = obs.plan(config), obs.counts()
         out, saturated = calibrate(program, plan, counts, (1, 2))
-        expected = calibrate(built["calibrate"], plan, counts)
+        expected = calibrate(built, plan, counts)
         np.testing.assert_array_equal(out, expected[0])
         np.testing.assert_array_equal(saturated, expected[1])
-
-
-@pytest.mark.parametrize("sanitizer", SANITIZERS)
-def test_sanitizers_are_silent_on_horner(sanitizer: str, built: dict[str, Kernel], tmp_path: Path) -> None:
-    electrons, coefficients = np.linspace(-900, 4e4, 5 * 150).reshape(5, 150), np.linspace(0, 1, 900).reshape(6, 150)
-    out = horner(Sanitized(kernels.source("horner"), "horner", tmp_path, sanitizer), electrons, coefficients)
-    np.testing.assert_array_equal(out, horner(built["horner"], electrons, coefficients))
 
 
 # What is planted, where, which sanitizer sees it, and what it says.
@@ -241,7 +217,7 @@ def test_a_strided_load_is_seen_to_waste(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DETECTORS)
-def test_full_size_cube(built: dict[str, Kernel], name: str) -> None:
+def test_full_size_cube(built: Kernel, name: str) -> None:
     detector = DETECTORS[name]
     obs = observe(detector, 2, ADCS["2024"], seed=3)
     rng = np.random.default_rng(5)
@@ -249,7 +225,7 @@ def test_full_size_cube(built: dict[str, Kernel], name: str) -> None:
     counts[::97] = 65_535
     long = replace(obs, raw=np.broadcast_to(np.uint16(0), (detector.frames, *detector.shape)))
     plan = long.plan(Calibration())
-    out, saturated = calibrate(built["calibrate"], plan, counts, (1, 4096))
+    out, saturated = calibrate(built, plan, counts, (1, 4096))
     np.testing.assert_array_equal(saturated, (counts[:, : plan.used_frames] >= plan.saturation).any(axis=1))
     # The reference's loops, over some columns of the detector at a time: their float64 cubes are large.
     rows, width = detector.shape[0], detector.width

@@ -12,7 +12,7 @@ import pytest
 from emulator import nvrtc, ptx
 from emulator.cpp import Kernel, KernelError
 from hostile import ADCS, observe
-from launch import calibrate, cases, horner, require_compiler, require_nvrtc
+from launch import calibrate, cases, require_compiler, require_nvrtc
 
 from gpucal import kernels
 from gpucal.settings.calibration import Calibration
@@ -20,22 +20,20 @@ from gpucal.settings.detectors import DETECTORS
 
 CASES = cases()
 
-
-NAMES = ("calibrate", "horner")
-"""Those whose arguments are counts and electrons."""
+ALWAYS = "AIRS-CH0-30-1+0"
+"""The case that runs with every run of the tests."""
 
 
 class Built:
-    """The kernels from source, and from the PTX of every architecture."""
+    """calibrate.cu from source, and from the PTX of every architecture."""
 
     def __init__(self, folder: Path) -> None:
-        self.source = {name: Kernel(kernels.source(name), name, folder) for name in NAMES}
-        self.ptx: dict[str, list[Kernel]] = {name: [] for name in NAMES}
-        for name, source in self.source.items():
-            texts = (nvrtc.compile(kernels.source(name), name, number).ptx for number in nvrtc.ARCHITECTURES)
-            # Architectures whose code differs in nothing but their name share one: sm_60 to 90, sm_100 and 120.
-            for code in dict.fromkeys(ptx.translate(text, name) for text in texts):
-                self.ptx[name].append(Kernel(code, name, folder, source.signature))
+        source = kernels.source("calibrate")
+        self.source = Kernel(source, "calibrate", folder)
+        texts = (nvrtc.compile(source, "calibrate", number).ptx for number in nvrtc.ARCHITECTURES)
+        # Architectures whose code differs in nothing but their name share one: sm_60 to 90, sm_100 and 120.
+        codes = dict.fromkeys(ptx.translate(text, "calibrate") for text in texts)
+        self.ptx = [Kernel(code, "calibrate", folder, self.source.signature) for code in codes]
 
 
 @pytest.fixture(scope="module")
@@ -52,40 +50,31 @@ def assert_same_bits(one: np.ndarray, other: np.ndarray) -> None:
     np.testing.assert_array_equal(one[known].view(np.uint64), other[known].view(np.uint64))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=() if case == ALWAYS else pytest.mark.slow) for case in CASES]
+)
 def test_calibrate_has_the_bits_of_its_source(built: Built, case: str) -> None:
     obs, config = CASES[case]
     plan, counts = obs.plan(config), obs.counts()
-    expected = calibrate(built.source["calibrate"], plan, counts)
-    assert built.ptx["calibrate"]
-    for kernel in built.ptx["calibrate"]:
+    expected = calibrate(built.source, plan, counts)
+    assert built.ptx
+    for kernel in built.ptx:
         seen = calibrate(kernel, plan, counts)
         assert_same_bits(seen[0], expected[0])
         np.testing.assert_array_equal(seen[1], expected[1])
 
 
-def test_horner_has_the_bits_of_its_source(built: Built) -> None:
-    electrons = np.random.default_rng(1).normal(9000, 5000, (7, 300))
-    electrons[3, :3] = np.nan, np.inf, -np.inf
-    coefficients = np.random.default_rng(2).normal(1, 1e-3, (6, 300)) * np.logspace(0, -22, 6)[:, None]
-    expected = horner(built.source["horner"], electrons, coefficients)
-    assert built.ptx["horner"]
-    for kernel in built.ptx["horner"]:
-        assert_same_bits(horner(kernel, electrons, coefficients), expected)
-
-
 def test_more_threads_than_it_was_compiled_for(built: Built) -> None:
-    electrons = np.zeros((1, 1))
-    for kernel in built.ptx["horner"]:
+    obs, config = CASES[ALWAYS]
+    for kernel in built.ptx:
         with pytest.raises(KernelError, match="a block of more than the 128 threads"):
-            kernel((1,), (256,), electrons, np.zeros((6, 1)), np.int64(1), np.int64(1), np.zeros((1, 1)))
+            calibrate(kernel, obs.plan(config), obs.counts(), threads=256)
 
 
 @pytest.mark.parametrize(("detector", "pairs"), [("AIRS-CH0", 30), ("FGS1", 360), ("AIRS-CH0", 1), ("AIRS-CH0", 5)])
 def test_compiled_loads_fetch_what_they_use(built: Built, tmp_path: Path, detector: str, pairs: int) -> None:
     code = ptx.translate(nvrtc.compile(kernels.source("calibrate"), "calibrate", 75).ptx, "calibrate")
-    kernel = Kernel(code, "calibrate", tmp_path, built.source["calibrate"].signature, count=True)
+    kernel = Kernel(code, "calibrate", tmp_path, built.source.signature, count=True)
     small = replace(DETECTORS[detector], shape=(1, 2), crop=(0, 2))
     obs = observe(small, small.frames, ADCS["2024"])
     calibrate(kernel, obs.plan(Calibration(bins={detector: pairs})), obs.counts(), (1, 2))

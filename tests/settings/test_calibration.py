@@ -190,6 +190,8 @@ def test_frozen(name: str) -> None:
     config = Calibration()
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(config, name, OTHER[name])
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(config, f"{name}s_misspelt", OTHER[name])
     assert config == Calibration()
 
 

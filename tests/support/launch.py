@@ -66,13 +66,6 @@ def calibrate(
     return out, saturated.astype(bool)
 
 
-def horner(kernel: Launch, electrons: np.ndarray, coefficients: np.ndarray, grid: Sequence[int] = (1, 4)) -> np.ndarray:
-    """Launch ``horner`` on (frame, pixel) and (6, pixel)."""
-    out = np.full_like(electrons, np.nan)
-    kernel(grid, (kernels.THREADS["horner"],), electrons, coefficients, *map(np.int64, electrons.shape), out)
-    return out
-
-
 def cases() -> dict[str, tuple[Observation, Calibration]]:
     """Hostile observations for every bin size: one bin and several, remainders, odd frames, one pixel."""
     made = {}

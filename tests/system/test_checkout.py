@@ -15,7 +15,7 @@ import gpucal
 
 ROOT = Path(__file__).resolve().parents[2]
 
-WHERE = "import gpucal.kernels as found; from gpucal.kernels import source; source('horner'); print(found.__file__)"
+WHERE = "import gpucal.kernels as found; from gpucal.kernels import source; source('calibrate'); print(found.__file__)"
 
 
 @pytest.fixture(scope="module")
