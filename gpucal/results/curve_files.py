@@ -39,7 +39,7 @@ _CLOCK = next(iter(DETECTORS))
 
 _KEYS: Mapping[str, tuple[str | None, str]] = {
     "planet_id": (None, "planet id of the competition"),
-    "visit": (None, "number of the observation of this planet, from 0"),
+    "visit": (None, "number of the planet's observation, from 0"),
     "bin": (None, "number of the time bin, from 0"),
     "time": ("h", f"mean time of the reads of the bin, {_CLOCK}"),
 }
@@ -60,7 +60,8 @@ def write_fits(results: Results, to: Path) -> list[Path]:
     """Write a FITS file for each observation.
 
     The table LIGHT_CURVES has the columns of `columns_of`, CURVES says what each light curve is, TIME has the bins of
-    both detectors, and DETECTORS how each was calibrated, in full as JSON.
+    both detectors, and DETECTORS how each was calibrated, in full as JSON. FITS has no unit for electrons: astropy
+    warns that it does not know ``electron`` there, and keeps the name.
     """
     from astropy.io import fits
 
