@@ -55,24 +55,31 @@ class Curve:
 
 def curves_of(results: Results, key: tuple[int, int]) -> list[Curve]:
     """List the light curves of an observation in the order of their stack; raises OutputError if it cannot be read."""
-    curves: list[Curve] = []
+    columns = _columns(results, key)
+    wavelengths: list[float | None] = []
     for name in ORDER:
-        settings = results._record(key, name)["provenance"]["settings"]
-        detector = Calibration.from_dict(settings).cropped(DETECTORS[name])
-        columns: list[int | None] = [None] if detector.photometer else [*range(*detector.crop)]
         um = results.axes(key, name).get("wavelength")
-        wavelengths = [None] * len(columns) if um is None else um.tolist()
-        curves += [Curve(name, *of) for of in zip(columns, wavelengths, strict=True)]
-    return curves
+        n = sum(detector == name for detector, _ in columns)
+        wavelengths += [None] * n if um is None else um.tolist()
+    return [Curve(*column, um) for column, um in zip(columns, wavelengths, strict=True)]
 
 
 def common_curves(results: Results) -> list[Curve]:
     """List the light curves that every observation has; raises OutputError if observations differ in their columns."""
-    first, *others = (curves_of(results, key) for key in results.ids)
-    names = [curve.plain_name for curve in first]
-    if any([curve.plain_name for curve in other] != names for other in others):
+    first, *others = (_columns(results, key) for key in results.ids)
+    if any(other != first for other in others):
         raise Unstackable(f"{results.path}: observations differ in their columns; {one_by_one(results.path)}")
-    return first
+    return curves_of(results, results.ids[0])
+
+
+def _columns(results: Results, key: tuple[int, int]) -> list[tuple[str, int | None]]:
+    """List detector and column of each light curve of an observation."""
+    columns: list[tuple[str, int | None]] = []
+    for name in ORDER:
+        settings = results._record(key, name)["provenance"]["settings"]
+        detector = Calibration.from_dict(settings).cropped(DETECTORS[name])
+        columns += [(name, None)] if detector.photometer else [(name, column) for column in range(*detector.crop)]
+    return columns
 
 
 def _width(detector: Detector) -> int:
