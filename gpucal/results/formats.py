@@ -17,12 +17,7 @@ FORMATS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             }
         ),
         "light-curves": MappingProxyType(
-            {
-                "npy": "gpucal.results.curve_files:write_npy",
-                "fits": "gpucal.results.curve_files:write_fits",
-                "ecsv": "gpucal.results.curve_files:write_ecsv",
-                "csv": "gpucal.results.curve_files:write_csv",
-            }
+            {name: f"gpucal.results.curve_files:write_{name}" for name in ("npy", "fits", "ecsv", "csv")}
         ),
     }
 )
