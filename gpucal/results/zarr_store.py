@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -53,13 +54,17 @@ def write_zarr(results: Results, to: Path) -> list[Path]:
 def _about(results: Results, detector: str) -> dict[str, Any]:
     """Return a group's attributes."""
     made = [results._record(key, detector)["provenance"] for key in results.ids]
+    # A line for each version and choice of steps, with the first date, not for each of a thousand observations.
+    lines: dict[str, str] = {}
+    for of in sorted(made, key=lambda of: str(of["created"])):
+        lines.setdefault(json.dumps([of["version"], of["steps"]]), history_line(of))
     coordinates = ["planet", "visit", *detector_axes(DETECTORS[detector])]
     coordinates += ["time_bounds"] if "time_bounds" in axes_in_all(results, detector) else []
     return {
         "Conventions": CONVENTIONS,
         "title": f"{detector}: calibrated signals of {len(results)} observations in time bins",
         "source": SOURCE,
-        "history": "\n".join(sorted({history_line(of) for of in made})),
+        "history": "\n".join(lines.values()),
         "detector": detector,
         # the only way to tell xarray which arrays are coordinates
         "coordinates": " ".join(coordinates),
