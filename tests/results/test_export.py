@@ -298,6 +298,30 @@ def test_axes_must_agree(copy: Path, tmp_path: Path, form: str, name: str) -> No
     assert not (tmp_path / "to").exists() or files(tmp_path / "to") == set()
 
 
+@pytest.mark.parametrize("older", [["5/0"], ["5/1"], ["5/0", "5/1"]])
+def test_items_of_an_older_version(cubes: Path, tmp_path: Path, older: list[str]) -> None:
+    """They hold neither bounds of bins nor the read noise apart; what only some items hold is left out of stacks."""
+    out = shutil.copytree(cubes, tmp_path / "out")
+    for path in [out / visit / f"{name}.json" for visit in older for name in NAMES]:
+        record = json.loads(path.read_text())
+        record["files"] = {kind: of for kind, of in record["files"].items() if kind not in ("bounds", "readvariance")}
+        record["provenance"] = {k: v for k, v in record["provenance"].items() if k not in ("constants", "files")}
+        path.write_text(json.dumps(record))
+    results = gpucal.open_results(out)
+    export(results, tmp_path / "npy", "npy")
+    assert not [name for name in files(tmp_path / "npy") if "bounds" in name or "read_variance" in name]
+    export(results, tmp_path / "x.zarr", "zarr")
+    for name in NAMES:
+        with xarray.open_zarr(tmp_path / "x.zarr", group=name) as cube:
+            assert not {"time_bounds", "read_variance"} & {*cube.variables}
+            assert "bounds" not in cube.time.attrs
+            np.testing.assert_array_equal(cube.variance, stack(results, name, "variance"))
+    for visit in (0, 1):
+        (path,) = [path for path in export(results, tmp_path / "fits", "fits") if path.name == f"5-{visit}-FGS1.fits"]
+        with fits.open(path) as hdus:
+            assert ("VAR_RNOISE" in hdus) == ("PAIRBIN" in hdus[0].header) == (f"5/{visit}" not in older)
+
+
 def nothing_complete(out: Path) -> None:
     for visit in ("0", "1"):
         (out / "5" / visit / "FGS1.json").unlink()
