@@ -134,12 +134,12 @@ def test_csv(stored: Path, tmp_path: Path) -> None:
     written = export(results, tmp_path / "to", "csv", "light-curves")
     assert files(tmp_path / "to") == {path.name for path in written}
     assert [path.name for path in written] == ["light-curves.csv", "light-curves.columns.csv", "light-curves.json"]
-    table = pd.read_csv(written[0])
+    table = pd.read_csv(written[0], float_precision="round_trip")
     assert [*table.columns] == COLUMNS
     assert len(table) == 8
     for key in IDS:
         check_table(results, key, table[table.visit == key[1]])
-    about = pd.read_csv(written[1], index_col="name")
+    about = pd.read_csv(written[1], index_col="name", float_precision="round_trip")
     assert [*about.index] == COLUMNS
     assert about.unit["wl_1":].eq("electron").all()
     assert about.unit["time"] == "h"
