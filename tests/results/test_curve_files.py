@@ -134,18 +134,19 @@ def test_csv(stored: Path, tmp_path: Path) -> None:
     written = export(results, tmp_path / "to", "csv", "light-curves")
     assert files(tmp_path / "to") == {path.name for path in written}
     assert [path.name for path in written] == ["light-curves.csv", "light-curves.columns.csv", "light-curves.json"]
-    table = pd.read_csv(written[0], float_precision="round_trip")
-    assert [*table.columns] == COLUMNS
+    assert [*pd.read_csv(written[0]).columns] == COLUMNS
+    # Of the two only NumPy's numbers are exact with every version.
+    table = pd.DataFrame(np.loadtxt(written[0], delimiter=",", skiprows=1), columns=COLUMNS)
     assert len(table) == 8
     for key in IDS:
         check_table(results, key, table[table.visit == key[1]])
-    about = pd.read_csv(written[1], index_col="name", float_precision="round_trip")
+    about = pd.read_csv(written[1], index_col="name")
     assert [*about.index] == COLUMNS
     assert about.unit["wl_1":].eq("electron").all()
     assert about.unit["time"] == "h"
     assert about.detector[WL].tolist() == ["FGS1", *["AIRS-CH0"] * 282]
     np.testing.assert_array_equal(about.column[WL[1:]], np.arange(39, 321))
-    np.testing.assert_array_equal(about.wavelength_um[WL[1:]], wavelengths(results)[1:])
+    np.testing.assert_allclose(about.wavelength_um[WL[1:]], np.array(wavelengths(results)[1:]), rtol=1e-14)
     assert np.isnan(about.wavelength_um["wl_1"])
     history = json.loads(written[2].read_text())["provenance"]
     for item in history["items"]:
