@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gpucal.pipeline.calibrate import calibrate, stream
     from gpucal.pipeline.calibrated import Calibrated
     from gpucal.results.reader import Results, open_results
+    from gpucal.results.submission import submission
     from gpucal.runs.run import run
     from gpucal.runs.summary import Summary
     from gpucal.science.plan import DQ
@@ -37,6 +38,7 @@ __all__ = [
     "open_results",
     "run",
     "stream",
+    "submission",
 ]
 
 if not Path(__file__).with_name("kernels").is_dir():
@@ -59,6 +61,7 @@ _ROOMS = {
     "open_results": "results.reader",
     "run": "runs.run",
     "stream": "pipeline.calibrate",
+    "submission": "results.submission",
 }
 
 

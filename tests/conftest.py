@@ -70,6 +70,7 @@ SLOW: Mapping[str, frozenset[str]] = MappingProxyType(
                 "test_noise_excess_on_a_device",
                 "test_noise_excess_sees_neither_drift_nor_edges_nor_hits",
                 "test_noise_excess_without_an_answer",
+                "test_read_noise_is_the_variance_without_photons",
                 "test_variance_is_the_formula_pixel_by_pixel",
             }
         ),

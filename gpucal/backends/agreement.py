@@ -130,4 +130,5 @@ def _plan(pairs_per_bin: int, n_pixels: int, n_bins: int) -> Plan:
         saturation=65_535,
         dq=np.zeros(n_pixels, np.uint8),
         time_h=np.arange(n_bins) / 1000.0,
+        bounds_h=(np.arange(n_bins)[:, None] + [-0.5, 0.5]) / 1000.0,
     )

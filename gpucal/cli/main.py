@@ -426,7 +426,7 @@ def _export(arguments: argparse.Namespace) -> int:
     from gpucal.results.export import export
 
     results = _results(arguments)
-    written = export(results, arguments.to, arguments.format)
+    written = export(results, arguments.to, arguments.format, arguments.product)
     _say(f"{len(results)} observations in {', '.join(map(str, written[:4]))}{', ...' if len(written) > 4 else ''}")
     return DONE
 

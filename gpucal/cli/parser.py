@@ -11,7 +11,7 @@ from typing import NoReturn
 from gpucal._version import __version__
 from gpucal.backends import PREFERENCE
 from gpucal.hints import did_you_mean, joined, near
-from gpucal.results.formats import FORMATS
+from gpucal.results.formats import ALL_FORMATS, FORMATS
 from gpucal.settings.options import add_settings
 from gpucal.settings.rules import PRODUCTS
 from gpucal.settings.values import duration, location, one_of, part, planet, planets, size, whole
@@ -217,11 +217,22 @@ def _parsers() -> tuple[_Parser, Mapping[str, _Parser]]:
     verb.add_argument("--workers", type=whole, metavar="N", help="threads that decode and bin; as for calibrate")
     verb.add_argument("--json", action="store_true", help="print the figures as JSON")
 
-    verb = _verb(verbs, "export", "write a results folder's cubes as stacks, Zarr or FITS")
+    verb = _verb(verbs, "export", "write a results folder's cubes or light curves in another format")
     verb.add_argument("out", metavar="OUT", type=location, help="results folder")
     verb.add_argument("to", metavar="TO", type=location, help="folder to write; for zarr one that does not exist")
     verb.add_argument(
-        "--format", type=one_of(FORMATS), choices=[*FORMATS], default="npy", help="npy by default: one array a detector"
+        "--product",
+        type=one_of(FORMATS),
+        choices=[*FORMATS],
+        default="cubes",
+        help="what to write; cubes by default; light curves need --variance, or --product light-curves, of calibrate",
+    )
+    verb.add_argument(
+        "--format",
+        type=one_of(ALL_FORMATS),
+        choices=ALL_FORMATS,
+        default="npy",
+        help="npy by default: NumPy stacks; zarr for cubes alone; ecsv and csv for light curves alone",
     )
     _add_resume_from(verb, _TOO)
 

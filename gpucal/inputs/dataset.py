@@ -181,6 +181,23 @@ class Observation:
         """
         return self._folder / f"{detector.name}_calibration{self._suffix()}"
 
+    def files(self, detector: Detector) -> dict[str, str]:
+        """Name the inputs of one detector, as paths inside the data set.
+
+        Parameters
+        ----------
+        detector : Detector
+            The detector.
+
+        Returns
+        -------
+        dict of str to str
+            ``signal``, ``calibration`` (a folder), ``adc`` and ``axes``, which may be missing.
+        """
+        paths = {"signal": self.signal_path(detector), "calibration": self.calibration_path(detector)}
+        names = {name: path.relative_to(self.dataset.path).as_posix() for name, path in paths.items()}
+        return {**names, "adc": self.dataset.layout.adc.format(split=self.split), "axes": _AXES}
+
     def frames(self, detector: Detector) -> CalibrationFrames:
         """Return the calibration frames, read and validated; files with the same content are parsed once.
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from gpucal.errors import ConfigError, OutputError
 from gpucal.science.bad_pixels import unusable
 from gpucal.science.light_curves import Aperture, Choices, LightCurve, light_curve, light_curve_with_errors
-from gpucal.science.noise import noise_excess, variance
+from gpucal.science.noise import noise_excess, read_variance, variance
 from gpucal.science.plan import Plan
 from gpucal.settings.detectors import Detector
 
@@ -51,6 +51,10 @@ class Calibrated:
         The formula's arrays; None where the product was read from a results folder.
     stored_variance : callable, optional
         Reads the variance from the results folder, where it is stored there.
+    stored_read_variance : callable, optional
+        The same for `read_variance`.
+    time_bounds : ndarray of float64, shape (time, 2), optional
+        Times of the first and the last read of each bin, hours; None in folders that older versions wrote.
     """
 
     planet: int
@@ -63,6 +67,8 @@ class Calibrated:
     provenance: Mapping[str, Any]
     plan: Plan | None = field(default=None, repr=False)
     stored_variance: Callable[[], NDArray[Any]] | None = field(default=None, repr=False)
+    stored_read_variance: Callable[[], NDArray[Any]] | None = field(default=None, repr=False)
+    time_bounds: NDArray[np.float64] | None = field(default=None, repr=False)
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -93,6 +99,16 @@ class Calibrated:
         if self.plan is None:
             raise OutputError(f"{self.where}: its folder holds no variance; calibrate with --variance")
         return variance(self.signal, self.plan, self.dq)
+
+    @cached_property
+    def read_variance(self) -> NDArray[np.float64] | None:
+        """The part of `variance` that is read noise, shape (wavelength, spatial): it is the same in every bin.
+
+        None if the product was read from a results folder that does not hold it.
+        """
+        if self.stored_read_variance is not None:
+            return self.stored_read_variance()
+        return None if self.plan is None else read_variance(self.plan, self.dq)
 
     def light_curve(self, **choices: Unpack[Choices]) -> NDArray[np.float64]:
         """Sum the signal over usable pixels, see `gpucal.science.light_curves`.
@@ -228,13 +244,15 @@ class Calibrated:
 def arrays_of(cal: Calibrated, product: str, with_variance: bool) -> dict[str, NDArray[Any]]:
     """Return the arrays that a results folder stores for an item, by kind.
 
-    Cubes have ``signal`` and, with ``with_variance``, ``variance``; light curves have ``flux`` and ``error``. Both have
-    ``dq``, ``time`` and ``wavelength``.
+    Cubes have ``signal`` and, with ``with_variance``, ``variance`` and its part ``readvariance``; light curves have
+    ``flux`` and ``error``. Both have ``dq``, ``time``, ``bounds`` (of the bins) and ``wavelength``.
     """
     kind = cal.signal.dtype
+    axes = cal.axes | ({} if cal.time_bounds is None else {"bounds": cal.time_bounds})
     with np.errstate(over="ignore"):  # outliers may exceed float32's range
         if product == "light-curves":
             curve = cal.light_curve_with_errors()
-            return {"flux": curve.flux.astype(kind), "error": curve.error.astype(kind), "dq": cal.dq, **cal.axes}
-        variances = {"variance": cal.variance.astype(kind)} if with_variance else {}
-    return {"signal": cal.signal, "dq": cal.dq, **variances, **cal.axes}
+            return {"flux": curve.flux.astype(kind), "error": curve.error.astype(kind), "dq": cal.dq, **axes}
+        variances = {"variance": cal.variance, "readvariance": cal.read_variance} if with_variance else {}
+        stored = {name: values.astype(kind) for name, values in variances.items() if values is not None}
+    return {"signal": cal.signal, "dq": cal.dq, **stored, **axes}

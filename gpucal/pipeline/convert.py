@@ -1,85 +1,25 @@
-"""Converts a calibrated product to astropy, xarray and FITS objects, with its provenance."""
+"""Converts a calibrated product to astropy and xarray objects, with its provenance."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpucal._version import __version__
-from gpucal.errors import ConfigError, MissingExtra
-from gpucal.pipeline.provenance import card_of
-from gpucal.science.plan import DQ
-from gpucal.settings.detectors import Detector
+from gpucal.errors import MissingExtra
+from gpucal.pipeline.conventions import about, attributes, axes_of, detector_axes
+from gpucal.pipeline.product import Product, deviation, has_variance, on_host
 
 if TYPE_CHECKING:
     import xarray
-    from astropy.io import fits
     from astropy.nddata import NDDataRef
 
-__all__ = ["UNITS", "axes_of", "flag_attributes", "to_hdus", "to_nddata", "to_xarray"]
-
-# "hour", not "hours": xarray reads a coordinate in "hours" as time differences.
-UNITS = {"signal": "electron", "variance": "electron2", "time": "hour", "wavelength": "um"}
-"""The unit of each array, as exported attributes name it."""
+__all__ = ["to_nddata", "to_xarray"]
 
 
-class _Product(Protocol):
-    """The attributes of `Calibrated` that these functions read; its methods import them, so they cannot import it."""
-
-    @property
-    def planet(self) -> int: ...
-
-    @property
-    def visit(self) -> int: ...
-
-    @property
-    def detector(self) -> Detector: ...
-
-    @property
-    def signal(self) -> NDArray[Any]: ...
-
-    @property
-    def dq(self) -> NDArray[np.uint8]: ...
-
-    @property
-    def time(self) -> NDArray[np.float64]: ...
-
-    @property
-    def wavelength(self) -> NDArray[np.float64] | None: ...
-
-    @property
-    def provenance(self) -> Mapping[str, Any]: ...
-
-    @property
-    def plan(self) -> object: ...
-
-    @property
-    def stored_variance(self) -> object: ...
-
-    @property
-    def mask(self) -> NDArray[np.bool_]: ...
-
-    @property
-    def variance(self) -> NDArray[np.float64]: ...
-
-    @property
-    def axes(self) -> Mapping[str, NDArray[np.float64]]: ...
-
-    @property
-    def where(self) -> str: ...
-
-
-def axes_of(detector: Detector) -> tuple[str, str, str]:
-    """Return the names of a cube's axes; a photometer has no wavelengths, so its axes are ``time``, ``x`` and ``y``."""
-    return ("time", "x", "y") if detector.photometer else ("time", "wavelength", "spatial")
-
-
-def to_nddata(cal: _Product) -> NDDataRef:
+def to_nddata(cal: Product) -> NDDataRef:
     """Make an `astropy.nddata.NDDataRef`, the `NDData` with arithmetic and slices.
 
     Parameters
@@ -102,8 +42,8 @@ def to_nddata(cal: _Product) -> NDDataRef:
     """
     from astropy.nddata import NDDataRef, StdDevUncertainty
 
-    signal = _on_host(cal)
-    uncertainty = StdDevUncertainty(_deviation(cal)) if _has_variance(cal) else None
+    signal = on_host(cal)
+    uncertainty = StdDevUncertainty(deviation(cal)) if has_variance(cal) else None
     meta = {
         "planet": cal.planet,
         "visit": cal.visit,
@@ -117,7 +57,7 @@ def to_nddata(cal: _Product) -> NDDataRef:
     return NDDataRef(signal, uncertainty=uncertainty, mask=mask, unit="electron", meta=meta)
 
 
-def to_xarray(cal: _Product) -> xarray.Dataset:
+def to_xarray(cal: Product) -> xarray.Dataset:
     """Make an `xarray.Dataset`.
 
     Parameters
@@ -128,9 +68,11 @@ def to_xarray(cal: _Product) -> xarray.Dataset:
     Returns
     -------
     xarray.Dataset
-        ``signal`` and, if there is one, ``variance`` over (time, wavelength, spatial), ``dq`` over (wavelength,
-        spatial); FGS1's axes are (time, x, y). Coordinates ``time``, hours, and ``wavelength``, µm. Attributes
-        ``planet``, ``visit``, ``detector``, and ``provenance`` as JSON, as netCDF holds text and numbers only.
+        ``signal`` and, if there is one, ``variance`` over (time, wavelength, spatial); ``read_variance``, its part that
+        is read noise, and ``dq`` over (wavelength, spatial). FGS1's axes are (time, x, y). Coordinates: ``time``,
+        hours, with the ``time_bounds`` of each bin; ``wavelength``, µm; ``column`` and ``row`` of the detector.
+        Attributes: those of CF, ``planet``, ``visit``, ``detector``, and ``provenance`` as JSON, as netCDF holds text
+        and numbers only.
 
     Raises
     ------
@@ -143,107 +85,29 @@ def to_xarray(cal: _Product) -> xarray.Dataset:
         import xarray
     except ImportError as error:
         raise MissingExtra('xarray is not installed; pip install "gpucal[xarray]"') from error
-    arrays: dict[str, NDArray[Any]] = {"signal": _on_host(cal)}
-    if _has_variance(cal):
-        arrays["variance"] = cal.variance
     axes = axes_of(cal.detector)
-    return xarray.Dataset(
-        {name: (axes, array, {"units": UNITS[name]}) for name, array in arrays.items()}
-        | {"dq": (axes[1:], cal.dq, flag_attributes())},
-        coords={name: (name, values, {"units": UNITS[name]}) for name, values in cal.axes.items()},
+    arrays: dict[str, tuple[tuple[str, ...], NDArray[Any]]] = {"signal": (axes, on_host(cal))}
+    if has_variance(cal):
+        arrays["variance"] = axes, cal.variance
+        if cal.read_variance is not None:
+            arrays["read_variance"] = axes[1:], cal.read_variance
+    arrays["dq"] = axes[1:], cal.dq
+    coordinates: dict[str, tuple[str | tuple[str, ...], NDArray[Any]]]
+    coordinates = {name: (name, values) for name, values in cal.axes.items()}
+    coordinates |= detector_axes(cal.detector)
+    if cal.time_bounds is not None:
+        coordinates["time_bounds"] = ("time", "bounds"), cal.time_bounds
+    made = xarray.Dataset(
+        {name: (*of, attributes(name)) for name, of in arrays.items()},
+        coords={name: (*of, attributes(name)) for name, of in coordinates.items()},
         attrs={
+            **about(cal),
             "planet": cal.planet,
             "visit": cal.visit,
             "detector": cal.detector.name,
             "provenance": json.dumps(dict(cal.provenance)),
         },
     )
-
-
-def to_hdus(cal: _Product) -> fits.HDUList:
-    """Lay out a product as a FITS file.
-
-    Parameters
-    ----------
-    cal : Calibrated
-        The product, on the host.
-
-    Returns
-    -------
-    HDUList
-        The primary header has CREATOR, DATE (of the file), PLANET, VISIT, DETECTOR, CAL_VER, CAL_DATE, BACKEND and
-        SETHASH. Cards S_ADC, S_MASK, ... say of each step whether it is COMPLETE or SKIPPED. The images are SCI and
-        ERR, in electrons, and DQ; ERR has standard deviations, where there is a variance. Their axes are in FITS's
-        reversed order. The tables are TIME (h), WAVELENGTH (µm; not for FGS1), and PROVENANCE, one cell of JSON.
-
-    Raises
-    ------
-    ConfigError
-        If the signal was left on a device.
-    """
-    from astropy.io import fits
-
-    def table(name: str, form: str, values: object, unit: str | None = None) -> fits.BinTableHDU:
-        return fits.BinTableHDU.from_columns([fits.Column(name, form, unit, array=values)], name=name)
-
-    signal, history = _on_host(cal), cal.provenance
-    primary, science, quality = fits.PrimaryHDU(), fits.ImageHDU(signal, name="SCI"), fits.ImageHDU(cal.dq, name="DQ")
-    cards = {
-        "CREATOR": f"gpucal {__version__}",
-        "DATE": _date(datetime.now(UTC).isoformat(timespec="seconds")),
-        "PLANET": cal.planet,
-        "VISIT": cal.visit,
-        "DETECTOR": cal.detector.name,
-        "CAL_VER": f"gpucal {history['version']}",
-        "CAL_DATE": _date(history["created"]),
-        "BACKEND": history["backend"],
-        "SETHASH": history["settings_hash"],
-        **{card_of(step): done for step, done in history["steps"].items()},
-    }
-    for card, value in cards.items():
-        primary.header[card] = value
-    for bit, flag in enumerate(DQ):
-        quality.header[f"DQBIT{bit}"] = flag.name
-    images = [science]
-    if _has_variance(cal):
-        images.append(fits.ImageHDU(_deviation(cal), name="ERR"))
-    for image in images:
-        image.header["BUNIT"] = "electron"
-    tables = [table("TIME", "D", cal.time, "h")]
-    if cal.wavelength is not None:
-        tables.append(table("WAVELENGTH", "D", cal.wavelength, "um"))
-    text = json.dumps(dict(history))
-    tables.append(table("PROVENANCE", f"{len(text)}A", [text]))
-    return fits.HDUList([primary, *images, quality, *tables])
-
-
-def flag_attributes() -> dict[str, Any]:
-    """Return the CF attributes that explain a data-quality array: ``flag_masks`` and ``flag_meanings``.
-
-    CF requires the masks to have the array's type, uint8. The meanings are words in the order of the masks.
-    """
-    flags = list(DQ)
-    masks = np.array([flag.value for flag in flags], np.uint8)
-    return {"flag_masks": masks, "flag_meanings": " ".join(str(flag.name).lower() for flag in flags)}
-
-
-def _has_variance(cal: _Product) -> bool:
-    return cal.plan is not None or cal.stored_variance is not None
-
-
-def _deviation(cal: _Product) -> NDArray[Any]:
-    with np.errstate(invalid="ignore"):  # pixels without a usable flat have no variance
-        deviation: NDArray[Any] = np.sqrt(cal.variance)
-    return deviation
-
-
-def _date(moment: str) -> str:
-    """Write a UTC time without its zone, as FITS does."""
-    return moment.removesuffix("+00:00")
-
-
-def _on_host(cal: _Product) -> NDArray[Any]:
-    """Return the signal, or refuse one on a device: only the caller may ask for a copy to the host."""
-    if not isinstance(cal.signal, np.ndarray):
-        raise ConfigError(f"{cal.where}: its signal is on a device; call to_host() first")
-    return cal.signal
+    if cal.time_bounds is not None:
+        made["time"].attrs["bounds"] = "time_bounds"
+    return made

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpucal._version import __version__
+from gpucal.inputs.calibration_files import Adc
 from gpucal.science.corrections import CORRECTIONS
 from gpucal.science.plan import Plan
 from gpucal.science.steps import STEPS
@@ -66,6 +67,8 @@ def provenance(
     plan: Plan,
     dq: NDArray[np.uint8],
     *,
+    adc: Adc,
+    files: Mapping[str, str],
     inputs: str,
     fingerprints: Mapping[str, object],
     backend: str,
@@ -73,8 +76,9 @@ def provenance(
 ) -> dict[str, Any]:
     """Describe a result made now, in plain values that JSON can hold.
 
-    ``config``, ``plan`` and ``dq`` are as for `steps_done`. ``inputs`` is the fingerprint of all inputs together,
-    ``fingerprints`` has one per input. ``backend`` computed on ``device``.
+    ``config``, ``plan`` and ``dq`` are as for `steps_done`. ``adc`` has gain and offset. ``files`` names each input in
+    the data set, ``inputs`` is the fingerprint of all inputs together, ``fingerprints`` has one per input. ``backend``
+    computed on ``device``.
     """
     modules = {name: sys.modules.get(name) for name in _LIBRARIES}
     loaded = {name: str(module.__version__) for name, module in modules.items() if module is not None}
@@ -87,6 +91,13 @@ def provenance(
         "steps": steps_done(config, plan, dq),
         "settings": config.to_dict(),
         "settings_hash": config.content_hash,
+        "constants": {
+            "adc_gain": adc.gain,
+            "adc_offset": adc.offset,
+            "pairs_per_bin": plan.pairs_per_bin,
+            "integration_s": float(plan.tau_s.mean()),
+        },
+        "files": dict(files),
         "inputs": inputs,
         "fingerprints": dict(fingerprints),
     }

@@ -386,12 +386,15 @@ class Pipeline:
             config,
             plan,
             dq,
+            adc=opened.adc,
+            files=obs.files(detector),
             inputs=opened.inputs,
             fingerprints=opened.fingerprints,
             backend=self._backend.name,
             device=self._backend.runs_on,
         )
-        cal = Calibrated(*obs.key, detector, signal, dq, plan.time_h, opened.axis.wavelength_um, history, plan)
+        axes = (plan.time_h, opened.axis.wavelength_um)
+        cal = Calibrated(*obs.key, detector, signal, dq, *axes, history, plan, time_bounds=plan.bounds_h)
         return Outcome(opened.item, cal, opened.inputs, seconds, total)
 
 

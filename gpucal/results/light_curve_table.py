@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpucal.errors import Unstackable
 from gpucal.results.atomic import npy_writer, placing
+from gpucal.results.curves import common_curves
 from gpucal.results.history import history
 from gpucal.results.reader import ORDER, Results, complete
-from gpucal.results.stacking import differing, one_by_one
-from gpucal.settings.calibration import Calibration
+from gpucal.results.stacking import differing
 from gpucal.settings.detectors import DETECTORS
 
 if TYPE_CHECKING:
@@ -59,7 +58,8 @@ def write_light_curves(results: Results) -> None:
     import pyarrow.parquet as pq
 
     keys = complete(results)
-    names = _curve_names(results)
+    curves = common_curves(results)
+    names = [curve.plain_name for curve in curves]
     kind = np.result_type(
         *(
             files["flux" if "flux" in files else "signal"]["dtype"]
@@ -67,7 +67,7 @@ def write_light_curves(results: Results) -> None:
         )
     )
     shape = results.light_curves_of(keys[0]).shape
-    schema = _schema(names, kind, _wavelengths_um(results, keys[0]), history(results, ORDER))
+    schema = _schema(names, kind, [curve.wavelength_um for curve in curves], history(results, ORDER))
     targets = [results.path / name for name in LIGHT_CURVES]
     with placing(results.path) as stage, ExitStack() as opened:
         flux, error = (opened.enter_context(npy_writer(stage(t), (len(keys), *shape), kind)) for t in targets[:2])
@@ -108,35 +108,6 @@ def light_curves_are_current(results: Results) -> bool:
     except (OSError, pa.ArrowException):
         return False
     return bool(metadata.get(b"gpucal") == history(results, ORDER).encode())
-
-
-def _curve_names(results: Results) -> list[str]:
-    """Name the light curves by detector and stored column."""
-
-    def of(key: tuple[int, int]) -> list[str]:
-        return [name for detector in ORDER for name in _curves_of(results, key, detector)]
-
-    names = of(results.ids[0])
-    if any(of(key) != names for key in results.ids):
-        raise Unstackable(f"{results.path}: observations differ in their columns; {one_by_one(results.path)}")
-    return names
-
-
-def _curves_of(results: Results, key: tuple[int, int], detector: str) -> list[str]:
-    if DETECTORS[detector].photometer:
-        return [detector]
-    settings = results._record(key, detector)["provenance"]["settings"]
-    columns = range(*Calibration.from_dict(settings).cropped(DETECTORS[detector]).crop)
-    return [f"{detector}_{column:03d}" for column in columns]
-
-
-def _wavelengths_um(results: Results, key: tuple[int, int]) -> list[float | None]:
-    """Read the wavelength of each light curve; None where the data set has none, as for a photometer."""
-    wavelengths: list[float | None] = []
-    for detector in ORDER:
-        um = results.axes(key, detector).get("wavelength")
-        wavelengths += [None] * len(_curves_of(results, key, detector)) if um is None else um.tolist()
-    return wavelengths
 
 
 def _schema(

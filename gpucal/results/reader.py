@@ -186,6 +186,9 @@ class Results:
         """
         key, record = _key(key), self._record(key, detector)
         history, files, axes = record["provenance"], record["files"], self.axes(key, detector)
+        stored = {
+            kind: partial(self._read, key, detector, kind) for kind in ("variance", "readvariance") if kind in files
+        }
         return Calibrated(
             planet=key[0],
             visit=key[1],
@@ -195,7 +198,9 @@ class Results:
             time=axes["time"],
             wavelength=axes.get("wavelength"),
             provenance=history,
-            stored_variance=partial(self._read, key, detector, "variance") if "variance" in files else None,
+            stored_variance=stored.get("variance"),
+            stored_read_variance=stored.get("readvariance"),
+            time_bounds=self.time_bounds(key, detector),
         )
 
     def light_curves(self, **choices: Unpack[Choices]) -> NDArray[np.float64]:
@@ -369,6 +374,30 @@ class Results:
         """
         files = self._record(key, detector)["files"]
         return {name: self._read(key, detector, name) for name in ("time", "wavelength") if name in files}
+
+    def time_bounds(self, key: tuple[int, int], detector: str) -> NDArray[np.float64] | None:
+        """Read the times of the first and the last read of each bin of one item.
+
+        Parameters
+        ----------
+        key : tuple of int
+            Planet and visit.
+        detector : str
+            The detector's name.
+
+        Returns
+        -------
+        ndarray of float64, shape (time, 2), or None
+            Hours; None in a folder that an older version wrote.
+
+        Raises
+        ------
+        KeyError
+            If the detector is unknown.
+        OutputError
+            If the observation is not complete, or a file is missing or damaged.
+        """
+        return self._read(key, detector, "bounds") if "bounds" in self._record(key, detector)["files"] else None
 
     def _stored_curve(self, key: tuple[int, int], detector: str, kind: str, choices: Choices) -> NDArray[np.float64]:
         if choices:

@@ -11,7 +11,7 @@ from gpucal.science.bad_pixels import carry_variance, find_mends
 from gpucal.science.plan import DQ, Plan
 from gpucal.science.steps import Array, namespace, time_parts
 
-__all__ = ["noise_excess", "on_arrays", "variance"]
+__all__ = ["noise_excess", "on_arrays", "read_variance", "variance"]
 
 # Median absolute difference of two draws from a normal distribution, in units of its standard deviation.
 _NORMAL = 0.6744897501960817 * 2.0**0.5
@@ -46,6 +46,30 @@ def variance(signal: NDArray[Any], plan: Plan, dq: NDArray[np.uint8]) -> NDArray
     result: NDArray[np.float64] = on_arrays(signal, divisor, dark, read, tau_s, plan.pairs_per_bin, plan.electron)
     if (dq & np.uint8(DQ.INTERPOLATED)).any():
         carry_variance(result, find_mends(dq))
+    return result
+
+
+def read_variance(plan: Plan, dq: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return the part of `variance` that is read noise, ``2·N·read² / divisor²``; it is the same in every bin.
+
+    Parameters
+    ----------
+    plan : Plan
+        The plan that the signal was made with.
+    dq : ndarray of uint8, shape (wavelength, spatial)
+        Data-quality flags.
+
+    Returns
+    -------
+    ndarray of float64, shape (wavelength, spatial)
+        Electrons², on the host. The rest of the variance is photon noise.
+    """
+    frame = (plan.detector.shape[0], plan.detector.width)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        pixels = 2 * plan.pairs_per_bin * plan.read_noise**2 / plan.divisor**2
+        result: NDArray[np.float64] = np.ascontiguousarray(pixels.reshape(frame).T)
+        if (dq & np.uint8(DQ.INTERPOLATED)).any():
+            carry_variance(result[None], find_mends(dq))
     return result
 
 

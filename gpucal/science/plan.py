@@ -19,7 +19,9 @@ Every switch is data here, and no other code depends on it:
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +31,7 @@ from gpucal.inputs.calibration_files import DEGREE, Adc, Axis, CalibrationFrames
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import Detector
 
-__all__ = ["DQ", "Plan", "make_plan"]
+__all__ = ["DQ", "DQ_DESCRIPTIONS", "Plan", "make_plan"]
 
 
 class DQ(enum.IntFlag):
@@ -42,6 +44,20 @@ class DQ(enum.IntFlag):
     SATURATED = 16
     INTERPOLATED = 32
     BAD_DARK = 64
+
+
+DQ_DESCRIPTIONS: Mapping[DQ, str] = MappingProxyType(
+    {
+        DQ.DEAD: "does not respond, says the map of dead pixels",
+        DQ.HOT: "dark current is an outlier of the sigma clip",
+        DQ.BAD_FLAT: "flat field is too small or not finite",
+        DQ.BAD_LINEARITY: "linearity polynomial is far from the identity",
+        DQ.SATURATED: "a raw count reached the saturation limit",
+        DQ.INTERPOLATED: "value was made of good neighbours, and is usable",
+        DQ.BAD_DARK: "dark current is not known, and the value is NaN",
+    }
+)
+"""What each data-quality bit says of a pixel."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +92,8 @@ class Plan:
         Data-quality flags from the calibration frames alone.
     time_h : ndarray of float64, shape (bin,)
         Mean time of the frames of each bin, hours.
+    bounds_h : ndarray of float64, shape (bin, 2)
+        Times of the first and the last frame of each bin, hours.
     """
 
     detector: Detector
@@ -91,6 +109,7 @@ class Plan:
     saturation: int
     dq: NDArray[np.uint8]
     time_h: NDArray[np.float64]
+    bounds_h: NDArray[np.float64]
 
     @property
     def used_frames(self) -> int:
@@ -158,6 +177,7 @@ def make_plan(
     dead, dark = frames.dead.ravel(), frames.dark.ravel()
     scale, electron = (adc.gain, adc.gain**2) if config.gain == "multiply" else (1.0 / adc.gain, 1.0)
     divisor = np.where(dead, 1.0, frames.flat.ravel()) if config.flat else np.ones(dead.size)
+    times_h = axis.time_h[:used].reshape(n_bins, 2 * pairs_per_bin)
     return Plan(
         detector=detector,
         n_bins=n_bins,
@@ -172,7 +192,8 @@ def make_plan(
         read_noise=electron * frames.read.ravel(),
         saturation=config.saturation,
         dq=dq.ravel(),
-        time_h=axis.time_h[:used].reshape(n_bins, 2 * pairs_per_bin).mean(axis=1),
+        time_h=times_h.mean(axis=1),
+        bounds_h=times_h[:, [0, -1]],
     )
 
 

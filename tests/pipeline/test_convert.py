@@ -20,7 +20,8 @@ from stored import CONFIG, NAMES, check_history
 import gpucal
 from gpucal import DQ, Calibrated
 from gpucal.errors import ConfigError, MissingExtra
-from gpucal.pipeline.convert import to_hdus, to_nddata, to_xarray
+from gpucal.pipeline.convert import to_nddata, to_xarray
+from gpucal.pipeline.fits import to_hdus
 from gpucal.results.reader import Results
 
 
@@ -107,12 +108,15 @@ def test_xarray(cal: Calibrated) -> None:
     np.testing.assert_array_equal(cube.variance, cal.variance)
     np.testing.assert_array_equal(cube.dq, cal.dq)
     np.testing.assert_array_equal(cube.time, cal.time)
+    np.testing.assert_array_equal(cube.read_variance, cal.read_variance)
+    assert cube.read_variance.dims == axes
     assert {name: cube[name].units for name in ("signal", "variance", "time")} == {
         "signal": "electron",
         "variance": "electron2",
         "time": "hour",
     }
-    assert set(cube.coords) == ({"time"} if cal.wavelength is None else {"time", "wavelength"})
+    places = {"time", "time_bounds", "column", "row"}
+    assert set(cube.coords) == (places if cal.wavelength is None else places | {"wavelength"})
     if cal.wavelength is not None:
         np.testing.assert_array_equal(cube.wavelength, cal.wavelength)
         assert cube.wavelength.units == "um"
@@ -122,6 +126,22 @@ def test_xarray(cal: Calibrated) -> None:
     assert cube.dq.flag_masks.dtype == cube.dq.dtype
     assert (cube.planet, cube.visit, cube.detector) == (5, 1, cal.detector.name)
     check_history(json.loads(cube.provenance))
+
+
+def test_xarray_follows_cf(cal: Calibrated) -> None:
+    cube = cal.to_xarray()
+    assert all(cube[name].long_name for name in cube.variables)
+    assert cube.Conventions.startswith("CF-1.")
+    assert cube.title == f"Planet 5, visit 1, {cal.detector.name}: calibrated signal in time bins"
+    assert f"{cal.provenance['created']} gpucal {gpucal.__version__}: adc=COMPLETE" in cube.history
+    assert (cube.time.bounds, cube.time.axis) == ("time_bounds", "T")
+    np.testing.assert_array_equal(cube.time_bounds, cal.time_bounds)
+    assert (cube.time_bounds[:, 0] < cube.time).all()
+    assert (cube.time < cube.time_bounds[:, 1]).all()
+    along, across = cube.dq.dims
+    assert (cube.column.dims, cube.row.dims) == ((along,), (across,))
+    assert cube.column.values.tolist() == [*range(*cal.detector.crop)]
+    assert cube.row.values.tolist() == [*range(32)]
 
 
 def test_xarray_survives_netcdf(cal: Calibrated) -> None:
@@ -155,7 +175,8 @@ def test_fits(cal: Calibrated) -> None:
     file.seek(0)
     with fits.open(file, checksum=True) as hdus:
         axis = [] if cal.wavelength is None else ["WAVELENGTH"]
-        assert [hdu.name for hdu in hdus] == ["PRIMARY", "SCI", "ERR", "DQ", "TIME", *axis, "PROVENANCE"]
+        images, tables = ["SCI", "ERR", "VAR_POISSON", "VAR_RNOISE", "DQ"], ["DQ_DEF", "TIME", *axis, "WCS-TABLE"]
+        assert [hdu.name for hdu in hdus] == ["PRIMARY", *images, *tables, "PROVENANCE"]
         np.testing.assert_array_equal(hdus["SCI"].data, cal.signal)
         np.testing.assert_array_equal(hdus["ERR"].data, np.sqrt(cal.variance))
         np.testing.assert_array_equal(hdus["DQ"].data, cal.dq)
@@ -184,7 +205,9 @@ class OnDevice:
 
 @pytest.mark.parametrize("convert", [to_nddata, to_xarray, to_hdus])
 def test_a_device_result_is_never_copied_unasked(visits: list[Calibrated], convert: Any) -> None:
-    there = replace(visits[0], signal=OnDevice(), dq=np.zeros((3, 2), np.uint8), plan=None, wavelength=None)
+    small = replace(visits[0].detector, shape=(2, 3), crop=(0, 3))
+    made = {"signal": OnDevice(), "dq": np.zeros((3, 2), np.uint8), "detector": small}
+    there = replace(visits[0], **made, plan=None, wavelength=None)
     with pytest.raises(ConfigError, match=r"planet 5 visit 0 .*: its signal is on a device; call to_host\(\) first$"):
         convert(there)
     here = replace(there, time=np.arange(4.0)).to_host()

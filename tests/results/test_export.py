@@ -53,11 +53,12 @@ def test_npy(cubes: Path, tmp_path: Path) -> None:
     results = gpucal.open_results(cubes)
     to = tmp_path / "deep" / "to"
     written = export(results, to, "npy")
-    axes = {"AIRS-CH0": ("time", "wavelength"), "FGS1": ("time",)}
-    arrays = {f"{name}.{kind}.npy" for name in NAMES for kind in ("signal", "dq", "variance", *axes[name])}
+    axes = {"AIRS-CH0": ("time", "time_bounds", "wavelength"), "FGS1": ("time", "time_bounds")}
+    kinds = ("signal", "dq", "variance", "read_variance")
+    arrays = {f"{name}.{kind}.npy" for name in NAMES for kind in (*kinds, *axes[name])}
     assert {path.name for path in written} == files(to) == arrays | {f"{name}.json" for name in NAMES}
     for name in NAMES:
-        for kind in ("signal", "dq", "variance"):
+        for kind in kinds:
             stored = np.load(to / f"{name}.{kind}.npy")
             expected = stack(results, name, kind)
             assert stored.dtype == expected.dtype
@@ -112,14 +113,23 @@ def test_zarr_opens_in_xarray(cubes: Path, tmp_path: Path, consolidated: bool | 
             axes = ("x", "y") if name == "FGS1" else ("wavelength", "spatial")
             assert cube.signal.dims == ("observation", "time", *axes)
             assert cube.dq.dims == ("observation", *axes)
-            for kind in ("signal", "dq", "variance"):
+            for kind in ("signal", "dq", "variance", "read_variance"):
                 expected = stack(results, name, kind)
                 assert cube[kind].dtype == expected.dtype
                 np.testing.assert_array_equal(cube[kind], expected)
             cal = results.calibrated((5, 0), name)
-            assert set(cube.coords) == {"planet", "visit", "time"} | (
+            assert set(cube.coords) == {"planet", "visit", "time", "time_bounds", "column", "row"} | (
                 {"wavelength"} if cal.wavelength is not None else set()
             )
+            assert all(cube[kind].long_name for kind in cube.variables)
+            assert cube.Conventions.startswith("CF-1.")
+            assert cube.title == f"{name}: calibrated signals of 2 observations in time bins"
+            (line,) = cube.history.splitlines()
+            assert f"gpucal {gpucal.__version__}: adc=COMPLETE" in line
+            assert (cube.time.bounds, cube.time_bounds.dims) == ("time_bounds", ("time", "bounds"))
+            np.testing.assert_array_equal(cube.time_bounds, cal.time_bounds)
+            assert cube.column.values.tolist() == [*range(*cal.detector.crop)]
+            assert (cube.column.dims, cube.row.dims) == ((axes[0],), (axes[1],))
             assert [*zip(cube.planet.values.tolist(), cube.visit.values.tolist(), strict=True)] == IDS
             np.testing.assert_array_equal(cube.time, cal.time)
             if cal.wavelength is not None:
@@ -231,7 +241,7 @@ def test_unknown_format(plain: Path, tmp_path: Path) -> None:
         export(gpucal.open_results(plain), tmp_path / "to", "hdf5")
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", FORMATS["cubes"])
 def test_light_curves_are_no_cubes(visits: Dataset, tmp_path: Path, form: str) -> None:
     curves = folder(visits, tmp_path / "curves", product="light-curves")
     with pytest.raises(OutputError, match="holds light curves and no cubes; calibrate with --product cubes") as caught:
@@ -288,6 +298,30 @@ def test_axes_must_agree(copy: Path, tmp_path: Path, form: str, name: str) -> No
     assert not (tmp_path / "to").exists() or files(tmp_path / "to") == set()
 
 
+@pytest.mark.parametrize("older", [["5/0"], ["5/1"], ["5/0", "5/1"]])
+def test_items_of_an_older_version(cubes: Path, tmp_path: Path, older: list[str]) -> None:
+    """They hold neither bounds of bins nor the read noise apart; what only some items hold is left out of stacks."""
+    out = shutil.copytree(cubes, tmp_path / "out")
+    for path in [out / visit / f"{name}.json" for visit in older for name in NAMES]:
+        record = json.loads(path.read_text())
+        record["files"] = {kind: of for kind, of in record["files"].items() if kind not in ("bounds", "readvariance")}
+        record["provenance"] = {k: v for k, v in record["provenance"].items() if k not in ("constants", "files")}
+        path.write_text(json.dumps(record))
+    results = gpucal.open_results(out)
+    export(results, tmp_path / "npy", "npy")
+    assert not [name for name in files(tmp_path / "npy") if "bounds" in name or "read_variance" in name]
+    export(results, tmp_path / "x.zarr", "zarr")
+    for name in NAMES:
+        with xarray.open_zarr(tmp_path / "x.zarr", group=name) as cube:
+            assert not {"time_bounds", "read_variance"} & {*cube.variables}
+            assert "bounds" not in cube.time.attrs
+            np.testing.assert_array_equal(cube.variance, stack(results, name, "variance"))
+    for visit in (0, 1):
+        (path,) = [path for path in export(results, tmp_path / "fits", "fits") if path.name == f"5-{visit}-FGS1.fits"]
+        with fits.open(path) as hdus:
+            assert ("VAR_RNOISE" in hdus) == ("PAIRBIN" in hdus[0].header) == (f"5/{visit}" not in older)
+
+
 def nothing_complete(out: Path) -> None:
     for visit in ("0", "1"):
         (out / "5" / visit / "FGS1.json").unlink()
@@ -297,7 +331,7 @@ def damaged(out: Path) -> None:
     (out / "5" / "1" / "FGS1.signal.npy").write_bytes(b"damaged")
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", FORMATS["cubes"])
 @pytest.mark.parametrize(
     ("damage", "problem"),
     [(nothing_complete, "no observation is complete"), (damaged, r"FGS1\.signal\.npy: is damaged; ")],
@@ -324,7 +358,7 @@ def test_a_failure_midway_keeps_what_was_there(copy: Path, tmp_path: Path, form:
     assert {name: (to / name).read_bytes() for name in files(to)} == before
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", FORMATS["cubes"])
 def test_a_full_disk(plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OutputError, match=FULL) as caught:
@@ -333,7 +367,7 @@ def test_a_full_disk(plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert files(tmp_path) == set()
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", FORMATS["cubes"])
 def test_a_target_inside_a_file(plain: Path, tmp_path: Path, form: str) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(OutputError, match="cannot be written") as caught:

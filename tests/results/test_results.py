@@ -22,6 +22,7 @@ from gpucal.backends import choose
 from gpucal.errors import DatasetError, OutputError
 
 NAMES = ("AIRS-CH0", "FGS1")
+KINDS = ("signal", "dq", "variance", "readvariance", "time", "bounds")
 
 
 def stamps(out: Path) -> dict[str, int]:
@@ -32,7 +33,7 @@ def test_files_are_the_contract_s(source: Path, finished: Path) -> None:
     expected = {"config.toml", "gpucal.log", "manifest.parquet"}
     for planet in (17, 23):
         for name in NAMES:
-            kinds = ["json", "signal.npy", "dq.npy", "variance.npy", "time.npy"]
+            kinds = ["json", *(f"{kind}.npy" for kind in KINDS)]
             kinds += ["wavelength.npy"] if name == "AIRS-CH0" else []
             expected |= {f"{planet}/0/{name}.{kind}" for kind in kinds}
     assert {str(p.relative_to(finished)) for p in finished.rglob("*") if p.is_file()} == expected
@@ -43,6 +44,8 @@ def test_files_are_the_contract_s(source: Path, finished: Path) -> None:
         np.testing.assert_array_equal(np.load(f"{stem}.signal.npy"), cal.signal)
         np.testing.assert_array_equal(np.load(f"{stem}.dq.npy"), cal.dq)
         np.testing.assert_array_equal(np.load(f"{stem}.variance.npy"), cal.variance.astype(np.float32))
+        np.testing.assert_array_equal(np.load(f"{stem}.readvariance.npy"), cal.read_variance.astype(np.float32))
+        np.testing.assert_array_equal(np.load(f"{stem}.bounds.npy"), cal.time_bounds)
         record = json.loads(Path(f"{stem}.json").read_text())
         assert {"planet", "visit", "detector", "status", "files", "settings", "inputs", "seconds"} <= record.keys()
         assert (record["status"], record["backend"], record["version"]) == ("done", choose().name, gpucal.__version__)
@@ -131,7 +134,7 @@ def test_files_saved_with_sorted_columns_give_the_same_bits(
     summary = again(saved, out, strict=strict, planets=[17])
     assert (summary.done, summary.failed) == (2, {})
     arrays = sorted(path.relative_to(out) for path in out.glob("17/0/*.npy"))
-    assert len(arrays) == 9
+    assert len(arrays) == 13
     for array in arrays:
         assert (out / array).read_bytes() == (finished / array).read_bytes(), array
 

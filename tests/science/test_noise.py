@@ -24,6 +24,7 @@ from gpucal.backends import load
 from gpucal.errors import ConfigError
 from gpucal.pipeline.calibrated import arrays_of
 from gpucal.science import noise
+from gpucal.science.bad_pixels import plan_repair
 from gpucal.settings.detectors import DETECTORS
 from gpucal.synthetic import scene
 from gpucal.synthetic.competition import Truth, synthesize
@@ -236,6 +237,24 @@ def test_variance_is_the_formula_pixel_by_pixel(name: str, adc: str, reduce: str
             assert variance[b, x, y] == pytest.approx(expected, rel=1e-9, abs=rounding)
             compared[bool(charge > 0.0)] += 1
     assert min(compared.values()) > 20
+
+
+@pytest.mark.parametrize(("name", "reduce"), [("AIRS-CH0", "sum"), ("FGS1", "mean")])
+@pytest.mark.parametrize("bad_pixels", ["keep", "interpolate"])
+def test_read_noise_is_the_variance_without_photons(name: str, reduce: str, bad_pixels: str) -> None:
+    adc, n = next(iter(ADCS.values())), BINS[name]
+    plan = observe(SMALL[name], 2 * 3 * n, adc, 1).plan(Calibration(bins=BINS, reduce=reduce))
+    width, height = plan.detector.width, plan.detector.shape[0]
+    dq, change = plan_repair(np.ascontiguousarray(plan.dq.reshape(height, width).T), bad_pixels)
+    assert (change is not None) == (bad_pixels == "interpolate")
+    nothing = np.zeros((plan.n_bins, width, height))
+    with np.errstate(all="ignore"):
+        expected = noise.variance(nothing, replace(plan, dark=np.zeros_like(plan.dark)), dq)
+    found, known = noise.read_variance(plan, dq), np.isfinite(expected)
+    assert found.shape == dq.shape
+    assert known.mean() > 0.5
+    for plane, is_known in zip(expected, known, strict=True):
+        np.testing.assert_array_equal(found[is_known], plane[is_known])
 
 
 @pytest.mark.parametrize("gain", ["divide", "multiply"])
