@@ -88,22 +88,22 @@ class Summary:
         for way, more in pages.items():
             self.pages[way] = self.pages.get(way, 0) + more
 
-    def add(self, other: Mapping[str, Any]) -> None:
+    def add(self, other: Summary) -> None:
         """Add the summary of another process.
 
         Parameters
         ----------
-        other : mapping
-            The other summary's fields.
+        other : Summary
+            That summary.
         """
-        self.done += other["done"]
-        self.skipped += other["skipped"]
-        self.failed |= other["failed"]
-        self.left += other["left"]
-        self.stopped = self.stopped or other["stopped"]
-        self.spent(other["stages"])
-        self.decoded(other["pages"])
-        backends = [name for name in (*self.backend.split(", "), *other["backend"].split(", ")) if name]
+        self.done += other.done
+        self.skipped += other.skipped
+        self.failed |= other.failed
+        self.left += other.left
+        self.stopped = self.stopped or other.stopped
+        self.spent(other.stages)
+        self.decoded(other.pages)
+        backends = [name for name in (*self.backend.split(", "), *other.backend.split(", ")) if name]
         self.backend = ", ".join(dict.fromkeys(backends))
 
     def to_dict(self) -> dict[str, Any]:
