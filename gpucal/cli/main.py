@@ -129,8 +129,9 @@ def _calibrate(arguments: argparse.Namespace) -> int:
 
     if arguments.dry_run:
         return _check(arguments)
-    request, watch = _request(arguments), Watch(arguments.interrupts, deadline(arguments.time_limit))
+    request = _request(arguments)
     with _client(arguments) as client, _grouped(arguments):
+        watch = Watch(arguments.interrupts, deadline(arguments.time_limit))
         summary = carry_out(request, watch, client=client, progress=sys.stderr.isatty())
     if summary.stopped == "interrupted":
         if arguments.json:

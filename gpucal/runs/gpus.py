@@ -94,10 +94,9 @@ def execute(devices: Sequence[str], job: Job, observations: list[Observation], w
     planets = [*dict.fromkeys(obs.planet for obs in observations)]
     log.info("%d planets over GPUs %s, a process each", len(planets), ", ".join(devices))
     processes: list[_Process] = []
-    is_ended = False
+    heard: list[Future[None]] = []
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(len(devices)))
-        heard: list[Future[None]] = []
         try:
             for n, device in enumerate(devices):
                 mine = {*planets[n :: len(devices)]}
@@ -107,13 +106,11 @@ def execute(devices: Sequence[str], job: Job, observations: list[Observation], w
                 heard.append(pool.submit(processes[-1].hear))
             while wait(heard, timeout=0.5).not_done:
                 watch.show(sum(process.ended for process in processes))
-                if not is_ended and watch.interrupts.requested():
-                    is_ended = True
+                if watch.interrupts.requested():
                     _end(processes)
             for one in heard:
                 one.result()
-        except BaseException:
-            is_ended = True
+        finally:
             try:
                 _end(processes)
                 wait(heard)
@@ -121,10 +118,8 @@ def execute(devices: Sequence[str], job: Job, observations: list[Observation], w
                 for process in processes:
                     process.popen.kill()
                 raise
-            raise
-        finally:
-            wait(heard)
-            _account(watch, processes, is_ended=is_ended)
+            finally:
+                _account(watch, processes)
 
 
 class _Process:
@@ -133,6 +128,7 @@ class _Process:
     def __init__(self, device: str, share: Share, errors: IO[bytes]) -> None:
         self.device = device
         self.ended = 0
+        self.is_told = False
         self.summary: Summary | None = None
         self.errors = errors
         # It finds modules where this process does, folders added in a notebook included.
@@ -141,7 +137,7 @@ class _Process:
         with tempfile.TemporaryFile() as task:
             pickle.dump(share, task)
             task.seek(0)
-            # In a session of its own: a terminal signals all of one, and a second signal would end it at once.
+            # In a session of its own, as a terminal signals all of one.
             self.popen = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", _BOUND, str(os.getpid()), *COMMAND],
                 env=environment,
@@ -173,24 +169,25 @@ class _Process:
 
 def _end(processes: Iterable[_Process]) -> None:
     for process in processes:
-        process.popen.terminate()
+        if not process.is_told and process.popen.poll() is None:
+            process.is_told = True  # once, as a second signal would end it at once
+            process.popen.terminate()
 
 
-def _account(watch: Watch, processes: Iterable[_Process], *, is_ended: bool) -> None:
-    """Add the summaries; a process that this one has ended may have none."""
-    summary, lost = watch.summary, ""
+def _account(watch: Watch, processes: Sequence[_Process]) -> None:
+    """Add the summaries. A process that was told to end may have none."""
+    summary = watch.summary
+    lost = [process for process in processes if process.summary is None]
     for process in processes:
         if process.summary:
             summary.add(process.summary)
-        elif is_ended:
-            summary.stopped = summary.stopped or "interrupted"
-        else:
-            lost = lost or f"GPU {process.device}: the process for it ended: {process.last_words()}"
     # A process that was killed has not told what is left.
     summary.left = watch.observations * len(DETECTORS) - summary.done - summary.skipped - len(summary.failed)
     watch.update()
-    if lost:
-        raise DeviceError(lost)
+    if any(process.is_told for process in processes):
+        summary.stopped = summary.stopped or ("interrupted" if summary.left else "")
+    elif lost:
+        raise DeviceError(f"GPU {lost[0].device}: the process for it ended: {lost[0].last_words()}")
 
 
 def work() -> None:
