@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from gpucal.errors import ClusterError, MissingExtra
 from gpucal.pipeline.calibrate import checked_threads
-from gpucal.pipeline.machine import usable_cores, visible_gpus
+from gpucal.pipeline.machine import usable_cores
 from gpucal.pipeline.memory import DEFAULT_MEMORY
 from gpucal.runs.dask import ANSWER
+from gpucal.runs.gpus import usable_gpus
 
 if TYPE_CHECKING:
     from distributed import Client, Worker
@@ -35,11 +36,11 @@ def connected(
     ----------
     address : str, optional
         The scheduler's, such as ``tcp://host:8786``. By default a local cluster: a process for each visible GPU where
-        CuPy is installed, else one for each usable core, or so many cores as ``workers`` says, while memory lasts.
+        CuPy is installed. Without, a process for each usable core, or for every ``workers`` cores, while memory lasts.
     workers, memory : int, optional
-        Threads and bytes of each worker, see `gpucal.run`; a local cluster is made to fit.
+        Threads and bytes of each worker, see `gpucal.run`. A local cluster has as many workers as fit.
     backend : str, optional
-        As asked for; GPUs count only where it may be CuPy.
+        As asked for. GPUs count only where it may be CuPy.
 
     Yields
     ------
@@ -53,21 +54,22 @@ def connected(
     ClusterError
         If no scheduler answers.
     ConfigError
-        If ``workers`` is no number of threads.
+        If ``workers`` is not a number of threads.
     """
     try:
         distributed = importlib.import_module("distributed")
     except ImportError as error:
         raise MissingExtra('dask is not installed; pip install "gpucal[dask]"') from error
     if address is None:
-        gpus = _usable_gpus(backend)
+        gpus = usable_gpus(backend)
         cluster = _local_cluster(distributed, workers, memory, gpus)
         with _quiet(), cluster, distributed.Client(cluster, set_as_default=False) as client:
             client.register_plugin(_own_process(gpus), name="gpucal-own-process")
             yield client
         return
     try:
-        # Asked before, as a client without an answer cannot be closed; in a thread, as a notebook's has a loop already.
+        # A client that gets no answer cannot be closed, so the scheduler is asked first. A notebook's thread has a loop
+        # already, so another thread asks.
         with ThreadPoolExecutor(1) as pool:
             pool.submit(asyncio.run, _ask(distributed, address)).result()
         client = distributed.Client(address, timeout=ANSWER, set_as_default=False)
@@ -82,9 +84,9 @@ def connected(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Dask from logging, with tracebacks, that a scheduler or a worker is lost: here that is one line or none."""
-    # The client has a level of its own; what sends, at INFO with a traceback, and what is sent over have distributed's.
-    # A message to a scheduler that is gone already fails in Tornado's loop.
+    """Keep Dask from logging, with tracebacks, that a scheduler or a worker is lost: gpucal says it in one line."""
+    # The client has a level of its own, its connections have distributed's. A message to a scheduler that is gone
+    # already fails in Tornado's loop.
     names = ("distributed", "distributed.client", "tornado.application")
     levels = {logger: logger.level for logger in map(logging.getLogger, names)}
     for logger in levels:
@@ -120,17 +122,11 @@ def _local_cluster(
     return cluster
 
 
-def _usable_gpus(backend: str | None) -> list[str]:
-    wanted = backend or os.environ.get("GPUCAL_BACKEND") or "auto"
-    able = wanted in ("auto", "cupy") and importlib.util.find_spec("cupy") is not None
-    return visible_gpus() if able else []
-
-
 def _own_process(gpus: list[str]) -> object:
     """Make a plugin for the workers of a local cluster: each gets a GPU of its own, and no interrupt of the terminal.
 
-    This process gets the interrupt, and ends them in order. Their last heartbeats, when the scheduler has let them go,
-    are nobody's business either.
+    This process gets the interrupt, and ends the workers in order. The plugin also hides their last heartbeats, which
+    fail when the scheduler has let them go.
     """
     from distributed import WorkerPlugin
 

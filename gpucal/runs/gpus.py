@@ -35,7 +35,7 @@ from gpucal.runs.summary import Summary
 from gpucal.runs.watch import Watch
 from gpucal.settings.detectors import DETECTORS
 
-__all__ = ["Share", "execute", "gpus_for", "work"]
+__all__ = ["Share", "execute", "gpus_for", "usable_gpus", "work"]
 
 log = logging.getLogger(__name__)
 
@@ -51,28 +51,21 @@ if os.getppid() == int(sys.argv[1]):
 """
 
 
-def gpus_for(backend: str | None, planets: int, memory: int | None = None) -> list[str]:
-    """Choose the GPUs to spread planets over.
-
-    Parameters
-    ----------
-    backend : str, optional
-        As asked for.
-    planets : int
-        How many there are to calibrate.
-    memory : int, optional
-        Bytes that all processes may have together; each needs `gpucal.pipeline.memory.DEFAULT_MEMORY`.
-
-    Returns
-    -------
-    list of str
-        Values for CUDA_VISIBLE_DEVICES; empty where one process is to do it all.
-    """
+def usable_gpus(backend: str | None) -> list[str]:
+    """List the GPUs that a backend, as asked for, may use; the entries are values for CUDA_VISIBLE_DEVICES."""
     wanted = backend or os.environ.get("GPUCAL_BACKEND") or "auto"
+    able = wanted in ("auto", "cupy") and importlib.util.find_spec("cupy") is not None
+    return visible_gpus() if able else []
+
+
+def gpus_for(backend: str | None, planets: int, memory: int | None = None) -> list[str]:
+    """Choose the GPUs to spread so many planets over; none where one process is to do it all.
+
+    Each process needs `gpucal.pipeline.memory.DEFAULT_MEMORY` of the bytes that all may have together.
+    """
     most = min(planets, memory // DEFAULT_MEMORY if memory else planets)
-    gpus = visible_gpus()[:most] if wanted in ("auto", "cupy") else []
-    able = len(gpus) > 1 and importlib.util.find_spec("cupy") is not None
-    return gpus if able else []
+    gpus = usable_gpus(backend)[:most]
+    return gpus if len(gpus) > 1 else []
 
 
 @dataclass(frozen=True)

@@ -674,7 +674,7 @@ def test_dask_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_worker_for_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GPUCAL_BACKEND", raising=False)
-    monkeypatch.setattr(cluster, "visible_gpus", lambda: ["3", "GPU-8f"])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-8f")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "cupy" or None)
     with cluster.connected(None, workers=None, memory=None) as client:
         seen = client.run(os.getenv, "CUDA_VISIBLE_DEVICES")
@@ -692,7 +692,7 @@ def test_gpus_count_only_where_they_may_be_used(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("distributed.LocalCluster", local)
     monkeypatch.setattr("distributed.system.MEMORY_LIMIT", 10**12)
     monkeypatch.setattr(cluster, "usable_cores", lambda: 16)
-    monkeypatch.setattr(cluster, "visible_gpus", lambda: ["0"])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "cupy" or None)
     for backend in (None, "cupy", "numba", "numpy"):
         flags = [] if backend is None else ["--backend", backend]
@@ -714,7 +714,7 @@ def test_dask_cuda_is_used_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ClusterError(str(options["CUDA_VISIBLE_DEVICES"]))
 
     monkeypatch.delenv("GPUCAL_BACKEND", raising=False)
-    monkeypatch.setattr(cluster, "visible_gpus", lambda: ["3", "GPU-8f"])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-8f")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name in ("cupy", "dask_cuda") or None)
     monkeypatch.setitem(sys.modules, "dask_cuda", types.SimpleNamespace(LocalCUDACluster=cuda))
     with pytest.raises(ClusterError, match="3,GPU-8f"), cluster.connected(None, workers=None, memory=None):
@@ -731,7 +731,7 @@ def test_a_local_cluster_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("distributed.LocalCluster", local)
     monkeypatch.setattr("distributed.system.MEMORY_LIMIT", 10 * 10**9)
     monkeypatch.setattr(cluster, "usable_cores", lambda: 16)
-    monkeypatch.setattr(cluster, "visible_gpus", list)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     for workers, memory in ((None, None), (4, None), (1, 10**9), (None, 2 * 10**9), (32, None)):
         with pytest.raises(ClusterError, match="seen"), cluster.connected(None, workers=workers, memory=memory):
             pass
