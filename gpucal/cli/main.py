@@ -14,9 +14,7 @@ import math
 import os
 import signal
 import sys
-import threading
 import traceback
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice, product
@@ -26,18 +24,19 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 from gpucal._version import __version__
 from gpucal.cli.grouping import Kinds
 from gpucal.cli.parser import WRONG, parsed
-from gpucal.errors import GpucalError, OutputError, RunWarning
+from gpucal.errors import GpucalError, OutputError
 from gpucal.hints import blocking_file, did_you_mean, near_path
+from gpucal.runs.interrupts import SIGNALLED, Interrupts
 from gpucal.settings.options import output_from, settings_from
 
 if TYPE_CHECKING:
     from gpucal.inputs.dataset import Observation
     from gpucal.results.reader import Results
+    from gpucal.runs.request import Request
 
 __all__ = ["console", "main"]
 
 DONE, FAILED, LATE = 0, 1, 3
-SIGNALLED = 128  # plus the signal's number, as in shells
 
 
 def console() -> NoReturn:
@@ -70,10 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     handler.setFormatter(logging.Formatter("gpucal: %(message)s"))
     log = logging.getLogger("gpucal")
     log.addHandler(handler)
-    arguments.signals, arguments.terminal = _Signals(), handler
+    arguments.interrupts, arguments.terminal = Interrupts(), handler
     try:
-        with warnings.catch_warnings(), arguments.signals:
-            warnings.simplefilter("ignore", RunWarning)  # the log and the summary report it
+        with arguments.interrupts:
             _check_folders(arguments)
             code = _VERBS[arguments.verb](arguments)
     except GpucalError as error:
@@ -83,60 +81,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the rest of the buffer
         return SIGNALLED + signal.SIGPIPE
     except KeyboardInterrupt:
-        number = arguments.signals.came or signal.SIGINT
+        number = arguments.interrupts.came or signal.SIGINT
         _say(f"gpucal: ended by {signal.Signals(number).name}", sys.stderr)
         return SIGNALLED + number
     finally:
         log.removeHandler(handler)
     return code
-
-
-class _Signals:
-    """Handles SIGINT and SIGTERM: they raise KeyboardInterrupt. Once a run asks for them, only the second one ends it.
-
-    An exception at an arbitrary moment may leave a file behind, or be mistaken for an error of the code it interrupts.
-    NumPy, for example, reports a file as damaged if it is interrupted while reading its header.
-    """
-
-    def __init__(self) -> None:
-        self.came = 0
-        self._asked = False
-        self._before: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> None:
-        if threading.current_thread() is threading.main_thread():  # only the main thread may set handlers
-            for number in (signal.SIGINT, signal.SIGTERM):
-                # A signal that is ignored, as nohup or a shell's & do, stays ignored.
-                if (before := signal.getsignal(number)) is not signal.SIG_IGN:
-                    self._before[number] = before
-                    signal.signal(number, self._receive)
-
-    def __exit__(self, *error: object) -> None:
-        for number, before in self._before.items():
-            signal.signal(number, before)
-
-    def _receive(self, number: int, frame: object) -> None:
-        first, self.came = not self.came, number
-        if self._asked and not first:
-            # End at once, as a kill does, in case something hangs. Finished items are safe.
-            os.write(sys.stderr.fileno(), f"gpucal: ended by {signal.Signals(number).name}\n".encode())
-            os._exit(SIGNALLED + number)
-        if not self._asked:
-            raise KeyboardInterrupt
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Delay the first signal to the end of the block: Python ignores and reports one that comes between imports."""
-        self._asked = True
-        yield
-        self._asked = False
-        if self.came:
-            raise KeyboardInterrupt
-
-    def __call__(self) -> bool:
-        """Tell whether a signal has come. After the first call, the first signal raises no exception."""
-        self._asked = True
-        return self.came != 0
 
 
 def _check_folders(arguments: argparse.Namespace) -> None:
@@ -173,25 +123,16 @@ def _check_results(out: Path) -> None:
 
 
 def _calibrate(arguments: argparse.Namespace) -> int:
-    with arguments.signals.held():
-        from gpucal.inputs.dataset import open_dataset
-        from gpucal.runs.run import run
+    with arguments.interrupts.held():
+        from gpucal.runs.run import carry_out
+        from gpucal.runs.watch import Watch, deadline
 
     if arguments.dry_run:
         return _check(arguments)
-    dataset = open_dataset(arguments.dataset, arguments.split)
-    settings = settings_from(arguments)
+    request = _request(arguments)
     with _client(arguments) as client, _grouped(arguments):
-        summary = run(
-            dataset,
-            arguments.out,
-            settings,
-            **_request(arguments),
-            time_limit=arguments.time_limit,
-            client=client,
-            stop=arguments.signals,
-            progress=sys.stderr.isatty(),
-        )
+        watch = Watch(arguments.interrupts, deadline(arguments.time_limit))
+        summary = carry_out(request, watch, client=client, progress=sys.stderr.isatty())
     if summary.stopped == "interrupted":
         if arguments.json:
             _say(json.dumps(summary.to_dict()))
@@ -206,26 +147,24 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     return FAILED if summary.failed else LATE if summary.left else DONE
 
 
-def _request(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return what a run and a check are asked for beside settings."""
+def _request(arguments: argparse.Namespace) -> Request:
+    """Return what a run and a check are asked for."""
+    from gpucal.inputs.dataset import open_dataset
+    from gpucal.runs.request import Request
+
     names = ("shard", "backend", "workers", "memory", "overwrite", "add", "resume_from", "strict")
     asked = {name: getattr(arguments, name) for name in names}
-    return {**output_from(arguments), **asked, "planets": arguments.planet}
+    dataset = open_dataset(arguments.dataset, arguments.split)
+    how = {**output_from(arguments), **asked, "planets": arguments.planet}
+    return Request(dataset, arguments.out, settings_from(arguments), **how)
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    with arguments.signals.held():
-        from gpucal.inputs.dataset import open_dataset
+    with arguments.interrupts.held():
         from gpucal.runs.check import check
 
     given = vars(arguments)
-    found = check(
-        open_dataset(arguments.dataset, arguments.split),
-        arguments.out,
-        settings_from(arguments),
-        deep=given.get("deep", False),
-        how=_request(arguments),
-    )
+    found = check(_request(arguments), deep=given.get("deep", False))
     if arguments.json:
         _say(json.dumps(found.to_dict()))
         return FAILED if found.would_fail else DONE
@@ -264,7 +203,7 @@ def _grouped(arguments: argparse.Namespace) -> Iterator[None]:
 def _client(arguments: argparse.Namespace) -> AbstractContextManager[Any]:
     if arguments.dask is None:
         return nullcontext()
-    from gpucal.runs.dask_cluster import connected
+    from gpucal.runs.cluster import connected
 
     how = {"workers": arguments.workers, "memory": arguments.memory, "backend": arguments.backend}
     return connected(arguments.dask or None, **how)

@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,15 +21,16 @@ import numpy as np
 from gpucal.backends import choose
 from gpucal.errors import InputError
 from gpucal.inputs.calibration_files import calibration_paths
-from gpucal.inputs.dataset import Dataset, Observation
+from gpucal.inputs.dataset import Observation
 from gpucal.inputs.signal_file import ends_of
 from gpucal.pipeline.calibrate import stream
 from gpucal.pipeline.memory import DEFAULT_MEMORY, Budget, working_bytes
 from gpucal.pipeline.stream import Item, Opened, Outcome, bins_pages, open_items, plan_of, require_no_read
 from gpucal.results.records import is_finished, is_whole, record_path, records
 from gpucal.results.writer import Store
+from gpucal.runs.folder import require_same_settings
 from gpucal.runs.job import Job
-from gpucal.runs.run import prepare, require_same_settings
+from gpucal.runs.request import Request, prepare
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import DETECTORS, ORDER, Detector
 
@@ -147,28 +147,15 @@ class Checked:
             yield "looked at: sizes, marks and lengths of footers; --deep opens every file"
 
 
-def check(
-    dataset: Dataset,
-    out: Path | None = None,
-    config: Calibration | None = None,
-    *,
-    deep: bool = False,
-    how: Mapping[str, Any] = MappingProxyType({}),
-) -> Checked:
+def check(request: Request, *, deep: bool = False) -> Checked:
     """Look at a data set before it is calibrated; nothing is written.
 
     Parameters
     ----------
-    dataset : Dataset
-        The data set.
-    out : Path, optional
-        The results folder.
-    config : Calibration, optional
-        Settings, as for `gpucal.run`.
+    request : Request
+        What a run would be asked for.
     deep : bool
         Open every file as a run does: parse every footer and read every calibration frame.
-    how : mapping
-        Further arguments by name, of `gpucal.runs.run.prepare`.
 
     Returns
     -------
@@ -180,9 +167,10 @@ def check(
     ConfigError, DatasetError, OutputError, BackendUnavailable
         As `gpucal.run` does, before anything is written.
     """
-    job, observations = prepare(dataset, out, config, **how)
+    dataset, out = request.dataset, request.out
+    job, observations = prepare(request)
     if out is not None:
-        require_same_settings(Store(out), job, config or Calibration())
+        require_same_settings(Store(out), job, request.config)
     detectors = [job.config.cropped(detector) for detector in DETECTORS.values()]
     items = [Item(obs, detector, job.config) for obs in observations for detector in detectors]
     preset = dataset.layout.preset

@@ -1,37 +1,46 @@
 """Several GPUs: planets spread over them, a process of its own for each, and no CUDA in this one.
 
 CUDA does not survive a fork, and a process that has chosen a device holds memory on it. So this process only counts
-devices, starts ``gpucal calibrate`` once for each with ``CUDA_VISIBLE_DEVICES`` set, and hands on what they say. They
-share the results folder, which loses nothing to runs side by side. Signals are for this process, which ends the others.
+devices, and starts a new process for each with ``CUDA_VISIBLE_DEVICES`` set. A process gets a pickled `Share` on its
+standard input. It answers with pickles on its standard output: what it logs, how many observations have ended, and last
+its summary. The processes share the results folder, as runs side by side do. Signals are for this process, which ends
+the others.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
 import os
-import signal
+import pickle
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from logging.handlers import QueueHandler
+from types import SimpleNamespace
+from typing import IO
 
-from gpucal.errors import DeviceError
+from gpucal.errors import DeviceError, GpucalError
+from gpucal.inputs.dataset import Observation
 from gpucal.pipeline.machine import visible_gpus
 from gpucal.pipeline.memory import DEFAULT_MEMORY
+from gpucal.runs import local
+from gpucal.runs.interrupts import Interrupts
+from gpucal.runs.job import Job
 from gpucal.runs.summary import Summary
+from gpucal.runs.watch import Watch
+from gpucal.settings.detectors import DETECTORS
 
-__all__ = ["Fleet", "gpus_for"]
+__all__ = ["Share", "execute", "gpus_for", "usable_gpus", "work"]
 
 log = logging.getLogger(__name__)
 
-# What is started for each device, before the arguments of ``gpucal``.
-COMMAND = (sys.executable, "-P", "-m", "gpucal")
+COMMAND = (sys.executable, "-P", "-c", "from gpucal.runs.gpus import work; work()")
+"""What is started for each device."""
 
 # Becomes a command that the kernel kills (PR_SET_PDEATHSIG) when the process that started it ends, however that ends.
 _BOUND = """
@@ -42,153 +51,154 @@ if os.getppid() == int(sys.argv[1]):
 """
 
 
-def gpus_for(backend: str | None, planets: int, memory: int | None = None) -> list[str]:
-    """Choose the GPUs to spread planets over.
-
-    Parameters
-    ----------
-    backend : str, optional
-        As asked for.
-    planets : int
-        How many there are to calibrate.
-    memory : int, optional
-        Bytes that all processes may have together; each needs `gpucal.pipeline.memory.DEFAULT_MEMORY`.
-
-    Returns
-    -------
-    list of str
-        Values for CUDA_VISIBLE_DEVICES; empty where one process is to do it all.
-    """
+def usable_gpus(backend: str | None) -> list[str]:
+    """List the GPUs that a backend, as asked for, may use; the entries are values for CUDA_VISIBLE_DEVICES."""
     wanted = backend or os.environ.get("GPUCAL_BACKEND") or "auto"
+    able = wanted in ("auto", "cupy") and importlib.util.find_spec("cupy") is not None
+    return visible_gpus() if able else []
+
+
+def gpus_for(backend: str | None, planets: int, memory: int | None = None) -> list[str]:
+    """Choose the GPUs to spread so many planets over; none where one process is to do it all.
+
+    Each process needs `gpucal.pipeline.memory.DEFAULT_MEMORY` of the bytes that all may have together.
+    """
     most = min(planets, memory // DEFAULT_MEMORY if memory else planets)
-    gpus = visible_gpus()[:most] if wanted in ("auto", "cupy") else []
-    able = len(gpus) > 1 and importlib.util.find_spec("cupy") is not None
-    return gpus if able else []
+    gpus = usable_gpus(backend)[:most]
+    return gpus if len(gpus) > 1 else []
 
 
 @dataclass(frozen=True)
-class Fleet:
-    """The settings that all processes share.
+class Share:
+    """The part of a run that one process does."""
 
-    Parameters
-    ----------
-    dataset, out : Path
-        The competition folder and the results folder.
-    settings : str
-        The settings, as TOML.
-    options : mapping of str to value
-        Further options of ``gpucal calibrate``; True for a flag, None, False or an empty list for none.
+    job: Job
+    observations: list[Observation]
+    until: float | None
+
+
+def execute(devices: Sequence[str], job: Job, observations: list[Observation], watch: Watch) -> None:
+    """Calibrate the missing items in a process for each of the devices, every n-th planet in the same one.
+
+    Raises DeviceError if a process ends without a summary. The others are waited for, and what they finished is kept.
     """
-
-    dataset: Path
-    out: Path
-    settings: str
-    options: Mapping[str, object]
-
-    def run(
-        self,
-        gpus: Sequence[str],
-        planets: Sequence[int],
-        summary: Summary,
-        *,
-        stop: Callable[[], bool],
-        tick: Callable[[], None],
-    ) -> None:
-        """Calibrate planets, every n-th on the same GPU.
-
-        Parameters
-        ----------
-        gpus : sequence of str
-            From `gpus_for`.
-        planets : sequence of int
-            Which.
-        summary : Summary
-            What the processes have done is added, after an interrupt, too.
-        stop : callable
-            Asked about twice a second; once it says True the processes are told to end, and waited for.
-        tick : callable
-            Called as often, for a progress bar.
-
-        Raises
-        ------
-        DeviceError
-            If a process ends without a summary. The others are waited for; what all of them finished is kept.
-        """
-        processes: list[subprocess.Popen[str]] = []
-        said: list[Future[tuple[str, str]]] = []
-        ended = False
-        with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(len(gpus)) as pool:
-            arguments = self._arguments(Path(folder) / "config.toml")
-            log.info("%d planets over GPUs %s, a process each", len(planets), ", ".join(gpus))
-            try:
-                for n, gpu in enumerate(gpus):
-                    processes.append(_start(gpu, [*arguments, "--planet", *map(str, planets[n :: len(gpus)])]))
-                    said.append(pool.submit(processes[-1].communicate))
-                while wait(said, timeout=0.5).not_done:
-                    tick()
-                    if not ended and stop():
-                        ended = True
-                        _end(processes)
-                tick()
-            except BaseException:
-                ended = True
-                try:
+    watch.expect(len(observations))
+    own = replace(job, workers=max(1, job.threads // len(devices)), memory=job.memory and job.memory // len(devices))
+    planets = [*dict.fromkeys(obs.planet for obs in observations)]
+    log.info("%d planets over GPUs %s, a process each", len(planets), ", ".join(devices))
+    processes: list[_Process] = []
+    heard: list[Future[None]] = []
+    with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(len(devices)))
+        try:
+            for n, device in enumerate(devices):
+                mine = {*planets[n :: len(devices)]}
+                share = Share(own, [obs for obs in observations if obs.planet in mine], watch.until)
+                errors = stack.enter_context(tempfile.TemporaryFile())
+                processes.append(_Process(device, share, errors))
+                heard.append(pool.submit(processes[-1].hear))
+            while wait(heard, timeout=0.5).not_done:
+                watch.show(sum(process.ended for process in processes))
+                if watch.interrupts.requested():
                     _end(processes)
-                    wait(said)
-                except BaseException:  # interrupted again: nothing is waited for
-                    for process in processes:
-                        process.kill()
-                    raise
+            for one in heard:
+                one.result()
+        finally:
+            try:
+                _end(processes)
+                wait(heard)
+            except BaseException:  # interrupted again: nothing is waited for
+                for process in processes:
+                    process.popen.kill()
                 raise
             finally:
-                _account(summary, zip(gpus, processes, (one.result() for one in said), strict=False), ended=ended)
-
-    def _arguments(self, toml: Path) -> list[str]:
-        toml.write_text(self.settings, encoding="utf-8")
-        arguments = ["calibrate", str(self.dataset), str(self.out), "--config", str(toml), "--json"]
-        for option, value in self.options.items():
-            values = value if isinstance(value, list) else [value]
-            arguments += [option] if value is True else [option, *map(str, values)] if value else []
-        return arguments
+                _account(watch, processes)
 
 
-def _start(gpu: str, arguments: list[str]) -> subprocess.Popen[str]:
-    # It finds modules where this process does, folders added in a notebook included.
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": gpu, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    bound = [sys.executable, "-I", "-S", "-c", _BOUND, str(os.getpid())]
-    pipe = subprocess.PIPE
-    # In a session of its own: a terminal signals all of one, and a second signal, from here, would end it at once.
-    return subprocess.Popen(
-        [*bound, *COMMAND, *arguments], env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True
-    )
+class _Process:
+    """A process for a device, and what it has said."""
+
+    def __init__(self, device: str, share: Share, errors: IO[bytes]) -> None:
+        self.device = device
+        self.ended = 0
+        self.is_told = False
+        self.summary: Summary | None = None
+        self.errors = errors
+        # It finds modules where this process does, folders added in a notebook included.
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": device}
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+        with tempfile.TemporaryFile() as task:
+            pickle.dump(share, task)
+            task.seek(0)
+            # In a session of its own, as a terminal signals all of one.
+            self.popen = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", _BOUND, str(os.getpid()), *COMMAND],
+                env=environment,
+                stdin=task,
+                stdout=subprocess.PIPE,
+                stderr=self.errors,
+                start_new_session=True,
+            )
+
+    def hear(self) -> None:
+        """Take what the process says until it ends, and log what it logs."""
+        with self.popen as popen, suppress(EOFError, pickle.UnpicklingError):  # of one that is killed
+            assert popen.stdout is not None
+            while True:
+                said: logging.LogRecord | int | Summary = pickle.load(popen.stdout)
+                if isinstance(said, Summary):
+                    self.summary = said
+                elif isinstance(said, int):
+                    self.ended = said
+                else:
+                    local.relay(said, f"GPU {self.device}")
+
+    def last_words(self) -> str:
+        """Return the last line that the process wrote to its standard error."""
+        self.errors.seek(0)
+        lines = self.errors.read().decode(errors="backslashreplace").strip().splitlines()
+        return lines[-1].removeprefix("gpucal: ") if lines else f"exit code {self.popen.returncode}"
 
 
-def _end(processes: Iterable[subprocess.Popen[str]]) -> None:
+def _end(processes: Iterable[_Process]) -> None:
     for process in processes:
-        process.terminate()
+        if not process.is_told and process.popen.poll() is None:
+            process.is_told = True  # once, as a second signal would end it at once
+            process.popen.terminate()
 
 
-def _account(
-    summary: Summary, facts: Iterable[tuple[str, subprocess.Popen[str], tuple[str, str]]], *, ended: bool
-) -> None:
-    """Add what processes printed last, and hand on what they logged; some were ``ended`` before they could say much."""
-    lost: list[DeviceError] = []
-    for gpu, process, said in facts:
-        printed, logged = (text.strip().splitlines() for text in said)
+def _account(watch: Watch, processes: Sequence[_Process]) -> None:
+    """Add the summaries. A process that was told to end may have none."""
+    summary = watch.summary
+    lost = [process for process in processes if process.summary is None]
+    for process in processes:
+        if process.summary:
+            summary.add(process.summary)
+    # A process that was killed has not told what is left.
+    summary.left = watch.observations * len(DETECTORS) - summary.done - summary.skipped - len(summary.failed)
+    watch.update()
+    if any(process.is_told for process in processes):
+        summary.stopped = summary.stopped or ("interrupted" if summary.left else "")
+    elif lost:
+        raise DeviceError(f"GPU {lost[0].device}: the process for it ended: {lost[0].last_words()}")
+
+
+def work() -> None:
+    """Be the process for a device: calibrate a `Share`, and tell of it."""
+    share: Share = pickle.load(sys.stdin.buffer)
+    said = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints is no pickle
+
+    def say(what: object) -> None:
+        said.write(pickle.dumps(what))  # whole, whichever threads speak
+        said.flush()
+
+    logging.getLogger("gpucal").addHandler(QueueHandler(SimpleNamespace(put_nowait=say)))
+    with Interrupts() as interrupts:
+        interrupts.defer()
+        watch = Watch(interrupts, share.until, show=say)
         try:
-            report: dict[str, Any] = json.loads(printed[-1])
-        except (ValueError, IndexError) as error:
-            if not ended:
-                reason = logged[-1].removeprefix("gpucal: ") if logged else f"exit code {process.returncode}"
-                lost.append(DeviceError(f"GPU {gpu}: the process for it ended: {reason}"))
-                lost[-1].__cause__ = error
-                continue
-            report = vars(Summary(stopped="interrupted"))
-        summary.add(report)
-        # What the caller says itself.
-        known = [*report["failed"].values(), f"gpucal: {report['stopped']}: ", f"ended by {signal.SIGTERM.name}"]
-        for line in logged:
-            if not any(part in line for part in known):
-                log.warning("GPU %s: %s", gpu, line)
-    if lost:
-        raise lost[0]
+            local.execute(share.job, share.observations, watch)
+        except GpucalError as error:
+            sys.exit(f"gpucal: {error}")
+        say(watch.summary)

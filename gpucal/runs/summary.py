@@ -67,43 +67,25 @@ class Summary:
         return max(self.stages, key=self.stages.__getitem__, default="")
 
     def spent(self, seconds: Mapping[str, float]) -> None:
-        """Add the seconds spent in each stage.
-
-        Parameters
-        ----------
-        seconds : mapping of str to float
-            Seconds by stage.
-        """
+        """Add the seconds spent in each stage."""
         for stage, more in seconds.items():
             self.stages[stage] = self.stages.get(stage, 0.0) + more
 
     def decoded(self, pages: Mapping[str, int]) -> None:
-        """Add pages that were decoded.
-
-        Parameters
-        ----------
-        pages : mapping of str to int
-            Pages by the way they went.
-        """
+        """Add the pages that were decoded in each way."""
         for way, more in pages.items():
             self.pages[way] = self.pages.get(way, 0) + more
 
-    def add(self, other: Mapping[str, Any]) -> None:
-        """Add the summary of another process.
-
-        Parameters
-        ----------
-        other : mapping
-            The other summary's fields.
-        """
-        self.done += other["done"]
-        self.skipped += other["skipped"]
-        self.failed |= other["failed"]
-        self.left += other["left"]
-        self.stopped = self.stopped or other["stopped"]
-        self.spent(other["stages"])
-        self.decoded(other["pages"])
-        backends = [name for name in (*self.backend.split(", "), *other["backend"].split(", ")) if name]
+    def add(self, other: Summary) -> None:
+        """Add the summary of another process."""
+        self.done += other.done
+        self.skipped += other.skipped
+        self.failed |= other.failed
+        self.left += other.left
+        self.stopped = self.stopped or other.stopped
+        self.spent(other.stages)
+        self.decoded(other.pages)
+        backends = [name for name in (*self.backend.split(", "), *other.backend.split(", ")) if name]
         self.backend = ", ".join(dict.fromkeys(backends))
 
     def to_dict(self) -> dict[str, Any]:
@@ -123,18 +105,7 @@ class Summary:
         return f"{self.done} done, {self.skipped} finished before, {len(self.failed)} failed{left}"
 
     def trouble(self, out: Path) -> str:
-        """Describe in one line the items and files that are missing in a results folder, and the first cause.
-
-        Parameters
-        ----------
-        out : Path
-            The results folder.
-
-        Returns
-        -------
-        str
-            The line; empty if nothing is missing.
-        """
+        """Describe in one line what is missing in a results folder, and the first cause; empty if nothing is."""
         first = next(iter(self.failed.values()), "")
         parts = [
             self.stopped,

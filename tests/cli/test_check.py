@@ -16,11 +16,11 @@ from conftest import BINS, CONFIG, PLANETS, Made
 from hostile import write_table
 
 import gpucal
-from gpucal import Calibration
 from gpucal.backends import load
 from gpucal.cli.main import main
 from gpucal.errors import ConfigError, RunWarning
 from gpucal.runs.check import check
+from gpucal.runs.request import Request
 from gpucal.settings.detectors import DETECTORS
 
 FLAGS = [f"--bin={name}={pairs}" for name, pairs in BINS.items()]
@@ -241,7 +241,7 @@ def test_a_backend_s_own_memory_is_asked_for(
     made = replace(load(backend), page_block=page_block)
     monkeypatch.setattr(f"gpucal.backends.{backend}_.connect", lambda: made)
     dataset, how = gpucal.open_dataset(old[0]), {"memory": 300_000_000, "workers": 1, "backend": backend}
-    told = check(dataset, None, CONFIG, how=how)
+    told = check(Request(dataset, None, CONFIG, **how))
     with pytest.warns(RunWarning):
         failed = gpucal.run(dataset, tmp_path / "out", CONFIG, **how).failed
     needed = [
@@ -325,8 +325,8 @@ def test_no_read_noise(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_python_has_it_too(planets: gpucal.Dataset, tmp_path: Path) -> None:
-    checked = check(planets, tmp_path / "out", CONFIG, how={"planets": "17.0", "variance": True})
+    checked = check(Request(planets, tmp_path / "out", CONFIG, planets="17.0", variance=True))
     assert (checked.items, checked.would_fail, checked.unfinished) == (2, False, 2)
     assert {name: frames.bins for name, frames in checked.detectors.items()} == dict.fromkeys(DETECTORS, 4)
     with pytest.raises(ConfigError, match="product = 'x'"):
-        check(planets, None, Calibration(), how={"product": "x"})
+        check(Request(planets, None, product="x"))

@@ -242,14 +242,17 @@ def test_an_interrupted_run_notes_it(source: Path, finished: Path, tmp_path: Pat
     assert noted(out) == {"other": items(17)}
 
 
-def test_a_killed_run_has_noted_it(
-    source: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_run_has_noted_it(source: Path, finished: Path, tmp_path: Path) -> None:
+    """It is noted before the first item."""
     other, out = shutil.copytree(finished, tmp_path / "other"), tmp_path / "out"
-    monkeypatch.setattr("gpucal.runs.run._finish", lambda *_: None)
-    monkeypatch.setattr("gpucal.runs.job.Job.work", lambda *_, **__: None)
-    again(source, out, resume_from=[other])
-    assert gpucal.open_results(out).ids == BOTH
+    seen = []
+
+    def stop() -> bool:
+        seen.append(gpucal.open_results(out).ids)
+        return True
+
+    again(source, out, resume_from=[other], stop=stop)
+    assert seen[0] == BOTH
 
 
 def test_verify_compares_what_is_noted(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -317,11 +320,10 @@ def test_dask_notes_and_counts_it(source: Path, home: Path, tmp_path: Path) -> N
 
 
 def test_processes_for_gpus_count_it(source: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = []
-    monkeypatch.setattr("gpucal.runs.run.gpus_for", lambda *_: ["0", "1"])
-    monkeypatch.setattr(gpus.Fleet, "run", lambda self, *_, **__: given.append(self.options["--resume-from"]))
-    again(source, home / "two")
-    assert given == [[str(home / "one")]]
+    monkeypatch.setattr(gpus, "gpus_for", lambda *_: ["0", "1"])
+    monkeypatch.setenv("GPUCAL_BACKEND", "numpy")
+    summary = again(source, home / "two")
+    assert (summary.done, summary.skipped) == (0, 4)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ import time
 import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,15 +27,13 @@ from distributed import Client, LocalCluster
 from distributed.comm import CommClosedError
 
 import gpucal
-from gpucal.cli.main import _client, main
-from gpucal.cli.parser import parsed
+from gpucal.cli.main import main
 from gpucal.errors import BackendUnavailable, ClusterError, ConfigError, MissingExtra, OutputLost
 from gpucal.results.records import records
 from gpucal.results.writer import Store
-from gpucal.runs import dask_cluster, dask_supervisor
-from gpucal.runs.dask_supervisor import Foreman
+from gpucal.runs import cluster, dask, local
 from gpucal.runs.job import Job
-from gpucal.runs.summary import Summary
+from gpucal.runs.watch import Watch
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import DETECTORS
 
@@ -265,16 +262,16 @@ def test_a_broken_planet_costs_itself(real: Processes, many: Path, tmp_path: Pat
 
 DEADLY = """
 import os
-from gpucal.runs.job import Job
+from gpucal.runs import local
 
-work = Job.__dict__.get("plain", Job.work)  # Dask may import this twice
+execute = getattr(local, "plain", local.execute)  # Dask may import this twice
 
-def deadly(self, observations, summary, **options):
+def deadly(job, observations, watch):
     if observations[0].planet == 101:
         os._exit(3)
-    work(self, observations, summary, **options)
+    execute(job, observations, watch)
 
-Job.plain, Job.work = work, deadly
+local.plain, local.execute = execute, deadly
 """
 
 
@@ -346,7 +343,7 @@ def test_dask_does_not_log_that_a_message_was_lost(
         comm.abort()
         raise CommClosedError
 
-    with dask_cluster.connected(real.address, workers=None, memory=None) as client:
+    with cluster.connected(real.address, workers=None, memory=None) as client:
         sender = client.scheduler_comm
         comm = sender.comm
         monkeypatch.setattr(logging.getLogger("distributed"), "handlers", [caplog.handler])  # which hands nothing on
@@ -360,7 +357,7 @@ def test_dask_does_not_log_that_a_message_was_lost(
 def test_no_scheduler_is_one_line(
     many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(dask_cluster, "ANSWER", 0.5)
+    monkeypatch.setattr(cluster, "ANSWER", 0.5)
     for address in ("tcp://127.0.0.1:9", "127.0.0.1:9", "nonsense", "foo://bar:1"):
         assert main(["calibrate", str(many), str(tmp_path / "out"), "--dask", address]) == 2
         (line,) = capfd.readouterr().err.splitlines()
@@ -445,18 +442,23 @@ def test_threads_asked_for_are_those_of_every_worker(
     threads: Client, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
-    work = Job.work
+    execute = local.execute
 
-    def noted(self: Job, *arguments: Any, **options: Any) -> None:
-        asked.append(self.threads)
-        work(self, *arguments, **options)
+    def noted(job: Job, *rest: Any) -> None:
+        asked.append(job.threads)
+        execute(job, *rest)
 
-    monkeypatch.setattr(Job, "work", noted)
+    monkeypatch.setattr(local, "execute", noted)
     dataset = gpucal.open_dataset(many)
     here = gpucal.pipeline.machine.usable_cores()
-    monkeypatch.setattr("gpucal.runs.dask_tasks._threads", lambda crowd: 7)  # what Dask gives a worker somewhere else
-    for n, workers in enumerate((here, here + 1, None)):
-        gpucal.run(dataset, tmp_path / str(n), CONFIG, planets=[100], client=threads, workers=workers, backend="numpy")
+    how: dict[str, Any] = {"planets": [100], "backend": "numpy"}
+    for n, workers in enumerate((here, here + 1)):
+        gpucal.run(dataset, tmp_path / str(n), CONFIG, client=threads, workers=workers, **how)
+    # what Dask gives a worker somewhere else
+    with Client(
+        processes=False, n_workers=1, threads_per_worker=7, dashboard_address=":0", set_as_default=False
+    ) as seven:
+        gpucal.run(dataset, tmp_path / "seven", CONFIG, client=seven, **how)
     assert asked == [here, here + 1, 7]
 
 
@@ -475,22 +477,20 @@ def test_the_numbers_are_those_of_a_local_run(threads: Client, new: Made, tmp_pa
 
 def test_what_travels_is_small(threads: Client, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked, told = [], []
-    submit, count = threads.submit, Foreman._count
+    submit = threads.submit
 
     def submitted(function: object, *arguments: Any, **options: Any) -> object:
         asked.append(len(pickle.dumps([a for a in arguments if not hasattr(a, "add_done_callback")])))
-        return submit(function, *arguments, **options)
-
-    def counted(self: Foreman, record: dict[str, Any]) -> object:
-        told.append(len(pickle.dumps(record)))
-        return count(self, record)
+        future = submit(function, *arguments, **options)
+        if function is dask.calibrate_one:
+            future.add_done_callback(lambda ended: told.append(len(pickle.dumps(ended.result()))))
+        return future
 
     monkeypatch.setattr(threads, "submit", submitted)
-    monkeypatch.setattr(Foreman, "_count", counted)
     dataset = gpucal.open_dataset(many)
     assert gpucal.run(dataset, tmp_path / "out", CONFIG, planets=PLANETS[:3], client=threads).done == 6
     assert len(asked) == 4
-    assert len(told) == 3
+    until(lambda: len(told) == 3)
     assert max(asked) < 4000
     assert max(told) < 1000
     (obs,) = [obs for obs in dataset if obs.planet == 100]
@@ -515,13 +515,13 @@ def test_an_error_is_heard_once(threads: Client, old: Made, tmp_path: Path, capl
 
 def test_the_time_limit(threads: Client, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = gpucal.open_dataset(many)
-    work = Job.work
+    execute = local.execute
 
-    def slow(self: Job, *arguments: Any, **options: Any) -> None:
-        work(self, *arguments, **options)
+    def slow(*arguments: Any) -> None:
+        execute(*arguments)
         time.sleep(1.0)
 
-    monkeypatch.setattr(Job, "work", slow)
+    monkeypatch.setattr(local, "execute", slow)
     began = time.monotonic()
     summary = gpucal.run(dataset, tmp_path / "out", CONFIG, client=threads, time_limit=4.0, backend="numpy")
     assert time.monotonic() - began < 5.0
@@ -536,7 +536,7 @@ def test_the_time_limit(threads: Client, many: Path, tmp_path: Path, monkeypatch
 def test_what_hangs_does_not_outlive_the_time_limit(
     threads: Client, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Job, "work", lambda *_, **__: time.sleep(4.0))
+    monkeypatch.setattr(local, "execute", lambda *_: time.sleep(4.0))
     began = time.monotonic()
     summary = gpucal.run(gpucal.open_dataset(many), tmp_path / "out", CONFIG, client=threads, time_limit=1.0)
     assert time.monotonic() - began < 3.5
@@ -545,7 +545,6 @@ def test_what_hangs_does_not_outlive_the_time_limit(
 
 @pytest.mark.usefixtures("leisurely")
 def test_an_interrupt_counts_what_is_in_hand(threads: Client, many: Path, tmp_path: Path) -> None:
-    summary = Summary()
     job = Job(tmp_path / "out", CONFIG, "float32", "cubes", False, "numpy", 1, None)
     assert Store(job.out).begin(job.settings)
     dataset = gpucal.open_dataset(many)
@@ -554,8 +553,10 @@ def test_an_interrupt_counts_what_is_in_hand(threads: Client, many: Path, tmp_pa
         if ended >= 2:
             raise KeyboardInterrupt
 
+    watch = Watch(show=interrupted)
+    summary = watch.summary
     with pytest.raises(KeyboardInterrupt):
-        dask_cluster.spread(threads, job, dataset, dataset, summary, until=None, tick=interrupted)
+        dask.execute(threads, job, [*dataset], watch)
     assert 4 <= summary.done == items_done(job.out) < 2 * len(PLANETS)
     assert summary.left == 2 * len(PLANETS) - summary.done
     until(lambda: not any(threads.processing().values()))
@@ -592,14 +593,14 @@ def test_what_ends_a_worker_ends_the_run(
     def unavailable(*_: object, **__: object) -> None:
         raise BackendUnavailable("no GPU here; take another backend")
 
-    monkeypatch.setattr(Job, "work", unavailable)
+    monkeypatch.setattr(local, "execute", unavailable)
     with pytest.raises(BackendUnavailable, match="no GPU here"):
         gpucal.run(dataset, tmp_path / "out", CONFIG, client=threads)
 
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(Job, "work", broken)
+    monkeypatch.setattr(local, "execute", broken)
     with pytest.raises(
         ClusterError, match=r"planet 10. visit 0: ZeroDivisionError: a bug; the log of the worker inproc:"
     ):
@@ -609,30 +610,35 @@ def test_what_ends_a_worker_ends_the_run(
 def test_workers_see_what_the_client_sees(
     threads: Client, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dataset = gpucal.open_dataset(many)
-    begin = Foreman._begin
+    raw, out, submit = tmp_path / "raw", tmp_path / "out", threads.submit
+    shutil.copytree(many, raw, symlinks=True)
+    dataset = gpucal.open_dataset(raw)
 
-    def elsewhere(change: Callable[[Foreman], object]) -> None:
-        def changed(self: Foreman) -> None:
-            change(self)
-            begin(self)
+    def elsewhere(change: Callable[[], object]) -> None:
+        """Change something between the client and the workers."""
 
-        monkeypatch.setattr(Foreman, "_begin", changed)
+        def changed(*arguments: Any, **options: Any) -> object:
+            change()
+            return submit(*arguments, **options)
 
-    elsewhere(lambda self: (self.job.out / "config.toml").unlink())
+        monkeypatch.setattr(threads, "submit", changed)
+
+    elsewhere(lambda: (out / "config.toml").unlink(missing_ok=True))
     with pytest.raises(ClusterError, match=r"config.toml: not there on the worker inproc://.*; give a folder"):
-        gpucal.run(dataset, tmp_path / "out", CONFIG, client=threads)
-    elsewhere(lambda self: setattr(self.dataset, "path", tmp_path / "none"))
-    with pytest.raises(ClusterError, match=r"none: not there on the worker inproc://"):
-        gpucal.run(gpucal.open_dataset(many), tmp_path / "out", CONFIG, client=threads)
-    elsewhere(lambda self: setattr(self, "errand", replace(self.errand, version="0.0")))
+        gpucal.run(dataset, out, CONFIG, client=threads)
+    version = dask.__version__
+    monkeypatch.setattr(dask, "__version__", "0.0")
+    elsewhere(lambda: monkeypatch.setattr(dask, "__version__", version))
     with pytest.raises(ClusterError, match=r"gpucal .* on the worker .* and 0.0 here: install the same"):
-        gpucal.run(dataset, tmp_path / "out", CONFIG, client=threads)
+        gpucal.run(dataset, out, CONFIG, client=threads)
+    elsewhere(lambda: raw.exists() and raw.rename(tmp_path / "moved"))
+    with pytest.raises(ClusterError, match=r"raw: not there on the worker inproc://"):
+        gpucal.run(dataset, out, CONFIG, client=threads)
 
 
 def test_a_cluster_without_workers(many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dask_supervisor, "_ALONE", 0.5)
-    monkeypatch.setattr(dask_supervisor, "_LOOK", 0.2)
+    monkeypatch.setattr(dask, "ALONE", 0.5)
+    monkeypatch.setattr(dask, "LOOK", 0.2)
     with (
         LocalCluster(processes=False, n_workers=0, dashboard_address=":0") as empty,
         Client(empty, set_as_default=False) as client,
@@ -661,42 +667,43 @@ def test_clients_that_cannot_be_used(many: Path, tmp_path: Path) -> None:
 
 def test_dask_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(MissingExtra, match=r"gpucal\[dask\]"), dask_cluster.connected(None, workers=None, memory=None):
+    with pytest.raises(MissingExtra, match=r"gpucal\[dask\]"), cluster.connected(None, workers=None, memory=None):
         pass
 
 
 def test_a_worker_for_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GPUCAL_BACKEND", raising=False)
-    monkeypatch.setattr(dask_cluster, "visible_gpus", lambda: ["3", "GPU-8f"])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-8f")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "cupy" or None)
-    with dask_cluster.connected(None, workers=None, memory=None) as client:
+    with cluster.connected(None, workers=None, memory=None) as client:
         seen = client.run(os.getenv, "CUDA_VISIBLE_DEVICES")
     assert sorted(seen.values()) == ["3", "GPU-8f"]
 
 
-def test_gpus_count_only_where_they_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_count_only_where_they_may_be_used(
+    many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     made = []
 
     def local(**options: Any) -> None:
-        made.append(len(options["workers"]))
+        made.append(options["n_workers"])
         raise ClusterError("seen")
 
     monkeypatch.delenv("GPUCAL_BACKEND", raising=False)
-    monkeypatch.setattr("distributed.SpecCluster", local)
+    monkeypatch.setattr("distributed.LocalCluster", local)
     monkeypatch.setattr("distributed.system.MEMORY_LIMIT", 10**12)
-    monkeypatch.setattr(dask_cluster, "usable_cores", lambda: 16)
-    monkeypatch.setattr(dask_cluster, "visible_gpus", lambda: ["0"])
+    monkeypatch.setattr(cluster, "usable_cores", lambda: 16)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "cupy" or None)
     for backend in (None, "cupy", "numba", "numpy"):
         flags = [] if backend is None else ["--backend", backend]
-        arguments = parsed(["calibrate", "DATASET", "OUT", "--dask", *flags])
-        with pytest.raises(ClusterError, match="seen"), _client(arguments):
-            pass
+        assert main(["calibrate", str(many), str(tmp_path / "out"), "--dask", *flags]) == 2
+        assert capfd.readouterr().err == "gpucal: seen\n"
     monkeypatch.setenv("GPUCAL_BACKEND", "numba")
     for backend in ("auto", None):
         with (
             pytest.raises(ClusterError, match="seen"),
-            dask_cluster.connected(None, workers=None, memory=None, backend=backend),
+            cluster.connected(None, workers=None, memory=None, backend=backend),
         ):
             pass
     assert made == [1, 1, 16, 16, 1, 16]
@@ -707,10 +714,10 @@ def test_dask_cuda_is_used_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ClusterError(str(options["CUDA_VISIBLE_DEVICES"]))
 
     monkeypatch.delenv("GPUCAL_BACKEND", raising=False)
-    monkeypatch.setattr(dask_cluster, "visible_gpus", lambda: ["3", "GPU-8f"])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-8f")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name in ("cupy", "dask_cuda") or None)
     monkeypatch.setitem(sys.modules, "dask_cuda", types.SimpleNamespace(LocalCUDACluster=cuda))
-    with pytest.raises(ClusterError, match="3,GPU-8f"), dask_cluster.connected(None, workers=None, memory=None):
+    with pytest.raises(ClusterError, match="3,GPU-8f"), cluster.connected(None, workers=None, memory=None):
         pass
 
 
@@ -718,16 +725,16 @@ def test_a_local_cluster_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
 
     def local(**options: Any) -> None:
-        made.append(len(options["workers"]))
+        made.append(options["n_workers"])
         raise ClusterError("seen")
 
-    monkeypatch.setattr("distributed.SpecCluster", local)
+    monkeypatch.setattr("distributed.LocalCluster", local)
     monkeypatch.setattr("distributed.system.MEMORY_LIMIT", 10 * 10**9)
-    monkeypatch.setattr(dask_cluster, "usable_cores", lambda: 16)
-    monkeypatch.setattr(dask_cluster, "visible_gpus", list)
+    monkeypatch.setattr(cluster, "usable_cores", lambda: 16)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     for workers, memory in ((None, None), (4, None), (1, 10**9), (None, 2 * 10**9), (32, None)):
-        with pytest.raises(ClusterError, match="seen"), dask_cluster.connected(None, workers=workers, memory=memory):
+        with pytest.raises(ClusterError, match="seen"), cluster.connected(None, workers=workers, memory=memory):
             pass
     assert made == [15, 4, 10, 5, 1]
-    with pytest.raises(ConfigError, match="workers = 0"), dask_cluster.connected(None, workers=0, memory=None):
+    with pytest.raises(ConfigError, match="workers = 0"), cluster.connected(None, workers=0, memory=None):
         pass

@@ -5,14 +5,19 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import pickle
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,12 +26,12 @@ from launch import require_compiler
 
 import gpucal
 from gpucal.cli.main import main
-from gpucal.errors import DeviceError
+from gpucal.errors import DeviceError, RunWarning
 from gpucal.pipeline.machine import visible_gpus
 from gpucal.results.records import records
 from gpucal.runs import gpus
 from gpucal.runs.gpus import gpus_for
-from gpucal.runs.summary import Summary
+from gpucal.runs.request import Request, prepare
 from gpucal.settings.calibration import Calibration
 
 CONFIG = Calibration(bins=BINS, integration="notebook")
@@ -41,25 +46,26 @@ CHILD = f"""
 import os, sys
 sys.path[:0] = {[str(Path(__file__).parents[1])]!r}
 from emulator import standin
-from gpucal.cli.main import main
+from gpucal.runs.gpus import work
 with standin.installed(name="GPU " + os.environ["CUDA_VISIBLE_DEVICES"]) as device:
-    sys.exit(main(sys.argv[1:]))
+    work()
 """
 
 # One that works at a leisurely pace, and one that will not end.
 SLOW = """
-import os, sys, time
+import os, time
 os.environ["GPUCAL_BACKEND"] = "numpy"
-from gpucal.cli.main import main
 from gpucal.results.writer import Store
+from gpucal.runs.gpus import work
 commit = Store.commit
 Store.commit = lambda *arguments, **options: (commit(*arguments, **options), time.sleep(0.3))
-sys.exit(main(sys.argv[1:]))
+work()
 """
 STUBBORN = """
-import os, pathlib, signal, sys, time
+import os, pathlib, pickle, signal, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-pathlib.Path(sys.argv[3], str(os.getpid()) + ".pid").touch()
+share = pickle.load(sys.stdin.buffer)
+pathlib.Path(share.job.out, str(os.getpid()) + ".pid").touch()
 time.sleep(600)
 """
 
@@ -179,7 +185,7 @@ def test_equal_failures_of_all_processes_are_one_line(
     assert main(["calibrate", str(raw), str(out)]) == 1
     first, *others, rest = capfd.readouterr().err.splitlines()
     assert len(others) == 4
-    assert first.startswith("gpucal: planet 100 visit 0 AIRS-CH0: ")
+    assert re.match(r"gpucal: planet 10[01] visit 0 AIRS-CH0: ", first)  # the first of either process, as it comes
     said = f"24 lines of this kind, all of them in {out}/gpucal.log; the first: {first.removeprefix('gpucal: ')}"
     assert rest == f"gpucal: {said}"
     log = (out / "gpucal.log").read_text()
@@ -204,8 +210,8 @@ def test_what_a_process_logs_is_handed_on(
     two_gpus: None, old: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     broken = CHILD.replace(
-        "    sys.exit(main",
-        "    if os.environ['CUDA_VISIBLE_DEVICES'] == '3':\n        device.spoil('calibrate')\n    sys.exit(main",
+        "    work()",
+        "    if os.environ['CUDA_VISIBLE_DEVICES'] == '3':\n        device.spoil('calibrate')\n    work()",
     )
     monkeypatch.setattr(gpus, "COMMAND", (sys.executable, "-c", broken))
     summary = gpucal.run(gpucal.open_dataset(old[0]), tmp_path / "out", CONFIG)
@@ -282,34 +288,71 @@ def test_stop_ends_it_with_a_summary(
     assert (summary.done, summary.left, summary.failed, summary.stopped) == (0, ITEMS, {}, "interrupted")
 
 
-def test_an_interrupt_ends_the_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpus, "COMMAND", (sys.executable, "-c", "import time; time.sleep(60)"))
+def interrupt(happened: Callable[[], bool], times: int) -> threading.Thread:
+    """Interrupt this process so many times, once something has happened."""
 
-    def interrupted() -> None:
-        raise KeyboardInterrupt
+    def send() -> None:
+        until(happened)
+        for _ in range(times):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1.0)
 
-    def run(tick: Callable[[], None]) -> float:
-        began = time.monotonic()
-        with pytest.raises(KeyboardInterrupt):
-            gpus.Fleet(tmp_path, tmp_path, "", {}).run(["0", "1"], [1, 2], Summary(), stop=lambda: False, tick=tick)
-        return time.monotonic() - began
+    thread = threading.Thread(target=send)
+    thread.start()
+    return thread
 
-    assert run(interrupted) < 20
-    # Twice, in a notebook, whose process goes on: they have to be killed.
-    monkeypatch.setattr(gpus, "COMMAND", (sys.executable, "-c", STUBBORN))
-    wait, calls = gpus.wait, []
 
-    def again(*arguments: object, **options: object) -> object:
-        calls.append(options)
-        if not options:
-            raise KeyboardInterrupt
-        return wait(*arguments, **options)
+@pytest.mark.parametrize(("child", "times"), [(SLOW, 1), (STUBBORN, 2)], ids=["once", "twice"])
+def test_an_interrupt_ends_the_processes(
+    two_gpus: None, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, child: str, times: int
+) -> None:
+    """In a notebook, whose process goes on. Those that are deaf have to be killed."""
+    out = tmp_path / "out"
+    monkeypatch.setattr(gpus, "COMMAND", (sys.executable, "-c", child))
+    has_begun = {1: lambda: items_done(out) >= 3, 2: lambda: len(running(out)) == 2}[times]
+    thread = interrupt(has_begun, times)
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), pytest.warns(RunWarning, match="interrupted"):
+        gpucal.run(gpucal.open_dataset(many), out, CONFIG)
+    assert time.monotonic() - began < 30
+    thread.join()
+    assert running(out) == []
+    assert items_done(out) < ITEMS
+    assert [*out.rglob(".*")] == []
 
-    monkeypatch.setattr(gpus, "wait", again)
 
-    def once_they_are_deaf() -> None:
-        if len(running(tmp_path)) == 2:
-            raise KeyboardInterrupt
+EVERY_OPTION: dict[str, Any] = {
+    "backend": "cupy",
+    "dtype": "float64",
+    "product": "cubes",
+    "variance": True,
+    "workers": 4,
+    "memory": 4 * 10**9,
+    "overwrite": True,
+    "strict": True,
+}
 
-    assert run(once_they_are_deaf) < 30
-    assert running(tmp_path) == []
+# One that says what it was given.
+TOLD = """
+import pickle, sys
+from pathlib import Path
+share = pickle.load(sys.stdin.buffer)
+Path(share.job.out, f"{share.observations[0].planet}.share").write_bytes(pickle.dumps(share))
+"""
+
+
+def test_a_process_gets_every_option(
+    two_gpus: None, planets: gpucal.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the job itself travels, none can be forgotten."""
+    monkeypatch.setattr(gpus, "COMMAND", (sys.executable, "-c", TOLD))
+    config = CONFIG.replace(bad_pixels="nan", reduce="mean")
+    job, _ = prepare(Request(planets, tmp_path, config, **EVERY_OPTION))
+    began = time.monotonic()
+    with pytest.raises(DeviceError, match="GPU 3: the process for it ended: exit code 0"):
+        gpucal.run(planets, tmp_path, config, time_limit=3600, **EVERY_OPTION)
+    shares = [pickle.loads((tmp_path / f"{planet}.share").read_bytes()) for planet in planets.planets]
+    assert [[obs.key for obs in share.observations] for share in shares] == [[(17, 0)], [(23, 0)]]
+    for share in shares:
+        assert share.job == replace(job, workers=2, memory=2 * 10**9)
+        assert 3600 <= share.until - began < 3660

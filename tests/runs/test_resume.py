@@ -242,7 +242,7 @@ def test_what_is_done_elsewhere_leaves_nothing_here(source: Path, finished: Path
     assert main(["verify", str(tmp_path / "out")]) == 0
 
 
-@pytest.mark.parametrize("where", ["gpucal.pipeline.stream.make_plan", "gpucal.runs.job.arrays_of"])
+@pytest.mark.parametrize("where", ["gpucal.pipeline.stream.make_plan", "gpucal.runs.local.arrays_of"])
 def test_an_item_that_memory_does_not_do_for_costs_itself(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
@@ -281,15 +281,15 @@ def test_nothing_to_resume_from_is_said_before_anything_is_written(source: Path,
 
 def test_what_is_passed_over_does_not_count_as_slow(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three items take a second each to be skipped; the last takes no time, and is made before the limit."""
-    clock, plain = [0.0], gpucal.runs.job._Work._record
+    clock, plain = [0.0], gpucal.runs.local._Work._record
     shutil.rmtree(out / "23" / "0")
 
     def take(work: object, outcome: object) -> None:
         clock[0] += outcome.result is None
         plain(work, outcome)
 
-    monkeypatch.setattr(gpucal.runs.job._Work, "_record", take)
-    monkeypatch.setattr(gpucal.runs.job.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(gpucal.runs.local._Work, "_record", take)
+    monkeypatch.setattr(gpucal.runs.local.time, "monotonic", lambda: clock[0])
     summary = again(source, out, time_limit=2.5)
     assert (summary.done, summary.skipped, summary.left) == (2, 2, 0)
 
@@ -317,7 +317,7 @@ def test_nothing_is_begun_that_would_end_too_late(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Items take a second each, the limit is five: the run waits for items in progress and keeps the limit."""
-    clock, plain = [0.0], gpucal.runs.job._Work._record
+    clock, plain = [0.0], gpucal.runs.local._Work._record
 
     def take(work: object, outcome: object) -> None:
         clock[0] += 1.0
@@ -332,8 +332,8 @@ def test_nothing_is_begun_that_would_end_too_late(
     (many / "train_adc_info.csv").write_text(
         "\n".join(table + [line.replace("17,", f"{planet},", 1) for line in rows for planet in range(30, 40)]) + "\n"
     )
-    monkeypatch.setattr(gpucal.runs.job._Work, "_record", take)
-    monkeypatch.setattr(gpucal.runs.job.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(gpucal.runs.local._Work, "_record", take)
+    monkeypatch.setattr(gpucal.runs.local.time, "monotonic", lambda: clock[0])
     summary = again(many, tmp_path / "out", time_limit=9.5)
     assert summary.stopped == "time limit"
     assert summary.done == clock[0] <= 9.5

@@ -20,7 +20,7 @@ import pytest
 from conftest import items_done, until
 from many import HANG, SETTINGS, Ended, Runs
 
-from gpucal.cli.main import _Signals
+from gpucal.runs.interrupts import Interrupts
 from gpucal.synthetic.competition import synthesize
 
 PLANETS = range(1, 13)
@@ -151,16 +151,16 @@ def test_a_signal_that_is_ignored_stays_ignored(source: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_waits_for_imports(number: int) -> None:
-    signals, imported = _Signals(), []
+    interrupts, imported = Interrupts(), []
 
     def imports() -> None:
-        with signals, signals.held():
+        with interrupts, interrupts.held():
             signal.raise_signal(number)
             imported.append("all")
 
     with pytest.raises(KeyboardInterrupt):
         imports()
-    assert (imported, signals.came) == (["all"], number)
+    assert (imported, interrupts.came) == (["all"], number)
 
 
 @pytest.mark.parametrize("rounds", [3, pytest.param(30, marks=pytest.mark.slow)])

@@ -142,12 +142,10 @@ def test_a_run_that_is_stopped_says_so(source: Path, tmp_path: Path, how: dict[s
 def test_an_interrupt_stays_one_whatever_warnings_are(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gpucal.runs.job import Job
-
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Job, "work", interrupted)
+    monkeypatch.setattr("gpucal.runs.local.execute", interrupted)
     with pytest.warns(RunWarning, match="interrupted"), pytest.raises(KeyboardInterrupt):
         gpucal.run(gpucal.open_dataset(source), tmp_path / "out")
     warnings.simplefilter("error")  # pytest puts filters back after a test

@@ -1,0 +1,284 @@
+"""The work of one process: it calibrates missing items in order, while there is time."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from gpucal.backends import choose
+from gpucal.errors import InputError, OutputError, OutputLost
+from gpucal.inputs.dataset import Observation
+from gpucal.pipeline.calibrated import arrays_of
+from gpucal.pipeline.stream import Item, Opened, Outcome, Pipeline, failed, open_items, out_of_memory
+from gpucal.results.origin import home_of
+from gpucal.results.records import is_finished, record_path
+from gpucal.results.writer import Store
+from gpucal.runs.job import Job
+from gpucal.runs.watch import Watch
+from gpucal.settings.detectors import DETECTORS, Detector
+
+__all__ = ["execute", "give_up", "relay"]
+
+log = logging.getLogger(__name__)
+
+# Seconds between looks at items that other runs have claimed.
+_PATIENCE = 0.5
+
+
+def execute(job: Job, observations: Sequence[Observation], watch: Watch) -> None:
+    """Calibrate the missing items of both detectors in this process.
+
+    Raises BackendUnavailable if the chosen backend cannot run here, and OutputError if the folder cannot be written at
+    all.
+    """
+    watch.expect(len(observations))
+    work = _Work(job, watch, deque(_items(job, observations)))
+    with closing(work.store):
+        work.do()
+
+
+def give_up(job: Job, observation: Observation, error: InputError, watch: Watch, since: float) -> None:
+    """Count the items of an observation that no process survived as failed, but for those that are finished.
+
+    ``since`` is the time at which the run began: an item finished later is one that it has done.
+    """
+    work = _Work(job, watch, deque())
+    with closing(work.store):
+        for item in _items(job, [observation]):
+            work.give_up(item, error, since)
+
+
+def relay(record: logging.LogRecord, process: str) -> None:
+    """Log what another process has logged, and say which; the errors of items name those already."""
+    if record.name != __name__:
+        record.msg = f"{process}: {record.msg}"
+    logging.getLogger(record.name).handle(record)
+
+
+def _items(job: Job, observations: Iterable[Observation]) -> Iterator[Item]:
+    detectors = [job.config.cropped(detector) for detector in DETECTORS.values()]
+    return (Item(obs, detector, job.config) for obs in observations for detector in detectors)
+
+
+@dataclass
+class _Work:
+    """The items of one process, and its progress."""
+
+    job: Job
+    watch: Watch
+    waiting: deque[Item]
+    busy: set[tuple[int, int, str]] = field(default_factory=set)
+    unwritable: dict[tuple[int, int, str], OutputError] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.summary = self.watch.summary
+        self.store = Store(self.job.out)
+        self.others = [Store(folder) for folder in self.job.resume_from]
+        self.hash = self.job.settings_hash
+        # The pipeline's reader begins items, and this thread ends them: neither counts the other's.
+        self.begun_items = self.ended_items = 0
+        self.is_late = False
+        self.ended = time.monotonic()
+        self.took: deque[float] = deque(maxlen=8)  # seconds of the last items, each from the end of the one before
+
+    def do(self) -> None:
+        """Calibrate until nothing is waiting; items that another run has claimed are looked at again."""
+        job, kind = self.job, np.dtype(self.job.dtype)
+        needs_variance = job.variance or job.product == "light-curves"
+        # A variance is computed in float64 and stored like the signal.
+        value_bytes = kind.itemsize + needs_variance * (8 + kind.itemsize)
+        while self.waiting and self._goes_on():
+            self.busy.clear()
+            backend = choose(job.backend)
+            self.summary.backend = backend.name
+            pipeline = Pipeline(
+                self._missing(),
+                backend,
+                dtype=kind,
+                threads=job.threads,
+                memory=job.memory,
+                value_bytes=value_bytes,
+            )
+            with pipeline:
+                for outcome in pipeline.outcomes():
+                    self.ended_items += 1
+                    key = _key(outcome.item)
+                    if outcome.result is None and key in self.busy:
+                        self.waiting.append(outcome.item)
+                        self.ended = time.monotonic()
+                        continue
+                    self.watch.interrupts.shield(self._record, outcome)
+                    del outcome  # free its output, so that the next item may use the memory
+                    self.watch.update()
+                    if not self._goes_on():
+                        break
+            if self.is_late and not self.summary.stopped:
+                self.summary.stopped = "time limit"
+            if self.busy and not self.summary.stopped:
+                time.sleep(_PATIENCE)
+                self.ended = time.monotonic()
+
+    def _goes_on(self) -> bool:
+        """Tell whether to begin further items."""
+        if self.summary.left and self.watch.interrupts.requested():
+            self.summary.stopped = "interrupted"
+        return not self.summary.stopped
+
+    def give_up(self, item: Item, error: InputError, since: float) -> None:
+        """Count an item as `give_up` says."""
+        key = (*item.obs.key, item.detector)
+        record = self.store.record(*key)
+        is_there = record is not None and self.store.holds(*key, self.hash, record.get("inputs", ""))
+        path = record_path(self.job.out, *_key(item))
+        if is_there and path.stat().st_mtime >= since:
+            self.summary.done += 1
+            self.summary.left -= 1
+        else:
+            is_kept = is_there and not self.job.overwrite
+            self._record(Outcome(item, None if is_kept else error.at(item.obs.where(item.detector)), "", {}))
+
+    def _missing(self) -> Iterator[Opened | Outcome]:
+        """Open items while there is time, claim those that are missing, and pass over those that are not."""
+        for opened in open_items(self._begin(), strict=self.job.strict, variance=self.job.variance):
+            if isinstance(opened, Outcome):
+                yield opened
+                continue
+            try:
+                missing = self._is_missing(opened.item, opened.inputs)
+            except MemoryError as error:
+                yield failed(opened.item, error)
+            else:
+                yield opened if missing else Outcome(opened.item, None, opened.inputs, {})
+
+    def _begin(self) -> Iterator[Item]:
+        for _ in range(len(self.waiting)):
+            if self._would_be_late():
+                self.is_late = True  # items already begun end in time
+                return
+            self.begun_items += 1
+            yield self.waiting.popleft()
+
+    def _would_be_late(self) -> bool:
+        """Tell whether an item begun now would end too late, as it must wait for the items in progress."""
+        in_flight = self.begun_items - self.ended_items
+        return self.watch.is_over((in_flight + 1) * max(self.took, default=0.0))
+
+    def _is_missing(self, item: Item, inputs: str) -> bool:
+        """Tell whether to calibrate an item; if so, it is claimed."""
+        key = (*item.obs.key, item.detector)
+        try:
+            elsewhere = False
+            if not self.job.overwrite:  # look before claiming, as a claim writes a file
+                if self.store.holds(*key, self.hash, inputs, without_error=True):
+                    return False
+                here = self.store.record(*key)
+                elsewhere = (here is None or here["status"] != "done") and self._is_elsewhere(key, inputs)
+                if elsewhere and here is None:
+                    return False
+            if not self.store.claim(*key):
+                self.busy.add(_key(item))
+                return False
+            if self.job.overwrite:
+                return True
+            if elsewhere or self.store.holds(*key, self.hash, inputs):
+                self.store.forget_error(*key)
+                return False
+            return True
+        except OutputError as error:  # an exception in the reader thread would end the run
+            self.unwritable[_key(item)] = error
+            return False
+
+    def _is_elsewhere(self, key: tuple[int, int, Detector], inputs: str) -> bool:
+        """Tell whether another folder has the item; as in `gpucal.open_results`, the first with a record decides."""
+        for other in self.others:
+            if other.holds(*key, self.hash, inputs, without_error=True):
+                return True
+            record = other.record(*key)
+            if record is not None and not is_finished(record):
+                return False
+        return False
+
+    def _record(self, outcome: Outcome) -> None:
+        """Write an item's outcome and count it."""
+        obs, detector, result = outcome.item.obs, outcome.item.detector, outcome.result
+        key = (*obs.key, detector)
+        try:
+            if error := self.unwritable.pop(_key(outcome.item), None):
+                self._fail(outcome, error)
+            elif result is None:
+                self.summary.skipped += 1
+            elif isinstance(result, InputError):
+                self._fail(outcome, result)
+            else:
+                start = time.perf_counter()
+                arrays = arrays_of(result, product=self.job.product, with_variance=self.job.variance)
+                self.sizes[detector.name] = sum(array.nbytes for array in arrays.values())
+                spent = sum(outcome.seconds.values())
+                self.store.commit(
+                    result,
+                    arrays,
+                    dataset=home_of(obs.dataset),
+                    settings=self.hash,
+                    inputs=outcome.inputs,
+                    seconds=spent,
+                )
+                self.summary.done += 1
+                self.summary.decoded(outcome.pages.ways)
+                self.summary.spent({**outcome.seconds, "write": time.perf_counter() - start})
+                self.took.append(time.monotonic() - self.ended)
+        except OutputError as error:
+            self._fail(outcome, error)
+        except MemoryError:
+            self._fail(outcome, out_of_memory().at(outcome.item.obs.where(detector)))
+        finally:
+            self.ended = time.monotonic()
+            self.summary.left -= 1
+            self.store.free(*key)
+
+    def _fail(self, outcome: Outcome, error: InputError | OutputError) -> None:
+        obs, detector = outcome.item.obs, outcome.item.detector
+        key, where = (*obs.key, detector), obs.where(detector)
+        line = str(error) if isinstance(error, InputError) else f"{where}: {error}"
+        log.error("%s", line)
+        self.summary.failed[where] = line
+        if isinstance(error, OutputLost):
+            self.summary.stopped = self._missing_space()
+        # If another run has claimed the item, that run records its outcome. If no record can be written, see the log.
+        else:
+            with suppress(OutputError):
+                # Note no output error of an item that is finished in the folder.
+                is_finished = isinstance(error, OutputError) and self.store.holds(*key, self.hash, outcome.inputs)
+                if self.store.claim(*key) and not is_finished:
+                    self.store.fail(*key, line)
+
+    def _missing_space(self) -> str:
+        lost = f"{self.job.out}: nothing more can be written; "
+        try:
+            free = shutil.disk_usage(self.job.out).free
+        except OSError as error:
+            return f"{lost}its free space cannot be read ({error.strerror or error}); make it writable"
+        if not self.sizes:  # no item has been calibrated yet
+            return f"{lost}{free // 10**6:,} MB are free; free space, raise the quota or make it writable"
+        left = self.summary.left + self.watch.beside
+        needed = left * sum(self.sizes.values()) // len(self.sizes)
+        short = f"free {_megabytes(needed - free)}" if needed > free else "raise the quota or make it writable"
+        return (
+            f"{lost}the {left} items still to be done need about {_megabytes(needed)} "
+            f"and {free // 10**6:,} MB are free; {short}"
+        )
+
+
+def _megabytes(size: int) -> str:
+    return f"{-(-size // 10**6):,} MB"
+
+
+def _key(item: Item) -> tuple[int, int, str]:
+    return (*item.obs.key, item.detector.name)
