@@ -250,22 +250,21 @@ class Foreman:
         with closing(store):
             for detector in DETECTORS.values():
                 self.summary.left -= 1
-                key = (*obs.key, detector)
-                path = record_path(self.job.out, *obs.key, detector.name)
+                key = obs.item(detector)
+                path = record_path(self.job.out, key)
                 record = read_record(path)
-                there = record is not None and store.holds(*key, self.job.settings_hash, record.get("inputs", ""))
+                there = record is not None and store.holds(key, self.job.settings_hash, record.get("inputs", ""))
                 new = there and path.stat().st_mtime >= self.since
                 if new or (there and not self.job.overwrite):
                     self.summary.done += new
                     self.summary.skipped += not new
                     continue
-                where = obs.where(detector)
-                line = f"{where}: every worker that had it died; see their logs, or give them more memory"
+                line = f"{key}: every worker that had it died; see their logs, or give them more memory"
                 log.error("%s", line)
-                self.summary.failed[where] = line
+                self.summary.failed[str(key)] = line
                 with suppress(OutputError):
-                    if store.claim(*key):
-                        store.fail(*key, line)
+                    if store.claim(key):
+                        store.fail(key, line)
 
     def _look(self) -> None:
         """See which workers there are."""

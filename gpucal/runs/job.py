@@ -26,7 +26,8 @@ from gpucal.results.records import is_finished
 from gpucal.results.writer import Store
 from gpucal.runs.summary import Summary
 from gpucal.settings.calibration import Calibration
-from gpucal.settings.detectors import DETECTORS, Detector
+from gpucal.settings.detectors import DETECTORS
+from gpucal.settings.ids import ItemId
 
 __all__ = ["Job"]
 
@@ -144,8 +145,8 @@ class _Work:
     beside: int
     until: float | None
     waiting: deque[Item]
-    busy: set[tuple[int, int, str]] = field(default_factory=set)
-    unwritable: dict[tuple[int, int, str], OutputError] = field(default_factory=dict)
+    busy: set[ItemId] = field(default_factory=set)
+    unwritable: dict[ItemId, OutputError] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -183,8 +184,7 @@ class _Work:
             with pipeline, ThreadPoolExecutor(1, "gpucal-write") as writer:
                 for outcome in pipeline.outcomes():
                     self.ended_items += 1
-                    key = _key(outcome.item)
-                    if outcome.result is None and key in self.busy:
+                    if outcome.result is None and outcome.item.id in self.busy:
                         self.waiting.append(outcome.item)
                         self.ended = time.monotonic()
                         continue
@@ -231,45 +231,44 @@ class _Work:
 
     def _is_missing(self, item: Item, inputs: str) -> bool:
         """Tell whether to calibrate an item; if so, it is claimed."""
-        key = (*item.obs.key, item.detector)
+        key = item.id
         try:
             elsewhere = False
             if not self.job.overwrite:  # look before claiming, as a claim writes a file
-                if self.store.holds(*key, self.hash, inputs, without_error=True):
+                if self.store.holds(key, self.hash, inputs, without_error=True):
                     return False
-                here = self.store.record(*key)
+                here = self.store.record(key)
                 elsewhere = (here is None or here["status"] != "done") and self._is_elsewhere(key, inputs)
                 if elsewhere and here is None:
                     return False
-            if not self.store.claim(*key):
-                self.busy.add(_key(item))
+            if not self.store.claim(key):
+                self.busy.add(key)
                 return False
             if self.job.overwrite:
                 return True
-            if elsewhere or self.store.holds(*key, self.hash, inputs):
-                self.store.forget_error(*key)
+            if elsewhere or self.store.holds(key, self.hash, inputs):
+                self.store.forget_error(key)
                 return False
             return True
         except OutputError as error:  # an exception in the reader thread would end the run
-            self.unwritable[_key(item)] = error
+            self.unwritable[key] = error
             return False
 
-    def _is_elsewhere(self, key: tuple[int, int, Detector], inputs: str) -> bool:
+    def _is_elsewhere(self, key: ItemId, inputs: str) -> bool:
         """Tell whether another folder has the item; as in `gpucal.open_results`, the first with a record decides."""
         for other in self.others:
-            if other.holds(*key, self.hash, inputs, without_error=True):
+            if other.holds(key, self.hash, inputs, without_error=True):
                 return True
-            record = other.record(*key)
+            record = other.record(key)
             if record is not None and not is_finished(record):
                 return False
         return False
 
     def _record(self, outcome: Outcome) -> None:
         """Write an item's outcome and count it."""
-        obs, detector, result = outcome.item.obs, outcome.item.detector, outcome.result
-        key = (*obs.key, detector)
+        item, result = outcome.item, outcome.result
         try:
-            if error := self.unwritable.pop(_key(outcome.item), None):
+            if error := self.unwritable.pop(item.id, None):
                 self._fail(outcome, error)
             elif result is None:
                 self.summary.skipped += 1
@@ -278,12 +277,12 @@ class _Work:
             else:
                 start = time.perf_counter()
                 arrays = arrays_of(result, product=self.job.product, with_variance=self.job.variance)
-                self.sizes[detector.name] = sum(array.nbytes for array in arrays.values())
+                self.sizes[item.detector.name] = sum(array.nbytes for array in arrays.values())
                 spent = sum(outcome.seconds.values())
                 self.store.commit(
                     result,
                     arrays,
-                    dataset=home_of(obs.dataset),
+                    dataset=home_of(item.obs.dataset),
                     settings=self.hash,
                     inputs=outcome.inputs,
                     seconds=spent,
@@ -295,27 +294,26 @@ class _Work:
         except OutputError as error:
             self._fail(outcome, error)
         except MemoryError:
-            self._fail(outcome, out_of_memory().at(outcome.item.obs.where(detector)))
+            self._fail(outcome, out_of_memory().at(str(item.id)))
         finally:
             self.ended = time.monotonic()
             self.summary.left -= 1
-            self.store.free(*key)
+            self.store.free(item.id)
 
     def _fail(self, outcome: Outcome, error: InputError | OutputError) -> None:
-        obs, detector = outcome.item.obs, outcome.item.detector
-        key, where = (*obs.key, detector), obs.where(detector)
-        line = str(error) if isinstance(error, InputError) else f"{where}: {error}"
+        key = outcome.item.id
+        line = str(error) if isinstance(error, InputError) else f"{key}: {error}"
         log.error("%s", line)
-        self.summary.failed[where] = line
+        self.summary.failed[str(key)] = line
         if isinstance(error, OutputLost):
             self.summary.stopped = self._missing_space()
         # If another run has claimed the item, that run records its outcome. If no record can be written, see the log.
         else:
             with suppress(OutputError):
                 # Note no output error of an item that is finished in the folder.
-                is_finished = isinstance(error, OutputError) and self.store.holds(*key, self.hash, outcome.inputs)
-                if self.store.claim(*key) and not is_finished:
-                    self.store.fail(*key, line)
+                is_finished = isinstance(error, OutputError) and self.store.holds(key, self.hash, outcome.inputs)
+                if self.store.claim(key) and not is_finished:
+                    self.store.fail(key, line)
 
     def _missing_space(self) -> str:
         lost = f"{self.job.out}: nothing more can be written; "
@@ -336,7 +334,3 @@ class _Work:
 
 def _megabytes(size: int) -> str:
     return f"{-(-size // 10**6):,} MB"
-
-
-def _key(item: Item) -> tuple[int, int, str]:
-    return (*item.obs.key, item.detector.name)

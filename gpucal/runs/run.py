@@ -37,7 +37,7 @@ from gpucal.runs.job import Job
 from gpucal.runs.summary import RunFailed, Summary, logged_to
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import DETECTORS
-from gpucal.settings.ids import ids_in
+from gpucal.settings.ids import ItemId, ids_in
 from gpucal.settings.rules import OPEN, PRODUCTS
 
 if TYPE_CHECKING:
@@ -416,7 +416,7 @@ def _note_others(store: Store, job: Job) -> None:
         log.warning("%s; this run calibrates those it needs again", missing(store.path, elsewhere))
 
 
-def _write_note(store: Store, job: Job) -> Mapping[tuple[int, int, str], str]:
+def _write_note(store: Store, job: Job) -> Mapping[ItemId, str]:
     """Write the note; where there is nothing to note the folder is left alone, as it may be full."""
     if not job.resume_from and not (store.path / NOTE).exists():
         return {}
@@ -472,8 +472,8 @@ def _drive(
         "--resume-from": [*map(str, job.resume_from)],
         "--time-limit": until and f"{max(until - time.monotonic(), 0.001):.3f}s",
     }
-    last = [*DETECTORS][-1]
-    files = [record_path(job.out, *obs.key, last) for obs in observations]
+    *_, last = DETECTORS.values()
+    files = [record_path(job.out, obs.item(last)) for obs in observations]
     since = time.time() if job.overwrite else 0.0
 
     def tick() -> None:
