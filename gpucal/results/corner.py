@@ -12,7 +12,7 @@ import fcntl
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
@@ -97,13 +97,13 @@ def temporary_name(out: Path, owner: str, target: Path) -> Path:
 
 def sweep(out: Path) -> None:
     """Remove what killed runs left in the corner; the caller holds the lock of `ALL`."""
-    claims, corner = Claims(), out / _CORNER
+    corner = out / _CORNER
     for owner in {file.name.partition(".")[0] for file in corner.iterdir() if file.suffix in (LOCK, TEMPORARY)}:
-        if owner == ALL or claims.take(lock_of(out, owner)):
-            for file in corner.iterdir():
-                if file.name.startswith(f"{owner}.") and file.suffix == TEMPORARY:
-                    file.unlink(missing_ok=True)
-            claims.close()
+        with closing(Claims()) as claims:
+            if owner == ALL or claims.take(lock_of(out, owner)):
+                for file in corner.iterdir():
+                    if file.name.startswith(f"{owner}.") and file.suffix == TEMPORARY:
+                        file.unlink(missing_ok=True)
 
 
 def leave(out: Path) -> None:

@@ -10,8 +10,8 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,11 +37,6 @@ log = logging.getLogger(__name__)
 
 CONFIG, LOG, MANIFEST = "config.toml", "gpucal.log", "manifest.parquet"
 """The files of a results folder that are about all items."""
-
-# Matches array files in a visit's folder, and temporary and lock files as 0.1 made them there; names their detector.
-_LITTER = re.compile(
-    rf"\.(?P<of>[^.]+)\.(?:.+\{TEMPORARY}|{LOCK.removeprefix('.')})|(?P<stem>[^.]+)\.[a-z]+\.npy", re.ASCII
-)
 
 
 class Store:
@@ -242,32 +237,38 @@ class Store:
         self._write(self._record(item), lambda temporary: _dump(record, temporary), name_of(item))
 
     def _sweep(self) -> None:
-        """Remove what killed runs left: the corner's files, and what is beside the items."""
+        """Remove what killed runs left: files of the corner, hidden files as 0.1 made them, and arrays of no record."""
         sweep(self.path)
-        claims = Claims()
         for file in self.path.glob(f".*{TEMPORARY}"):
             file.unlink(missing_ok=True)
-        for lock in (self.path / f".{CONFIG}{LOCK}", self.path / f".{MANIFEST}{LOCK}"):
-            if lock.exists() and claims.take(lock):
-                claims.free(lock)
+        with closing(Claims()) as claims:
+            for lock in (self.path / f".{CONFIG}{LOCK}", self.path / f".{MANIFEST}{LOCK}"):
+                if lock.exists():
+                    claims.take(lock)  # to release a lock is to remove its file
         for folder in visit_folders(self.path):
-            found = [_LITTER.fullmatch(file.name) for file in folder.iterdir()]
-            for name in {one["of"] or one["stem"] for one in found if one} & DETECTORS.keys():  # others are not ours
-                item = ItemId(int(folder.parent.name), int(folder.name), name)
-                # Another run may be working on the item, of this version or of 0.1.
-                if all(map(claims.take, (lock_of(self.path, name_of(item)), folder / f".{name}{LOCK}"))):
-                    _sweep_item(folder, name)
-                claims.close()
+            there = _names_in(folder)
+            for detector in DETECTORS:
+                if _litter(there, detector):
+                    self._sweep_item(folder, detector)
+
+    def _sweep_item(self, folder: Path, detector: str) -> None:
+        item = ItemId(int(folder.parent.name), int(folder.name), detector)
+        with closing(Claims()) as claims:
+            # Another run may be working on the item, of this version or of 0.1.
+            if all(map(claims.take, (lock_of(self.path, name_of(item)), folder / f".{detector}{LOCK}"))):
+                for name in _litter(_names_in(folder), detector):
+                    (folder / name).unlink(missing_ok=True)
 
 
-def _sweep_item(folder: Path, item: str) -> None:
-    """Remove temporary files beside a detector's arrays, and the arrays too if they have no record."""
-    names = [file.name for file in folder.iterdir()]
-    for name in names:
-        found = _LITTER.fullmatch(name)
-        hidden = found is not None and found["of"] == item and not name.endswith(LOCK)
-        if hidden or (found is not None and found["stem"] == item and f"{item}.json" not in names):
-            (folder / name).unlink(missing_ok=True)
+def _names_in(folder: Path) -> list[str]:
+    return [file.name for file in folder.iterdir()]
+
+
+def _litter(names: Collection[str], detector: str) -> list[str]:
+    """Choose a detector's temporary and lock files, and its arrays if it has no record; others are not ours."""
+    hidden, arrays = rf"\.{detector}(\..+\{TEMPORARY}|\{LOCK})", rf"{detector}\.[a-z]+\.npy"
+    pattern = hidden if f"{detector}.json" in names else f"{hidden}|{arrays}"
+    return [name for name in names if re.fullmatch(pattern, name)]
 
 
 def _swap(path: Path, staged: Mapping[Path, Path]) -> None:
