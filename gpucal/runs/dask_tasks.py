@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from gpucal._version import __version__
 from gpucal.errors import ClusterError, DatasetError, GpucalError
 from gpucal.inputs.dataset import Dataset, open_dataset
 from gpucal.pipeline.machine import usable_cores
-from gpucal.results.writer import CONFIG
+from gpucal.results.writer import CONFIG, Store
 from gpucal.runs.job import Job
 from gpucal.runs.summary import Summary
 from gpucal.settings.detectors import DETECTORS
@@ -133,8 +133,9 @@ def calibrate_one(dataset: Dataset, errand: Errand, planet: int, visit: int, cro
             try:
                 _check(dataset, errand)
                 job = replace(errand.job, threads=errand.threads or _threads(crowd))
-                with _heard_by(lines, heard):
-                    job.work([dataset[planet, visit]], summary, beside=beside, stop=lambda: errand.run in _halted)
+                with _heard_by(lines, heard), closing(Store(job.out)) as store:
+                    observations = [dataset[planet, visit]]
+                    job.work(store, observations, summary, beside=beside, stop=lambda: errand.run in _halted)
             except GpucalError as raised:
                 error = raised
             except Exception as raised:

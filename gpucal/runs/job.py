@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -94,6 +94,7 @@ class Job:
 
     def work(
         self,
+        store: Store,
         observations: Iterable[Observation],
         summary: Summary,
         *,
@@ -106,6 +107,8 @@ class Job:
 
         Parameters
         ----------
+        store : Store
+            Writes the items into the results folder; the caller closes it.
         observations : iterable of Observation
             The observations.
         summary : Summary
@@ -128,12 +131,9 @@ class Job:
             If the folder cannot be written at all.
         """
         detectors = [self.config.cropped(detector) for detector in DETECTORS.values()]
-        work = _Work(
-            self, summary, beside, until, deque(Item(o, d, self.config) for o in observations for d in detectors)
-        )
-        summary.left = len(work.waiting)
-        with closing(work.store):
-            work.do(stop, tick)
+        waiting = deque(Item(o, d, self.config) for o in observations for d in detectors)
+        summary.left = len(waiting)
+        _Work(self, store, summary, beside, until, waiting).do(stop, tick)
 
 
 @dataclass
@@ -141,6 +141,7 @@ class _Work:
     """The items of one process, and its progress."""
 
     job: Job
+    store: Store
     summary: Summary
     beside: int
     until: float | None
@@ -150,7 +151,6 @@ class _Work:
     sizes: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.store = Store(self.job.out)
         self.others = [Store(folder) for folder in self.job.resume_from]
         self.hash = self.job.settings_hash
         # The pipeline's reader begins items, and this thread ends them: neither counts the other's.
