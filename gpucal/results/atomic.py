@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from gpucal.errors import OutputError, OutputLost
 from gpucal.hints import blocking_file
 
-__all__ = ["TEMPORARY", "beside", "npy_writer", "placing", "rename", "unwritable", "write_atomically"]
+__all__ = ["TEMPORARY", "beside", "npy_writer", "placing", "rename", "unwritable", "write_atomically", "writing"]
 
 TEMPORARY = ".tmp"
 """The ending of temporary files' names."""
@@ -96,15 +96,12 @@ def placing(
         return staged[target]
 
     try:
-        yield stage
-        for temporary in staged.values():
-            _sync(temporary)
-        place(staged)
+        with writing(into):
+            yield stage
+            for temporary in staged.values():
+                _sync(temporary)
+            place(staged)
         staged.clear()
-    except OutputError:  # an OSError too, raised while reading
-        raise
-    except OSError as error:
-        raise unwritable(into, error) from error
     finally:
         for temporary in staged.values():
             if temporary.is_dir():
@@ -123,6 +120,17 @@ def _sync(path: Path) -> None:
         if file.is_file():
             with file.open("rb") as opened:
                 os.fsync(opened.fileno())
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise OutputError, naming ``path``, where the block raises an OSError; one that the block raised stays."""
+    try:
+        yield
+    except OutputError:  # an OSError too
+        raise
+    except OSError as error:
+        raise unwritable(path, error) from error
 
 
 def unwritable(path: Path, error: OSError) -> OutputError:

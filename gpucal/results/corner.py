@@ -11,15 +11,13 @@ import errno
 import fcntl
 import os
 import uuid
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
-from itertools import count
+from contextlib import closing, suppress
 from pathlib import Path
 
 from gpucal.results.atomic import TEMPORARY, beside
 from gpucal.settings.ids import ItemId
 
-__all__ = ["ALL", "LOCK", "SETTINGS", "Claims", "holding", "leave", "lock_of", "name_of", "sweep", "temporary_name"]
+__all__ = ["ALL", "LOCK", "SETTINGS", "Claims", "leave", "lock_of", "sweep", "temporary_name"]
 
 LOCK = ".lock"
 """The ending of lock files' names."""
@@ -43,25 +41,19 @@ class Claims:
         self._held: dict[Path, int] = {}
 
     def take(self, path: Path) -> bool:
-        """Take an exclusive lock; returns False if another run holds it.
+        """Take an exclusive lock; returns False if another run holds it. Always True on file systems without locks."""
+        return path in self._held or self._take(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-        Where the file system has no locks the answer is always True, see `holding`.
-        """
-        if path in self._held:
-            return True
-        lock = _acquire(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if lock is not None:
-            self._held[path] = lock
-        return lock is not None
+    def wait(self, path: Path) -> None:
+        """Take an exclusive lock, when no other run holds it any more."""
+        self._take(path, fcntl.LOCK_EX)
 
     def share(self, path: Path) -> None:
         """Take a shared lock, or make an exclusive one shared. Blocks while another process holds it alone."""
-        if (lock := self._held.get(path)) is None:
-            lock = _acquire(path, fcntl.LOCK_SH)
-            assert lock is not None  # the call blocks until it is free
-            self._held[path] = lock
+        if path in self._held:
+            _flock(self._held[path], fcntl.LOCK_SH)
         else:
-            _flock(lock, fcntl.LOCK_SH)
+            self._take(path, fcntl.LOCK_SH)
 
     def free(self, path: Path) -> None:
         """Release a lock; does nothing if it is not held."""
@@ -73,18 +65,19 @@ class Claims:
         for path in [*self._held]:
             self.free(path)
 
-
-def lock_of(out: Path, owner: str) -> Path:
-    """Return the lock file of an item, named by `name_of`, or of `ALL` or `SETTINGS`."""
-    return out / _CORNER / f"{owner}{LOCK}"
-
-
-def name_of(item: ItemId) -> str:
-    """Return the name of an item's lock."""
-    return item.path.replace("/", "-")
+    def _take(self, path: Path, how: int) -> bool:
+        if (lock := _acquire(path, how)) is not None:
+            self._held[path] = lock
+        return lock is not None
 
 
-def temporary_name(out: Path, owner: str, target: Path) -> Path:
+def lock_of(out: Path, owner: ItemId | str) -> Path:
+    """Return the lock file of an item, or of `ALL` or `SETTINGS`."""
+    name = owner.path.replace("/", "-") if isinstance(owner, ItemId) else owner
+    return out / _CORNER / f"{name}{LOCK}"
+
+
+def temporary_name(out: Path, owner: ItemId | str, target: Path) -> Path:
     """Return a new name to write ``target`` under until it is complete, while the lock of ``owner`` is held.
 
     The folder of the target must exist. If a link leads from there to another disk, the name is beside the target, as
@@ -92,7 +85,7 @@ def temporary_name(out: Path, owner: str, target: Path) -> Path:
     """
     if target.parent.stat().st_dev != out.stat().st_dev:
         return beside(target)
-    return out / _CORNER / f"{owner}.{target.name}.{uuid.uuid4().hex}{TEMPORARY}"
+    return lock_of(out, owner).with_suffix(f".{target.name}.{uuid.uuid4().hex}{TEMPORARY}")
 
 
 def sweep(out: Path) -> None:
@@ -110,17 +103,6 @@ def leave(out: Path) -> None:
     """Remove the corner, if no other run is working there."""
     with suppress(OSError):  # it holds files, or is gone
         (out / _CORNER).rmdir()
-
-
-@contextmanager
-def holding(path: Path) -> Iterator[bool]:
-    """Wait for an exclusive lock and hold it inside the block; yields whether the file system has locks."""
-    lock = _acquire(path, fcntl.LOCK_EX)
-    assert lock is not None  # the call blocks until it is free
-    try:
-        yield _flock(lock, fcntl.LOCK_EX)
-    finally:
-        _release(path, lock)
 
 
 def _acquire(path: Path, how: int) -> int | None:
@@ -142,26 +124,20 @@ def _acquire(path: Path, how: int) -> int | None:
 
 def _opened(path: Path) -> int:
     """Open a lock file, and make it and the corner if they are missing."""
-    for tries in count():
-        try:
+    for _ in range(_PATIENCE):
+        with suppress(FileNotFoundError):
             return os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
-        except FileNotFoundError:
-            if tries == _PATIENCE:  # the corner is a link that leads nowhere
-                raise
-            with suppress(FileExistsError):
-                path.parent.mkdir(parents=True)
-    raise AssertionError
+        with suppress(FileExistsError):
+            path.parent.mkdir(parents=True)
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))  # such as a link that leads nowhere
 
 
-def _flock(lock: int, how: int) -> bool:
-    """Lock an open file; returns False where the file system has no locks."""
+def _flock(lock: int, how: int) -> None:
     try:
         fcntl.flock(lock, how)
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
             raise
-        return False
-    return True
 
 
 def _is_same(path: Path, lock: int) -> bool:

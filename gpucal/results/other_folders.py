@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gpucal.errors import OutputError
-from gpucal.results.atomic import unwritable, write_atomically
+from gpucal.results.atomic import write_atomically, writing
 from gpucal.results.corner import ALL, temporary_name
 from gpucal.results.records import NOTE, is_finished, item_of, read_record, record_path, records, require_records
 from gpucal.settings.ids import ItemId
@@ -151,16 +151,12 @@ def write_note(path: Path, folders: Sequence[Path], settings: str) -> dict[ItemI
 def _replace(file: Path, content: object) -> None:
     """Write the note, or remove it if it is empty; an unchanged note is not written again."""
     text = json.dumps(content)
-    try:
+    with writing(file):
         if content is None:
             file.unlink(missing_ok=True)
         elif not file.exists() or file.read_text(encoding="utf-8") != text:
             name = partial(temporary_name, file.parent, ALL)
             write_atomically(file, lambda temporary: temporary.write_text(text, encoding="utf-8"), name)
-    except OutputError:  # an OSError too
-        raise
-    except OSError as error:
-        raise unwritable(file, error) from error
 
 
 def _read_note(folder: Path) -> _Note | None:

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpucal.errors import OutputError
-from gpucal.results.atomic import TEMPORARY, npy_writer, placing, unwritable, write_atomically
-from gpucal.results.corner import ALL, LOCK, SETTINGS, Claims, holding, leave, lock_of, name_of, sweep, temporary_name
+from gpucal.results.atomic import TEMPORARY, npy_writer, placing, write_atomically, writing
+from gpucal.results.corner import ALL, LOCK, SETTINGS, Claims, leave, lock_of, sweep, temporary_name
 from gpucal.results.records import FORMAT, index_of, is_finished, is_whole, read_record, record_path, visit_folders
 from gpucal.settings.detectors import DETECTORS
 from gpucal.settings.ids import ItemId
@@ -54,11 +54,12 @@ class Store:
         cannot be written.
         """
         shared = lock_of(self.path, SETTINGS)
-        try:
+        with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            with self.alone() as has_locks:
-                if not has_locks:
-                    log.warning("%s: its file system has no locks; start no second run on this folder", self.path)
+            with self.alone():
+                with closing(Claims()) as another:
+                    if another.take(lock_of(self.path, ALL)):  # though this run holds it
+                        log.warning("%s: its file system has no locks; start no second run on this folder", self.path)
                 if self.settings() != settings and not self._claims.take(shared):
                     return False
                 before()
@@ -66,10 +67,6 @@ class Store:
                 self._sweep()
                 self._write(self.path / CONFIG, lambda temporary: temporary.write_text(settings, encoding="utf-8"))
                 return True
-        except OutputError:  # an OSError too
-            raise
-        except OSError as error:
-            raise unwritable(self.path, error) from error
 
     def sweep(self) -> None:
         """Remove what killed runs left in the folder; raises OutputError if it cannot be written."""
@@ -88,15 +85,12 @@ class Store:
 
     def claim(self, item: ItemId) -> bool:
         """Claim an item; returns False if another run holds it. Raises OutputError if the folder cannot be written."""
-        lock = lock_of(self.path, name_of(item))
-        try:
-            return self._claims.take(lock)
-        except OSError as error:
-            raise unwritable(lock.parent, error) from error
+        with writing(self.path):
+            return self._claims.take(lock_of(self.path, item))
 
     def free(self, item: ItemId) -> None:
         """Release an item."""
-        self._claims.free(lock_of(self.path, name_of(item)))
+        self._claims.free(lock_of(self.path, item))
 
     def close(self) -> None:
         """Release every item, and let runs with other settings begin."""
@@ -128,10 +122,8 @@ class Store:
         path = self._record(item)
         record = read_record(path) or {}
         if record.get("status") == "failed":
-            try:
+            with writing(path.parent):
                 path.unlink(missing_ok=True)
-            except OSError as error:
-                raise unwritable(path.parent, error) from error
         elif record.pop("error", None) is not None:
             self._write_record(item, record)
 
@@ -168,7 +160,7 @@ class Store:
         """
         path = self._record(cal.item)
         files: dict[str, Any] = {}
-        name = partial(temporary_name, self.path, name_of(cal.item))
+        name = partial(temporary_name, self.path, cal.item)
         with placing(path.parent, name, partial(_swap, path)) as stage:
             path.parent.mkdir(parents=True, exist_ok=True)
             for kind, array in arrays.items():
@@ -214,27 +206,20 @@ class Store:
             self._write(target, lambda temporary: _write_table(table, temporary))
 
     @contextmanager
-    def alone(self) -> Iterator[bool]:
-        """Wait for the lock on the files about all items, and hold it inside the block.
-
-        Yields whether the file system has locks.
-        """
-        try:
-            with holding(lock_of(self.path, ALL)) as has_locks:
-                yield has_locks
-        except OutputError:  # an OSError too
-            raise
-        except OSError as error:
-            raise unwritable(self.path, error) from error
+    def alone(self) -> Iterator[None]:
+        """Wait for the lock on the files about all items, and hold it inside the block."""
+        with writing(self.path), closing(Claims()) as claims:
+            claims.wait(lock_of(self.path, ALL))
+            yield
 
     def _record(self, item: ItemId) -> Path:
         return record_path(self.path, item)
 
-    def _write(self, target: Path, write: Callable[[Path], object], owner: str = ALL) -> None:
+    def _write(self, target: Path, write: Callable[[Path], object], owner: ItemId | str = ALL) -> None:
         write_atomically(target, write, partial(temporary_name, self.path, owner))
 
     def _write_record(self, item: ItemId, record: Mapping[str, Any]) -> None:
-        self._write(self._record(item), lambda temporary: _dump(record, temporary), name_of(item))
+        self._write(self._record(item), lambda temporary: _dump(record, temporary), item)
 
     def _sweep(self) -> None:
         """Remove what killed runs left: files of the corner, hidden files as 0.1 made them, and arrays of no record."""
@@ -255,7 +240,7 @@ class Store:
         item = ItemId(int(folder.parent.name), int(folder.name), detector)
         with closing(Claims()) as claims:
             # Another run may be working on the item, of this version or of 0.1.
-            if all(map(claims.take, (lock_of(self.path, name_of(item)), folder / f".{detector}{LOCK}"))):
+            if all(map(claims.take, (lock_of(self.path, item), folder / f".{detector}{LOCK}"))):
                 for name in _litter(_names_in(folder), detector):
                     (folder / name).unlink(missing_ok=True)
 
