@@ -134,8 +134,13 @@ def calibrate_one(dataset: Dataset, errand: Errand, planet: int, visit: int, cro
                 _check(dataset, errand)
                 job = replace(errand.job, threads=errand.threads or _threads(crowd))
                 with _heard_by(lines, heard), closing(Store(job.out)) as store:
-                    observations = [dataset[planet, visit]]
-                    job.work(store, observations, summary, beside=beside, stop=lambda: errand.run in _halted)
+                    job.work(
+                        [dataset[planet, visit]],
+                        summary,
+                        store=store,
+                        beside=beside,
+                        stop=lambda: errand.run in _halted,
+                    )
             except GpucalError as raised:
                 error = raised
             except Exception as raised:

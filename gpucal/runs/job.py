@@ -94,10 +94,10 @@ class Job:
 
     def work(
         self,
-        store: Store,
         observations: Iterable[Observation],
         summary: Summary,
         *,
+        store: Store,
         beside: int = 0,
         until: float | None = None,
         stop: Callable[[], bool] = lambda: False,
@@ -107,12 +107,12 @@ class Job:
 
         Parameters
         ----------
-        store : Store
-            Writes the items into the results folder; the caller closes it.
         observations : iterable of Observation
             The observations.
         summary : Summary
             Counts items as they end, so that it is right after an interrupt too.
+        store : Store
+            Writes the items into the results folder; the caller closes it.
         beside : int
             The number of items that other processes still have to write there; used to say how much space a full disk
             lacks.

@@ -203,7 +203,7 @@ def run(
                     _drive(gpus, job, dataset, observations, summary, until, stop, update)
                 else:
                     tick = partial(_tick, observations, summary, update)
-                    job.work(store, observations, summary, until=until, stop=stop, tick=tick)
+                    job.work(observations, summary, store=store, until=until, stop=stop, tick=tick)
         except KeyboardInterrupt:
             summary.stopped = "interrupted"
             raise
