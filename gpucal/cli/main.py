@@ -226,8 +226,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 def _report(arguments: argparse.Namespace) -> int:
     results = _results(arguments)
     failed, elsewhere = (
-        {f"planet {planet} visit {visit} {name}": line for (planet, visit, name), line in found.items()}
-        for found in (results.failed, results.elsewhere)
+        {str(item): line for item, line in found.items()} for found in (results.failed, results.elsewhere)
     )
     if arguments.json:
         _say(json.dumps({"complete": results.ids, "failed": failed, "elsewhere": elsewhere}))

@@ -34,7 +34,7 @@ from gpucal.inputs.calibration_files import (
 )
 from gpucal.inputs.files import leads_nowhere, missing, packed_beside
 from gpucal.settings.detectors import DETECTORS, Detector
-from gpucal.settings.ids import as_id, why_no_id
+from gpucal.settings.ids import ItemId, as_id, why_no_id
 
 __all__ = ["SPLITS", "Dataset", "Observation", "is_competition", "open_dataset"]
 
@@ -149,7 +149,22 @@ class Observation:
         str
             Such as ``planet 612015401 visit 0 AIRS-CH0``.
         """
-        return f"planet {self.planet} visit {self.visit} {detector.name}"
+        return str(self.item(detector))
+
+    def item(self, detector: Detector) -> ItemId:
+        """Return the id of what is made of the reads of one detector.
+
+        Parameters
+        ----------
+        detector : Detector
+            The detector.
+
+        Returns
+        -------
+        ItemId
+            Its text is `where`.
+        """
+        return ItemId(self.planet, self.visit, detector.name)
 
     def signal_path(self, detector: Detector) -> Path:
         """Return the path of the raw reads.

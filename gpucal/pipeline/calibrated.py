@@ -16,6 +16,7 @@ from gpucal.science.light_curves import Aperture, Choices, LightCurve, light_cur
 from gpucal.science.noise import noise_excess, read_variance, variance
 from gpucal.science.plan import Plan
 from gpucal.settings.detectors import Detector
+from gpucal.settings.ids import ItemId
 
 if TYPE_CHECKING:
     import xarray
@@ -76,9 +77,14 @@ class Calibrated:
         return unusable(self.dq)
 
     @property
+    def item(self) -> ItemId:
+        """Planet, visit and detector."""
+        return ItemId(self.planet, self.visit, self.detector.name)
+
+    @property
     def where(self) -> str:
         """Planet, visit and detector, for messages."""
-        return f"planet {self.planet} visit {self.visit} {self.detector.name}"
+        return str(self.item)
 
     @property
     def axes(self) -> dict[str, NDArray[np.float64]]:

@@ -182,9 +182,7 @@ def made_cards(history: Mapping[str, Any]) -> list[Card]:
         for name, (card, comment) in _INPUTS.items()
         if name in history.get("files", {})
     ]
-    steps = [
-        (card_of(step), done, f"step: {_STEPS.get(step, step)}") for step, done in history["steps"].items()
-    ]
+    steps = [(card_of(step), done, f"step: {_STEPS.get(step, step)}") for step, done in history["steps"].items()]
     return [
         ("CAL_VER", f"gpucal {history['version']}", "program that calibrated"),
         ("CAL_DATE", _date(history["created"]), "[UTC] when it was calibrated"),

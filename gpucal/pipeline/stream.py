@@ -36,6 +36,7 @@ from gpucal.science.corrections import CORRECTIONS
 from gpucal.science.plan import DQ, Plan, make_plan
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import Detector
+from gpucal.settings.ids import ItemId
 
 __all__ = [
     "AHEAD",
@@ -63,6 +64,11 @@ class Item:
     obs: Observation
     detector: Detector
     config: Calibration
+
+    @property
+    def id(self) -> ItemId:
+        """Planet, visit and detector."""
+        return self.obs.item(self.detector)
 
 
 @dataclass(frozen=True, eq=False)
@@ -453,7 +459,7 @@ def failed(item: Item, error: InputError | MemoryError) -> Outcome:
     # Drop the traceback, which would keep the item's memory in a circle: frame, flight, future, error, frame.
     error = error.with_traceback(None)
     plain = error if isinstance(error, InputError) else out_of_memory()
-    return Outcome(item, plain.at(item.obs.where(item.detector)), "", {})
+    return Outcome(item, plain.at(str(item.id)), "", {})
 
 
 def out_of_memory() -> InputError:

@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,43 +17,33 @@ from numpy.typing import NDArray
 from gpucal.errors import OutputError, OutputLost
 from gpucal.hints import blocking_file
 
-__all__ = ["TEMPORARY", "npy_writer", "placing", "sync", "temporary_name", "unwritable", "write_atomically"]
+__all__ = ["TEMPORARY", "beside", "npy_writer", "placing", "rename", "unwritable", "write_atomically", "writing"]
 
 TEMPORARY = ".tmp"
-"""The ending of temporary files' names, which begin with a dot."""
+"""The ending of temporary files' names."""
 
 # Errors after which no other write can succeed: no space, no quota, and a file system that the kernel made read-only.
 _LOST = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
-def temporary_name(target: Path) -> Path:
+def beside(target: Path) -> Path:
     """Return a new hidden name beside ``target`` to write it under until it is complete."""
     return target.with_name(f".{target.name}.{uuid.uuid4().hex}{TEMPORARY}")
 
 
-def write_atomically(target: Path, write: Callable[[Path], object]) -> None:
+def write_atomically(target: Path, write: Callable[[Path], object], name: Callable[[Path], Path] = beside) -> None:
     """Call ``write`` with a temporary name and rename the file to ``target``, making its folder if needed.
 
     Raises OutputError if the file cannot be written; an earlier file of that name is then unchanged.
     """
-    temporary = temporary_name(target)
-    try:
+    with placing(target, name) as stage:
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            write(temporary)
-            sync(temporary)
-            temporary.replace(target)
-        except BaseException:
-            with suppress(OSError):  # report the first error
-                temporary.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise unwritable(target, error) from error
+        write(stage(target))
 
 
 @contextmanager
 def npy_writer(path: Path, shape: tuple[int, ...], kind: np.dtype[Any]) -> Iterator[Callable[[NDArray[Any]], object]]:
-    """Write a NumPy file piece by piece, and flush it to the disk.
+    """Write a NumPy file piece by piece.
 
     `numpy.save` is not used, as on a full disk its error gives the number of items written, not the cause.
 
@@ -75,33 +65,43 @@ def npy_writer(path: Path, shape: tuple[int, ...], kind: np.dtype[Any]) -> Itera
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         yield lambda array: file.write(np.ascontiguousarray(array, kind).data)
-        file.flush()
-        os.fsync(file.fileno())
+
+
+def rename(staged: Mapping[Path, Path]) -> None:
+    """Rename temporary files to their targets, which are the keys, in this order."""
+    for target, temporary in staged.items():
+        temporary.replace(target)
 
 
 @contextmanager
-def placing(into: Path) -> Iterator[Callable[[Path], Path]]:
+def placing(
+    into: Path,
+    name: Callable[[Path], Path] = beside,
+    place: Callable[[Mapping[Path, Path]], None] = rename,
+) -> Iterator[Callable[[Path], Path]]:
     """Write several files or folders that all appear at the end, or none of them.
 
-    Yields a function from a target to the temporary name to write it under. Raises OutputError, naming ``into``, if
-    something cannot be written.
+    Yields a function from a target to the temporary name, made by ``name``, to write it under. In the end all are
+    flushed to the disk, and ``place`` renames them. Raises OutputError, naming ``into``, if something cannot be
+    written.
     """
     staged: dict[Path, Path] = {}
+    made: list[Path] = []
 
     def stage(target: Path) -> Path:
-        staged[target] = temporary_name(target)
+        staged[target] = name(target)
+        if not (folder := staged[target].parent).is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            made.append(folder)
         return staged[target]
 
     try:
-        yield stage
-        for temporary in staged.values():
-            sync(temporary)
-        for target, temporary in staged.items():
-            temporary.replace(target)
-    except OutputError:  # an OSError too, raised while reading
-        raise
-    except OSError as error:
-        raise unwritable(into, error) from error
+        with writing(into):
+            yield stage
+            for temporary in staged.values():
+                _sync(temporary)
+            place(staged)
+        staged.clear()
     finally:
         for temporary in staged.values():
             if temporary.is_dir():
@@ -109,14 +109,28 @@ def placing(into: Path) -> Iterator[Callable[[Path], Path]]:
             else:
                 with suppress(OSError):  # report the first error; the next run removes the file
                     temporary.unlink(missing_ok=True)
+        for folder in made:
+            with suppress(OSError):  # it holds what was written
+                folder.rmdir()
 
 
-def sync(path: Path) -> None:
+def _sync(path: Path) -> None:
     """Flush a file, or all files in a folder, to the disk."""
     for file in path.rglob("*") if path.is_dir() else [path]:
         if file.is_file():
             with file.open("rb") as opened:
                 os.fsync(opened.fileno())
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise OutputError, naming ``path``, where the block raises an OSError; one that the block raised stays."""
+    try:
+        yield
+    except OutputError:  # an OSError too
+        raise
+    except OSError as error:
+        raise unwritable(path, error) from error
 
 
 def unwritable(path: Path, error: OSError) -> OutputError:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from itertools import product
 
 from gpucal.results.reader import Results
+from gpucal.settings.ids import ItemId
 
 __all__ = ["history"]
 
 
 def history(results: Results, detectors: Sequence[str]) -> str:
     """Return the items' provenance as JSON: ``common`` to all, and for each of ``items`` the fields that differ."""
-    items = [(*key, name) for key, name in product(results.ids, detectors)]
-    all_ = [results._record((p, v), name)["provenance"] for p, v, name in items]
+    items = [ItemId(*key, name) for key in results.ids for name in detectors]
+    all_ = [results._record(item[:2], item.detector)["provenance"] for item in items]
     common = {name: value for name, value in all_[0].items() if all(other.get(name) == value for other in all_)}
     own = [
-        {"planet": p, "visit": v, "detector": name} | {k: value for k, value in one.items() if k not in common}
-        for (p, v, name), one in zip(items, all_, strict=True)
+        item._asdict() | {name: value for name, value in one.items() if name not in common}
+        for item, one in zip(items, all_, strict=True)
     ]
     return json.dumps({"common": common, "items": own})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpucal.results.atomic import npy_writer, placing
+from gpucal.results.corner import ALL, temporary_name
 from gpucal.results.curves import common_curves
 from gpucal.results.history import history
 from gpucal.results.reader import ORDER, Results, complete
@@ -69,7 +71,8 @@ def write_light_curves(results: Results) -> None:
     shape = results.light_curves_of(keys[0]).shape
     schema = _schema(names, kind, [curve.wavelength_um for curve in curves], history(results, ORDER))
     targets = [results.path / name for name in LIGHT_CURVES]
-    with placing(results.path) as stage, ExitStack() as opened:
+    name = partial(temporary_name, results.path, ALL)
+    with placing(results.path, name) as stage, ExitStack() as opened:
         flux, error = (opened.enter_context(npy_writer(stage(t), (len(keys), *shape), kind)) for t in targets[:2])
         ids = np.array(keys, np.int64)
         opened.enter_context(npy_writer(stage(targets[2]), ids.shape, ids.dtype))(ids)

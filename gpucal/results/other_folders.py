@@ -11,19 +11,19 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from gpucal.errors import OutputError
-from gpucal.results.atomic import unwritable, write_atomically
-from gpucal.results.records import NOTE, is_finished, read_record, record_path, records, require_records
+from gpucal.results.atomic import write_atomically, writing
+from gpucal.results.corner import ALL, temporary_name
+from gpucal.results.records import NOTE, is_finished, item_of, read_record, record_path, records, require_records
+from gpucal.settings.ids import ItemId
 
 __all__ = ["NOTE", "Found", "gather", "missing", "noted_folders", "write_note"]
 
 _FORMAT = 1
-
-Item: TypeAlias = "tuple[int, int, str]"
-"""Planet, visit and detector."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class _Folder:
 
     path: str
     relative: str
-    items: tuple[Item, ...]
+    items: tuple[ItemId, ...]
 
     def candidates(self, home: Path) -> list[Path]:
         """Return the noted path, and the path that applies if both folders were moved together."""
@@ -52,21 +52,21 @@ class Found:
 
     Parameters
     ----------
-    first : dict of Item to record
+    first : dict of ItemId to record
         The record in the first folder that has one for the item.
-    done : dict of Item to (Path, record)
+    done : dict of ItemId to (Path, record)
         The finished result that counts, and its folder.
-    elsewhere : dict of Item to str
+    elsewhere : dict of ItemId to str
         Items that are noted but were not found, and the folder that held them.
     """
 
-    first: dict[Item, dict[str, Any]] = field(default_factory=dict)
-    done: dict[Item, tuple[Path, dict[str, Any]]] = field(default_factory=dict)
-    elsewhere: dict[Item, str] = field(default_factory=dict)
+    first: dict[ItemId, dict[str, Any]] = field(default_factory=dict)
+    done: dict[ItemId, tuple[Path, dict[str, Any]]] = field(default_factory=dict)
+    elsewhere: dict[ItemId, str] = field(default_factory=dict)
 
     def add(self, folder: Path, record: dict[str, Any], settings: str | None) -> None:
         """Read one record; folders must be read in the order of their precedence."""
-        item = (record["planet"], record["visit"], record["detector"])
+        item = item_of(record)
         first = self.first.setdefault(item, record)
         # An item that failed in a later session had other inputs than an earlier result, or was to be made again.
         counts = is_finished(record) and (first is record or is_finished(first))
@@ -94,7 +94,7 @@ def gather(path: Path, more: Iterable[Path] = (), settings: str | None = None) -
             if item in found.first:
                 continue
             for other in candidates:
-                record = read_record(record_path(other, *item))
+                record = read_record(record_path(other, item))
                 if record and (record["status"] != "done" or record.get("settings") == note.settings):
                     found.add(other, record, settings)
                     found.elsewhere.pop(item, None)
@@ -104,7 +104,7 @@ def gather(path: Path, more: Iterable[Path] = (), settings: str | None = None) -
     return found
 
 
-def missing(path: Path, elsewhere: Mapping[Item, str]) -> str:
+def missing(path: Path, elsewhere: Mapping[ItemId, str]) -> str:
     """Return one line on the noted items that were not found, and what to do."""
     keys, homes = sorted({item[:2] for item in elsewhere}), [*dict.fromkeys(elsewhere.values())]
     which = ", ".join(f"planet {planet} visit {visit}" for planet, visit in keys[:3]) + ", ..." * (len(keys) > 3)
@@ -125,17 +125,17 @@ def noted_folders(folders: Sequence[Path], settings: str) -> list[Path]:
     return [other for real, other in noted.items() if real not in known and next(records(other), None)]
 
 
-def write_note(path: Path, folders: Sequence[Path], settings: str) -> dict[Item, str]:
+def write_note(path: Path, folders: Sequence[Path], settings: str) -> dict[ItemId, str]:
     """Note the items of other folders that count in a results folder, beside earlier notes that still count.
 
-    Returns the noted items that were not found, see `Found`. Raises OutputError if something cannot be read, or the
-    note cannot be written.
+    The caller holds the lock of `ALL`. Returns the noted items that were not found, see `Found`. Raises OutputError if
+    something cannot be read, or the note cannot be written.
     """
     before = _read_note(path)
     if not folders and before is None:
         return {}
     found, home = gather(path, folders, settings), os.path.realpath(path)
-    counted: dict[tuple[str, str], set[Item]] = {}
+    counted: dict[tuple[str, str], set[ItemId]] = {}
     for item, (folder, _) in found.done.items():
         if (real := os.path.realpath(folder)) != home:
             counted.setdefault((real, os.path.relpath(real, home)), set()).add(item)
@@ -151,15 +151,12 @@ def write_note(path: Path, folders: Sequence[Path], settings: str) -> dict[Item,
 def _replace(file: Path, content: object) -> None:
     """Write the note, or remove it if it is empty; an unchanged note is not written again."""
     text = json.dumps(content)
-    try:
+    with writing(file):
         if content is None:
             file.unlink(missing_ok=True)
         elif not file.exists() or file.read_text(encoding="utf-8") != text:
-            write_atomically(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-    except OutputError:  # an OSError too
-        raise
-    except OSError as error:
-        raise unwritable(file, error) from error
+            name = partial(temporary_name, file.parent, ALL)
+            write_atomically(file, lambda temporary: temporary.write_text(text, encoding="utf-8"), name)
 
 
 def _read_note(folder: Path) -> _Note | None:
@@ -181,7 +178,7 @@ def _parsed(content: dict[str, Any]) -> _Note:
         raise ValueError(content["format"])
     folders = []
     for entry in content["folders"]:
-        items = tuple((planet, visit, detector) for planet, visit, detector in entry["items"])
+        items = tuple(ItemId(planet, visit, detector) for planet, visit, detector in entry["items"])
         texts = [entry["path"], entry["relative"], *(detector for *_, detector in items)]
         if not all(isinstance(text, str) and "\0" not in text for text in texts):
             raise TypeError(entry)
@@ -191,9 +188,9 @@ def _parsed(content: dict[str, Any]) -> _Note:
     return _Note(str(content["settings"]), tuple(folders))
 
 
-def _candidates(folder: Path, note: _Note) -> dict[Item, list[Path]]:
+def _candidates(folder: Path, note: _Note) -> dict[ItemId, list[Path]]:
     """List where each noted item may be, by this folder's note and by the notes of the folders it leads to."""
-    wanted: dict[Item, list[Path]] = {item: [] for noted in note.folders for item in noted.items}
+    wanted: dict[ItemId, list[Path]] = {item: [] for noted in note.folders for item in noted.items}
     for noted, other in _entries([folder], note.settings):
         for item in wanted.keys() & noted.items:
             wanted[item].append(other)

@@ -21,7 +21,7 @@ from gpucal.results.stacking import stacked
 from gpucal.science.light_curves import Choices, LightCurve
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import DETECTORS, ORDER
-from gpucal.settings.ids import as_id
+from gpucal.settings.ids import ItemId, as_id
 
 __all__ = ["ORDER", "ResultArray", "Results", "complete", "open_results"]
 
@@ -117,7 +117,7 @@ class Results:
             raise OutputError(f"{path}: holds no results; make some with `gpucal calibrate DATASET {path}`")
         done = {item: record for item, (_, record) in found.done.items()}
         keys = sorted({item[:2] for item in found.first})
-        self.ids = [key for key in keys if all((*key, name) in done for name in DETECTORS)]
+        self.ids = [key for key in keys if all(ItemId(*key, name) in done for name in DETECTORS)]
         self.failed = {item: str(r.get("error", "failed")) for item, r in found.first.items() if item not in done}
         self._records = done
         self._homes = {item: home for item, (home, _) in found.done.items()}
@@ -419,7 +419,7 @@ class Results:
         if (found := _key(key)) not in self.ids:
             what = f"planet {key[0]} visit {key[1]}" if isinstance(key, tuple) and len(key) == 2 else f"{key!r}"
             raise OutputError(f"{self.path}: no complete {what} in it{self._meant(key)}")
-        return self._records[(*found, detector)]
+        return self._records[ItemId(*found, detector)]
 
     def _meant(self, key: tuple[int, int]) -> str:
         """Suggest a key in place of one that is not complete."""
@@ -436,7 +436,8 @@ class Results:
         if kind not in files:
             raise OutputError(f"{self.path}: holds no {kind} of planet {key[0]} visit {key[1]}, but {', '.join(files)}")
         file = files[kind]
-        path = record_path(self._homes[(*key, detector)], *key, detector).with_name(file["file"])
+        item = ItemId(*key, detector)
+        path = record_path(self._homes[item], item).with_name(file["file"])
         again = f"run `gpucal calibrate DATASET {self.path}` again"
         damaged = f"{path}: is damaged; remove it and {again}"
         try:

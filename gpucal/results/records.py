@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpucal._version import __version__
 from gpucal.errors import OutputError
+from gpucal.settings.ids import ItemId
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,6 +22,7 @@ __all__ = [
     "index_of",
     "is_finished",
     "is_whole",
+    "item_of",
     "read_record",
     "record_path",
     "records",
@@ -50,9 +52,6 @@ _MANIFEST: Mapping[str, str] = MappingProxyType(
     }
 )
 
-# The fields that name the item, in every format.
-_KEY = ("planet", "visit", "detector")
-
 # The fewest arrays of an item, for either product.
 _KINDS = ({"signal", "dq", "time"}, {"flux", "error", "time"})
 
@@ -72,9 +71,14 @@ def _listed(folder: Path, pattern: str) -> list[Path]:
         raise OutputError(f"{folder}: cannot be read ({error.strerror or error}); make it readable") from error
 
 
-def record_path(out: Path, planet: int, visit: int, detector_name: str) -> Path:
+def record_path(out: Path, item: ItemId) -> Path:
     """Return the path of an item's commit record."""
-    return out / str(planet) / str(visit) / f"{detector_name}.json"
+    return out / f"{item.path}.json"
+
+
+def item_of(record: Mapping[str, Any]) -> ItemId:
+    """Return the item that a record is of."""
+    return ItemId(*(record[name] for name in ItemId._fields))
 
 
 def records(path: Path) -> Iterator[dict[str, Any]]:
@@ -98,7 +102,8 @@ def read_record(path: Path) -> dict[str, Any] | None:
     except OSError as error:
         raise OutputError(f"{path}: cannot be read ({error.strerror or error}); make it readable") from error
     # A folder copied under another name holds records of another planet or visit.
-    if not isinstance(record, dict) or [str(record.get(name)) for name in _KEY] != [*path.parts[-3:-1], path.stem]:
+    folder = [*path.parts[-3:-1], path.stem]
+    if not isinstance(record, dict) or [str(record.get(name)) for name in ItemId._fields] != folder:
         return None
     number = record.get("format", 0)
     if type(number) is int and number > FORMAT:
@@ -148,7 +153,7 @@ def _encodable(value: object) -> object:
 def _is_record(found: Mapping[str, Any]) -> bool:
     """Tell whether a JSON object has the fields that are read later: the folder may hold other or damaged files."""
     # type(), not isinstance(), to which JSON's true and false are integers
-    if [type(found.get(name)) for name in (*_KEY, "status")] != [int, int, str, str]:
+    if [type(found.get(name)) for name in (*ItemId._fields, "status")] != [int, int, str, str]:
         return False
     if type(found.get("format", 0)) is not int:
         return False

@@ -69,7 +69,7 @@ def verify(path: str | Path) -> Iterator[str]:
         yield str(error)
     for item, (home, record) in noted.done.items():
         if home != path:
-            yield from _about_item(record_path(home, *item), record)
+            yield from _about_item(record_path(home, item), record)
     if noted.elsewhere:
         log.warning("%s", missing(path, noted.elsewhere))
     yield from _about_all(path, any_found=bool(noted.first))

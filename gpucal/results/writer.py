@@ -1,7 +1,7 @@
 """Writes a results folder: each item atomically, its record last, and the files about all items.
 
-An item (planet, visit, detector) exists when its commit record does. Its arrays are written under temporary names,
-flushed and renamed, and then its record is. A run writes only items that it has claimed.
+An item exists when its commit record does. Its arrays and its record are written in the folder's corner, see
+`gpucal.results.corner`, flushed, and renamed, the record last. A run writes only items that it has claimed.
 """
 
 from __future__ import annotations
@@ -10,18 +10,20 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpucal.errors import OutputError
-from gpucal.results.atomic import TEMPORARY, npy_writer, sync, temporary_name, unwritable, write_atomically
-from gpucal.results.locks import LOCK, Claims, holding, locks_work
+from gpucal.results.atomic import TEMPORARY, npy_writer, placing, write_atomically, writing
+from gpucal.results.corner import ALL, LOCK, SETTINGS, Claims, leave, lock_of, sweep, temporary_name
 from gpucal.results.records import FORMAT, index_of, is_finished, is_whole, read_record, record_path, visit_folders
-from gpucal.settings.detectors import DETECTORS, Detector
+from gpucal.settings.detectors import DETECTORS
+from gpucal.settings.ids import ItemId
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,11 +37,6 @@ log = logging.getLogger(__name__)
 
 CONFIG, LOG, MANIFEST = "config.toml", "gpucal.log", "manifest.parquet"
 """The files of a results folder that are about all items."""
-
-# Matches temporary, lock and array files in a visit's folder, and names their item.
-_LITTER = re.compile(
-    rf"\.(?P<of>[^.]+)\.(?:.+\{TEMPORARY}|{LOCK.removeprefix('.')})|(?P<stem>[^.]+)\.[a-z]+\.npy", re.ASCII
-)
 
 
 class Store:
@@ -56,23 +53,20 @@ class Store:
         if a run with other settings is working there; until `close`, none can begin. Raises OutputError if the folder
         cannot be written.
         """
-        shared = self.path / f".{CONFIG}{LOCK}"
-        try:
+        shared = lock_of(self.path, SETTINGS)
+        with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            if not locks_work(temporary_name(self.path / CONFIG)):
-                log.warning("%s: its file system has no locks; start no second run on this folder", self.path)
             with self.alone():
+                with closing(Claims()) as another:
+                    if another.take(lock_of(self.path, ALL)):  # though this run holds it
+                        log.warning("%s: its file system has no locks; start no second run on this folder", self.path)
                 if self.settings() != settings and not self._claims.take(shared):
                     return False
                 before()
                 self._claims.share(shared)
                 self._sweep()
-                write_atomically(self.path / CONFIG, lambda temporary: temporary.write_text(settings, encoding="utf-8"))
+                self._write(self.path / CONFIG, lambda temporary: temporary.write_text(settings, encoding="utf-8"))
                 return True
-        except OutputError:  # an OSError too
-            raise
-        except OSError as error:
-            raise unwritable(self.path, error) from error
 
     def sweep(self) -> None:
         """Remove what killed runs left in the folder; raises OutputError if it cannot be written."""
@@ -89,56 +83,49 @@ class Store:
         except OSError as error:
             raise OutputError(f"{path}: cannot be read ({error.strerror or error}); make it readable") from error
 
-    def claim(self, planet: int, visit: int, detector: Detector) -> bool:
-        """Claim an item; returns False if another run holds it. Raises OutputError if its folder cannot be written."""
-        lock = self._lock(planet, visit, detector)
-        try:
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            return self._claims.take(lock)
-        except OSError as error:
-            raise unwritable(lock.parent, error) from error
+    def claim(self, item: ItemId) -> bool:
+        """Claim an item; returns False if another run holds it. Raises OutputError if the folder cannot be written."""
+        with writing(self.path):
+            return self._claims.take(lock_of(self.path, item))
 
-    def free(self, planet: int, visit: int, detector: Detector) -> None:
+    def free(self, item: ItemId) -> None:
         """Release an item."""
-        self._claims.free(self._lock(planet, visit, detector))
+        self._claims.free(lock_of(self.path, item))
 
     def close(self) -> None:
         """Release every item, and let runs with other settings begin."""
         self._claims.close()
+        leave(self.path)
 
-    def holds(
-        self, planet: int, visit: int, detector: Detector, settings: str, inputs: str, *, without_error: bool = False
-    ) -> bool:
+    def holds(self, item: ItemId, settings: str, inputs: str, *, without_error: bool = False) -> bool:
         """Tell whether an item was finished with these settings and inputs, and its files are whole.
 
         ``settings`` and ``inputs`` are the settings' hash and the inputs' fingerprint. With ``without_error``, an item
         that failed later does not count. Raises OutputError if the record cannot be read.
         """
-        path = self._record(planet, visit, detector)
+        path = self._record(item)
         record = read_record(path)
         made = None if record is None else (record["status"], record.get("settings"), record.get("inputs"))
         if record is None or (without_error and not is_finished(record)):
             return False
         return made == ("done", settings, inputs) and is_whole(path.parent, record)
 
-    def record(self, planet: int, visit: int, detector: Detector) -> dict[str, Any] | None:
+    def record(self, item: ItemId) -> dict[str, Any] | None:
         """Read an item's record, if there is one; raises OutputError if it cannot be read."""
-        return read_record(self._record(planet, visit, detector))
+        return read_record(self._record(item))
 
-    def forget_error(self, planet: int, visit: int, detector: Detector) -> None:
+    def forget_error(self, item: ItemId) -> None:
         """Remove the error of an item that is finished after all, here or in another folder.
 
         Raises OutputError if its record cannot be read or written.
         """
-        path = self._record(planet, visit, detector)
+        path = self._record(item)
         record = read_record(path) or {}
         if record.get("status") == "failed":
-            try:
+            with writing(path.parent):
                 path.unlink(missing_ok=True)
-            except OSError as error:
-                raise unwritable(path.parent, error) from error
         elif record.pop("error", None) is not None:
-            _write_record(path, record)
+            self._write_record(item, record)
 
     def commit(
         self,
@@ -171,15 +158,14 @@ class Store:
         OutputError
             If it cannot be written. Earlier files of the item stay until all new ones are on the disk.
         """
-        name = cal.detector.name
-        path = self._record(cal.planet, cal.visit, cal.detector)
+        path = self._record(cal.item)
         files: dict[str, Any] = {}
-        staged: dict[Path, Path] = {}
-        try:
+        name = partial(temporary_name, self.path, cal.item)
+        with placing(path.parent, name, partial(_swap, path)) as stage:
             path.parent.mkdir(parents=True, exist_ok=True)
             for kind, array in arrays.items():
-                target = path.with_name(f"{name}.{kind}.npy")
-                temporary = staged[target] = temporary_name(target)
+                target = path.with_name(f"{path.stem}.{kind}.npy")
+                temporary = stage(target)
                 with npy_writer(temporary, array.shape, array.dtype) as append:
                     append(array)
                 files[kind] = {
@@ -190,9 +176,7 @@ class Store:
                     "sha256": hashlib.sha256(np.ascontiguousarray(array).data).hexdigest(),
                 }
             record = {
-                "planet": cal.planet,
-                "visit": cal.visit,
-                "detector": name,
+                **cal.item._asdict(),
                 "status": "done",
                 "files": files,
                 "dataset": dataset,
@@ -204,77 +188,76 @@ class Store:
                 "version": cal.provenance["version"],
                 "provenance": dict(cal.provenance),
             }
-            staged[path] = temporary_name(path)
-            _dump(record, staged[path])
-            sync(staged[path])
-            _swap(path, staged)
-        except OSError as error:
-            raise unwritable(path.parent, error) from error
-        finally:
-            for temporary in staged.values():
-                with suppress(OSError):  # report the first error; the next run removes the file
-                    temporary.unlink(missing_ok=True)
+            _dump(record, stage(path))
 
-    def fail(self, planet: int, visit: int, detector: Detector, message: str) -> None:
+    def fail(self, item: ItemId, message: str) -> None:
         """Record that an item failed; an earlier result stays, with the error noted.
 
         Raises OutputError if the record cannot be written.
         """
-        blank = {"planet": planet, "visit": visit, "detector": detector.name, "status": "failed"}
-        path = self._record(planet, visit, detector)
-        _write_record(path, {**(read_record(path) or blank), "error": message})
+        blank = {**item._asdict(), "status": "failed"}
+        self._write_record(item, {**(read_record(self._record(item)) or blank), "error": message})
 
     def write_manifest(self) -> None:
         """Rebuild ``manifest.parquet`` from the records; raises OutputError if it cannot be written."""
         target = self.path / MANIFEST
         with self.alone():  # so that the last of several runs to write it has read every record
             table = index_of(self.path)
-            write_atomically(target, lambda temporary: _write_table(table, temporary))
+            self._write(target, lambda temporary: _write_table(table, temporary))
 
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Wait for the lock on the files about all items, and hold it inside the block."""
-        try:
-            with holding(self.path / f".{MANIFEST}{LOCK}"):
-                yield
-        except OutputError:  # an OSError too
-            raise
-        except OSError as error:
-            raise unwritable(self.path, error) from error
+        with writing(self.path), closing(Claims()) as claims:
+            claims.wait(lock_of(self.path, ALL))
+            yield
 
-    def _record(self, planet: int, visit: int, detector: Detector) -> Path:
-        return record_path(self.path, planet, visit, detector.name)
+    def _record(self, item: ItemId) -> Path:
+        return record_path(self.path, item)
 
-    def _lock(self, planet: int, visit: int, detector: Detector) -> Path:
-        return self._record(planet, visit, detector).with_name(f".{detector.name}{LOCK}")
+    def _write(self, target: Path, write: Callable[[Path], object], owner: ItemId | str = ALL) -> None:
+        write_atomically(target, write, partial(temporary_name, self.path, owner))
+
+    def _write_record(self, item: ItemId, record: Mapping[str, Any]) -> None:
+        self._write(self._record(item), lambda temporary: _dump(record, temporary), item)
 
     def _sweep(self) -> None:
-        """Remove leftovers of killed runs: temporary files, lock files, and arrays without a record."""
+        """Remove what killed runs left: files of the corner, hidden files as 0.1 made them, and arrays of no record."""
+        sweep(self.path)
         for file in self.path.glob(f".*{TEMPORARY}"):
             file.unlink(missing_ok=True)
+        with closing(Claims()) as claims:
+            for lock in (self.path / f".{CONFIG}{LOCK}", self.path / f".{MANIFEST}{LOCK}"):
+                if lock.exists():
+                    claims.take(lock)  # to release a lock is to remove its file
         for folder in visit_folders(self.path):
-            names = [file.name for file in folder.iterdir()]
-            items = {found["of"] or found["stem"] for name in names if (found := _LITTER.fullmatch(name))}
-            for item in items & DETECTORS.keys():  # any other file is not ours
-                self._sweep_item(folder, item)
+            there = _names_in(folder)
+            for detector in DETECTORS:
+                if _litter(there, detector):
+                    self._sweep_item(folder, detector)
 
-    def _sweep_item(self, folder: Path, item: str) -> None:
-        lock = folder / f".{item}{LOCK}"
-        if not self._claims.take(lock):
-            return  # another run is working on it
-        try:
-            names = [file.name for file in folder.iterdir()]
-            for name in names:
-                found = _LITTER.fullmatch(name)
-                hidden = found is not None and found["of"] == item and name != lock.name
-                if hidden or (found is not None and found["stem"] == item and f"{item}.json" not in names):
+    def _sweep_item(self, folder: Path, detector: str) -> None:
+        item = ItemId(int(folder.parent.name), int(folder.name), detector)
+        with closing(Claims()) as claims:
+            # Another run may be working on the item, of this version or of 0.1.
+            if all(map(claims.take, (lock_of(self.path, item), folder / f".{detector}{LOCK}"))):
+                for name in _litter(_names_in(folder), detector):
                     (folder / name).unlink(missing_ok=True)
-        finally:
-            self._claims.free(lock)
+
+
+def _names_in(folder: Path) -> list[str]:
+    return [file.name for file in folder.iterdir()]
+
+
+def _litter(names: Collection[str], detector: str) -> list[str]:
+    """Choose a detector's temporary and lock files, and its arrays if it has no record; others are not ours."""
+    hidden, arrays = rf"\.{detector}(\..+\{TEMPORARY}|\{LOCK})", rf"{detector}\.[a-z]+\.npy"
+    pattern = hidden if f"{detector}.json" in names else f"{hidden}|{arrays}"
+    return [name for name in names if re.fullmatch(pattern, name)]
 
 
 def _swap(path: Path, staged: Mapping[Path, Path]) -> None:
-    """Rename an item's files into place, its record last, and remove those of an earlier result."""
+    """Rename an item's files into place, its record, at ``path``, last, and remove those of an earlier result."""
     path.unlink(missing_ok=True)  # an item without a record does not exist, even if it is half renamed
     try:
         for target, temporary in staged.items():
@@ -296,10 +279,6 @@ def _write_table(table: pa.Table, path: Path) -> None:
 
     with path.open("wb") as stream:  # pyarrow takes no path that is not UTF-8
         pq.write_table(table, stream)
-
-
-def _write_record(path: Path, record: Mapping[str, Any]) -> None:
-    write_atomically(path, lambda temporary: _dump(record, temporary))
 
 
 def _dump(record: Mapping[str, Any], path: Path) -> None:

@@ -26,13 +26,14 @@ from gpucal.inputs.signal_file import ends_of
 from gpucal.pipeline.calibrate import stream
 from gpucal.pipeline.memory import DEFAULT_MEMORY, Budget, working_bytes
 from gpucal.pipeline.stream import Item, Opened, Outcome, bins_pages, open_items, plan_of, require_no_read
-from gpucal.results.records import is_finished, is_whole, record_path, records
+from gpucal.results.records import is_finished, is_whole, item_of, record_path, records
 from gpucal.results.writer import Store
 from gpucal.runs.folder import require_same_settings
 from gpucal.runs.job import Job
 from gpucal.runs.request import Request, prepare
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import DETECTORS, ORDER, Detector
+from gpucal.settings.ids import ItemId
 
 __all__ = ["Checked", "Frames", "check"]
 
@@ -190,44 +191,44 @@ class _Look:
 
     job: Job
     found: Checked
-    sizes: dict[tuple[int, int, str], int] = field(default_factory=dict)
-    footers: dict[tuple[int, int, str], int] = field(default_factory=dict)
-    inputs: dict[tuple[int, int, str], str] = field(default_factory=dict)
+    sizes: dict[ItemId, int] = field(default_factory=dict)
+    footers: dict[ItemId, int] = field(default_factory=dict)
+    inputs: dict[ItemId, str] = field(default_factory=dict)
     axes: dict[str, InputError | None] = field(default_factory=dict)
-    unmarked: set[tuple[int, int, str]] = field(default_factory=set)
+    unmarked: set[ItemId] = field(default_factory=set)
 
     def at(self, items: list[Item]) -> dict[str, Opened]:
         """Look at all items, and return an opened one of each detector."""
         sound = [item for item in items if not self._is_faulty(item)]
         unlike = self._unlike(sound)
         opened: dict[str, Opened] = {}
-        frames: dict[tuple[int, int, str], int] = {}
+        frames: dict[ItemId, int] = {}
         for one in self._opened(sound, unlike):
             opened.setdefault(one.item.detector.name, one)
-            frames[_key(one.item)] = one.signal.n_frames
-            self.inputs[_key(one.item)] = one.inputs
+            frames[one.item.id] = one.signal.n_frames
+            self.inputs[one.item.id] = one.inputs
         if self.found.deep:
             unlike |= _apart(frames, "has {value:,} frames, where most have {usual:,}")
         for item in sound:
-            where = item.obs.where(item.detector)
-            if where not in self.found.failing and (how := unlike.get(_key(item))):
+            where = str(item.id)
+            if where not in self.found.failing and (how := unlike.get(item.id)):
                 self.found.unlike[where] = f"{where}: {item.obs.signal_path(item.detector)}: {how}"
         return opened
 
-    def _opened(self, sound: list[Item], unlike: Mapping[tuple[int, int, str], str]) -> Iterator[Opened]:
+    def _opened(self, sound: list[Item], unlike: Mapping[ItemId, str]) -> Iterator[Opened]:
         """Open items as a run does: all, or the unlike ones and, of each detector, others until one is in order."""
         if self.found.deep:
             yield from self._in_order(sound)
             return
         for name in DETECTORS:
-            alike = [item for item in sound if _key(item) not in unlike and item.detector.name == name]
+            alike = [item for item in sound if item.id not in unlike and item.detector.name == name]
             before = len(self.found.failing)
             yield from islice(self._in_order(alike[:_OPENED]), 1)
             if len(self.found.failing) > before:
                 self.found.notes.append(
                     f"{name}: the first file that was opened would fail; --deep opens the others too"
                 )
-        yield from self._in_order([item for item in sound if _key(item) in unlike][:_OPENED])
+        yield from self._in_order([item for item in sound if item.id in unlike][:_OPENED])
 
     def _in_order(self, items: Iterable[Item]) -> Iterator[Opened]:
         for one in open_items(items, strict=self.job.strict, variance=self.job.variance):
@@ -239,10 +240,10 @@ class _Look:
         obs, detector = item.obs, item.detector
         try:
             size, footer, is_marked = ends_of(obs.signal_path(detector), "signal file")
-            self.sizes[_key(item)], self.footers[_key(item)] = size, footer
+            self.sizes[item.id], self.footers[item.id] = size, footer
             self.found.bytes += size
             if not is_marked:
-                self.unmarked.add(_key(item))
+                self.unmarked.add(item.id)
             paths = calibration_paths(obs.calibration_path(detector))
             for path in paths.values():
                 ends_of(path, "calibration file")
@@ -276,12 +277,12 @@ class _Look:
         return False
 
     def _fails(self, item: Item, error: InputError) -> bool:
-        where = item.obs.where(item.detector)
+        where = str(item.id)
         self.found.failing[where] = str(error.at(where))
         return True
 
-    def _unlike(self, items: Iterable[Item]) -> dict[tuple[int, int, str], str]:
-        keys = {_key(item) for item in items}
+    def _unlike(self, items: Iterable[Item]) -> dict[ItemId, str]:
+        keys = {item.id for item in items}
         sizes, footers = (
             {key: value for key, value in values.items() if key in keys} for values in (self.sizes, self.footers)
         )
@@ -292,11 +293,11 @@ class _Look:
         }
 
 
-def _apart(values: Mapping[tuple[int, int, str], int], how: str, times: float = 1.0) -> dict[tuple[int, int, str], str]:
+def _apart(values: Mapping[ItemId, int], how: str, times: float = 1.0) -> dict[ItemId, str]:
     """Find values that differ from the median of their detector by more than so many times."""
     apart = {}
     for name in DETECTORS:
-        own = {key: value for key, value in values.items() if key[2] == name}
+        own = {key: value for key, value in values.items() if key.detector == name}
         usual = int(statistics.median_low(own.values())) if own else 0
         for key, value in own.items():
             if not usual / times <= value <= usual * times:
@@ -305,21 +306,21 @@ def _apart(values: Mapping[tuple[int, int, str], int], how: str, times: float = 
 
 
 def _look_at_results(
-    found: Checked, job: Job, items: list[Item], out: Path | None, inputs: Mapping[tuple[int, int, str], str]
+    found: Checked, job: Job, items: list[Item], out: Path | None, inputs: Mapping[ItemId, str]
 ) -> None:
     """Count the items that are finished already; what has changed since is seen only where files were opened."""
-    wanted = {_key(item) for item in items}
-    finished: set[tuple[int, int, str]] = set()
+    wanted = {item.id for item in items}
+    finished: set[ItemId] = set()
     for n, folder in enumerate([*([] if out is None else [out]), *job.resume_from]):
         for record in records(folder):
-            key = (record["planet"], record["visit"], record["detector"])
+            key = item_of(record)
             if key not in wanted:
                 continue
             is_ours = record.get("settings") == job.settings_hash
             if n == 0 and out is not None:
                 found.failed_before += not is_finished(record)
                 found.other_settings += is_finished(record) and not is_ours
-            home = record_path(folder, *key).parent
+            home = record_path(folder, key).parent
             is_same = inputs.get(key, record.get("inputs")) == record.get("inputs")
             if is_ours and is_same and is_finished(record) and is_whole(home, record) and not job.overwrite:
                 finished.add(key)
@@ -332,7 +333,7 @@ def _look_at_needs(
     job: Job,
     items: list[Item],
     out: Path | None,
-    sizes: Mapping[tuple[int, int, str], int],
+    sizes: Mapping[ItemId, int],
     opened: Mapping[str, Opened],
 ) -> None:
     """Estimate disk, memory and time from one opened item of each detector."""
@@ -356,8 +357,8 @@ def _look_at_needs(
         working = working_bytes(one.signal, job.threads, destination.page_block, by_pages=by_pages)
         reserved[name] = working + cube * (value_bytes + needs_variance * (8 + value_bytes))
     for item in items:
-        where, name = item.obs.where(item.detector), item.detector.name
-        needed = sizes.get(_key(item), 0) + reserved.get(name, 0)
+        where, name = str(item.id), item.detector.name
+        needed = sizes.get(item.id, 0) + reserved.get(name, 0)
         if budget.strict and needed > budget.total and where not in found.failing:
             total = f"needs {budget.other + needed:,} bytes of memory, more than the {budget.total + budget.other:,}"
             error = InputError(
@@ -365,7 +366,7 @@ def _look_at_needs(
             )
             found.failing[where] = str(error.at(where))
     largest = max(
-        (sizes[_key(item)] + reserved.get(item.detector.name, 0) for item in items if _key(item) in sizes), default=0
+        (sizes[item.id] + reserved.get(item.detector.name, 0) for item in items if item.id in sizes), default=0
     )
     found.memory_bytes = job.memory or max(DEFAULT_MEMORY, budget.other + largest)
     share = found.unfinished / max(1, len(items))
@@ -400,7 +401,7 @@ def _measure(found: Checked, job: Job, opened: Mapping[str, Opened]) -> None:
                     memory=job.memory,
                 )
             except InputError as error:
-                where = obs.where(opened[name].item.detector)
+                where = str(opened[name].item.id)
                 found.failing.setdefault(where, str(error.at(where)))
                 return
             took.append(time.perf_counter() - began)
@@ -408,10 +409,6 @@ def _measure(found: Checked, job: Job, opened: Mapping[str, Opened]) -> None:
         seconds += min(took)
     found.seconds_each = seconds
     found.seconds = seconds * found.unfinished / len(DETECTORS)
-
-
-def _key(item: Item) -> tuple[int, int, str]:
-    return (*item.obs.key, item.detector.name)
 
 
 def _size(count: float) -> str:

@@ -15,7 +15,7 @@ import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from logging.handlers import QueueHandler
@@ -107,7 +107,8 @@ def calibrate_one(dataset: Dataset, errand: Errand, planet: int, visit: int, cro
         try:
             _check(dataset, errand)
             job = replace(errand.job, workers=errand.job.workers or _threads(crowd))
-            local.execute(job, [dataset[planet, visit]], watch)
+            with closing(Store(job.out)) as store:
+                local.execute(job, [dataset[planet, visit]], watch, store)
         except GpucalError as raised:
             error = raised
         except Exception as raised:
@@ -162,7 +163,7 @@ def _threads(crowd: int) -> int:
     return own if own > 1 else max(1, usable_cores() // crowd)
 
 
-def execute(client: Client, job: Job, observations: list[Observation], watch: Watch) -> None:
+def execute(client: Client, job: Job, observations: list[Observation], watch: Watch, store: Store) -> None:
     """Calibrate the missing items on the cluster of a client. The job's threads and memory are those of each worker.
 
     Raises ConfigError if the client cannot be used. Raises ClusterError if the cluster is lost or without workers for
@@ -179,7 +180,7 @@ def execute(client: Client, job: Job, observations: list[Observation], watch: Wa
     if observations:
         others = tuple(folder.absolute() for folder in job.resume_from)
         job = replace(job, out=job.out.absolute(), resume_from=others)
-        _Spread(client, job, watch, deque(observations)).drive()
+        _Spread(client, job, watch, store, deque(observations)).drive()
 
 
 @dataclass
@@ -193,6 +194,7 @@ class _Spread:
     client: Any  # distributed has few types
     job: Job
     watch: Watch
+    store: Store
     waiting: deque[Observation]
     flying: dict[Future[Account], Observation] = field(default_factory=dict)
     suspects: deque[Observation] = field(default_factory=deque)
@@ -308,7 +310,7 @@ class _Spread:
             self.suspects.append(obs)
             return
         died = InputError("every worker that had it died", "see their logs, or give them more memory")
-        local.give_up(self.job, obs, died, self.watch, self.since)
+        local.give_up(self.job, obs, died, self.watch, self.store, self.since)
 
     def _count(self, account: Account) -> None:
         ended = account.summary
@@ -405,4 +407,4 @@ class _Spread:
         self._quietly(self._look)
         if self.known - self.workers and not self.is_lost:
             with suppress(OutputError):
-                Store(self.job.out).sweep()
+                self.store.sweep()

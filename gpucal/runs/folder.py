@@ -15,6 +15,7 @@ from gpucal.results.writer import Store
 from gpucal.runs.job import Job
 from gpucal.runs.summary import Summary
 from gpucal.settings.calibration import Calibration
+from gpucal.settings.ids import ItemId
 from gpucal.settings.rules import OPEN
 
 __all__ = ["changes", "claimed", "finish", "note_others", "require_same_settings"]
@@ -116,7 +117,7 @@ def note_others(store: Store, job: Job) -> None:
         log.warning("%s; this run calibrates those it needs again", missing(store.path, elsewhere))
 
 
-def _write_note(store: Store, job: Job) -> Mapping[tuple[int, int, str], str]:
+def _write_note(store: Store, job: Job) -> Mapping[ItemId, str]:
     """Write the note; where there is nothing to note the folder is left alone, as it may be full."""
     if not job.resume_from and not (store.path / NOTE).exists():
         return {}

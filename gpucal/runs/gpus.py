@@ -18,7 +18,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from logging.handlers import QueueHandler
 from types import SimpleNamespace
@@ -28,6 +28,7 @@ from gpucal.errors import DeviceError, GpucalError
 from gpucal.inputs.dataset import Observation
 from gpucal.pipeline.machine import visible_gpus
 from gpucal.pipeline.memory import DEFAULT_MEMORY
+from gpucal.results.writer import Store
 from gpucal.runs import local
 from gpucal.runs.interrupts import Interrupts
 from gpucal.runs.job import Job
@@ -77,7 +78,7 @@ class Share:
     until: float | None
 
 
-def execute(devices: Sequence[str], job: Job, observations: list[Observation], watch: Watch) -> None:
+def execute(devices: Sequence[str], job: Job, observations: list[Observation], watch: Watch, _: Store) -> None:
     """Calibrate the missing items in a process for each of the devices, every n-th planet in the same one.
 
     Raises DeviceError if a process ends without a summary. The others are waited for, and what they finished is kept.
@@ -198,7 +199,8 @@ def work() -> None:
         interrupts.defer()
         watch = Watch(interrupts, share.until, show=say)
         try:
-            local.execute(share.job, share.observations, watch)
+            with closing(Store(share.job.out)) as store:
+                local.execute(share.job, share.observations, watch, store)
         except GpucalError as error:
             sys.exit(f"gpucal: {error}")
         say(watch.summary)

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,7 +22,8 @@ from gpucal.results.records import is_finished, record_path
 from gpucal.results.writer import Store
 from gpucal.runs.job import Job
 from gpucal.runs.watch import Watch
-from gpucal.settings.detectors import DETECTORS, Detector
+from gpucal.settings.detectors import DETECTORS
+from gpucal.settings.ids import ItemId
 
 __all__ = ["execute", "give_up", "relay"]
 
@@ -32,27 +33,26 @@ log = logging.getLogger(__name__)
 _PATIENCE = 0.5
 
 
-def execute(job: Job, observations: Sequence[Observation], watch: Watch) -> None:
+def execute(job: Job, observations: Sequence[Observation], watch: Watch, store: Store) -> None:
     """Calibrate the missing items of both detectors in this process.
+
+    The store writes them into the results folder; the caller closes it.
 
     Raises BackendUnavailable if the chosen backend cannot run here, and OutputError if the folder cannot be written at
     all.
     """
     watch.expect(len(observations))
-    work = _Work(job, watch, deque(_items(job, observations)))
-    with closing(work.store):
-        work.do()
+    _Work(job, watch, store, deque(_items(job, observations))).do()
 
 
-def give_up(job: Job, observation: Observation, error: InputError, watch: Watch, since: float) -> None:
+def give_up(job: Job, observation: Observation, error: InputError, watch: Watch, store: Store, since: float) -> None:
     """Count the items of an observation that no process survived as failed, but for those that are finished.
 
     ``since`` is the time at which the run began: an item finished later is one that it has done.
     """
-    work = _Work(job, watch, deque())
-    with closing(work.store):
-        for item in _items(job, [observation]):
-            work.give_up(item, error, since)
+    work = _Work(job, watch, store, deque())
+    for item in _items(job, [observation]):
+        work.give_up(item, error, since)
 
 
 def relay(record: logging.LogRecord, process: str) -> None:
@@ -73,14 +73,14 @@ class _Work:
 
     job: Job
     watch: Watch
+    store: Store
     waiting: deque[Item]
-    busy: set[tuple[int, int, str]] = field(default_factory=set)
-    unwritable: dict[tuple[int, int, str], OutputError] = field(default_factory=dict)
+    busy: set[ItemId] = field(default_factory=set)
+    unwritable: dict[ItemId, OutputError] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.summary = self.watch.summary
-        self.store = Store(self.job.out)
         self.others = [Store(folder) for folder in self.job.resume_from]
         self.hash = self.job.settings_hash
         # The pipeline's reader begins items, and this thread ends them: neither counts the other's.
@@ -110,8 +110,7 @@ class _Work:
             with pipeline:
                 for outcome in pipeline.outcomes():
                     self.ended_items += 1
-                    key = _key(outcome.item)
-                    if outcome.result is None and key in self.busy:
+                    if outcome.result is None and outcome.item.id in self.busy:
                         self.waiting.append(outcome.item)
                         self.ended = time.monotonic()
                         continue
@@ -134,16 +133,15 @@ class _Work:
 
     def give_up(self, item: Item, error: InputError, since: float) -> None:
         """Count an item as `give_up` says."""
-        key = (*item.obs.key, item.detector)
-        record = self.store.record(*key)
-        is_there = record is not None and self.store.holds(*key, self.hash, record.get("inputs", ""))
-        path = record_path(self.job.out, *_key(item))
+        record = self.store.record(item.id)
+        is_there = record is not None and self.store.holds(item.id, self.hash, record.get("inputs", ""))
+        path = record_path(self.job.out, item.id)
         if is_there and path.stat().st_mtime >= since:
             self.summary.done += 1
             self.summary.left -= 1
         else:
             is_kept = is_there and not self.job.overwrite
-            self._record(Outcome(item, None if is_kept else error.at(item.obs.where(item.detector)), "", {}))
+            self._record(Outcome(item, None if is_kept else error.at(str(item.id)), "", {}))
 
     def _missing(self) -> Iterator[Opened | Outcome]:
         """Open items while there is time, claim those that are missing, and pass over those that are not."""
@@ -173,45 +171,44 @@ class _Work:
 
     def _is_missing(self, item: Item, inputs: str) -> bool:
         """Tell whether to calibrate an item; if so, it is claimed."""
-        key = (*item.obs.key, item.detector)
+        key = item.id
         try:
             elsewhere = False
             if not self.job.overwrite:  # look before claiming, as a claim writes a file
-                if self.store.holds(*key, self.hash, inputs, without_error=True):
+                if self.store.holds(key, self.hash, inputs, without_error=True):
                     return False
-                here = self.store.record(*key)
+                here = self.store.record(key)
                 elsewhere = (here is None or here["status"] != "done") and self._is_elsewhere(key, inputs)
                 if elsewhere and here is None:
                     return False
-            if not self.store.claim(*key):
-                self.busy.add(_key(item))
+            if not self.store.claim(key):
+                self.busy.add(key)
                 return False
             if self.job.overwrite:
                 return True
-            if elsewhere or self.store.holds(*key, self.hash, inputs):
-                self.store.forget_error(*key)
+            if elsewhere or self.store.holds(key, self.hash, inputs):
+                self.store.forget_error(key)
                 return False
             return True
         except OutputError as error:  # an exception in the reader thread would end the run
-            self.unwritable[_key(item)] = error
+            self.unwritable[key] = error
             return False
 
-    def _is_elsewhere(self, key: tuple[int, int, Detector], inputs: str) -> bool:
+    def _is_elsewhere(self, key: ItemId, inputs: str) -> bool:
         """Tell whether another folder has the item; as in `gpucal.open_results`, the first with a record decides."""
         for other in self.others:
-            if other.holds(*key, self.hash, inputs, without_error=True):
+            if other.holds(key, self.hash, inputs, without_error=True):
                 return True
-            record = other.record(*key)
+            record = other.record(key)
             if record is not None and not is_finished(record):
                 return False
         return False
 
     def _record(self, outcome: Outcome) -> None:
         """Write an item's outcome and count it."""
-        obs, detector, result = outcome.item.obs, outcome.item.detector, outcome.result
-        key = (*obs.key, detector)
+        item, result = outcome.item, outcome.result
         try:
-            if error := self.unwritable.pop(_key(outcome.item), None):
+            if error := self.unwritable.pop(item.id, None):
                 self._fail(outcome, error)
             elif result is None:
                 self.summary.skipped += 1
@@ -220,12 +217,12 @@ class _Work:
             else:
                 start = time.perf_counter()
                 arrays = arrays_of(result, product=self.job.product, with_variance=self.job.variance)
-                self.sizes[detector.name] = sum(array.nbytes for array in arrays.values())
+                self.sizes[item.detector.name] = sum(array.nbytes for array in arrays.values())
                 spent = sum(outcome.seconds.values())
                 self.store.commit(
                     result,
                     arrays,
-                    dataset=home_of(obs.dataset),
+                    dataset=home_of(item.obs.dataset),
                     settings=self.hash,
                     inputs=outcome.inputs,
                     seconds=spent,
@@ -237,27 +234,26 @@ class _Work:
         except OutputError as error:
             self._fail(outcome, error)
         except MemoryError:
-            self._fail(outcome, out_of_memory().at(outcome.item.obs.where(detector)))
+            self._fail(outcome, out_of_memory().at(str(item.id)))
         finally:
             self.ended = time.monotonic()
             self.summary.left -= 1
-            self.store.free(*key)
+            self.store.free(item.id)
 
     def _fail(self, outcome: Outcome, error: InputError | OutputError) -> None:
-        obs, detector = outcome.item.obs, outcome.item.detector
-        key, where = (*obs.key, detector), obs.where(detector)
-        line = str(error) if isinstance(error, InputError) else f"{where}: {error}"
+        key = outcome.item.id
+        line = str(error) if isinstance(error, InputError) else f"{key}: {error}"
         log.error("%s", line)
-        self.summary.failed[where] = line
+        self.summary.failed[str(key)] = line
         if isinstance(error, OutputLost):
             self.summary.stopped = self._missing_space()
         # If another run has claimed the item, that run records its outcome. If no record can be written, see the log.
         else:
             with suppress(OutputError):
                 # Note no output error of an item that is finished in the folder.
-                is_finished = isinstance(error, OutputError) and self.store.holds(*key, self.hash, outcome.inputs)
-                if self.store.claim(*key) and not is_finished:
-                    self.store.fail(*key, line)
+                is_finished = isinstance(error, OutputError) and self.store.holds(key, self.hash, outcome.inputs)
+                if self.store.claim(key) and not is_finished:
+                    self.store.fail(key, line)
 
     def _missing_space(self) -> str:
         lost = f"{self.job.out}: nothing more can be written; "
@@ -278,7 +274,3 @@ class _Work:
 
 def _megabytes(size: int) -> str:
     return f"{-(-size // 10**6):,} MB"
-
-
-def _key(item: Item) -> tuple[int, int, str]:
-    return (*item.obs.key, item.detector.name)

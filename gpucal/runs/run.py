@@ -20,7 +20,7 @@ from numpy.typing import DTypeLike
 from gpucal.backends import choose
 from gpucal.errors import RunWarning
 from gpucal.inputs.dataset import Dataset, Observation
-from gpucal.results.writer import LOG
+from gpucal.results.writer import LOG, Store
 from gpucal.runs import gpus, local
 from gpucal.runs.folder import claimed, finish, note_others
 from gpucal.runs.interrupts import Interrupts
@@ -37,7 +37,7 @@ __all__ = ["carry_out", "run"]
 
 log = logging.getLogger(__name__)
 
-Execute = Callable[[Job, list[Observation], Watch], None]
+Execute = Callable[[Job, list[Observation], Watch, Store], None]
 """Calibrates the missing items of observations, and tells a `Watch` of them."""
 
 
@@ -174,7 +174,7 @@ def carry_out(request: Request, watch: Watch, *, client: Client | None = None, p
         note_others(store, job)
         try:
             with shown(len(observations)) if progress else nullcontext(watch.show) as watch.show:
-                execute(job, observations, watch)
+                execute(job, observations, watch, store)
         except KeyboardInterrupt:
             summary.stopped = "interrupted"
             raise

@@ -1,4 +1,4 @@
-"""Ids of planets and numbers of visits: whatever has the value of an integer means that integer."""
+"""Ids of items, and of planets and visits: whatever has the value of an integer means that integer."""
 
 from __future__ import annotations
 
@@ -6,12 +6,31 @@ import math
 from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
 from numbers import Integral, Real
-from typing import Any, SupportsInt, cast
+from typing import Any, NamedTuple, SupportsInt, cast
 
-__all__ = ["as_id", "ids_in", "why_no_id"]
+__all__ = ["ItemId", "as_id", "ids_in", "why_no_id"]
 
 # Ids have up to 10 digits. The limit keeps the power of a text such as 1e999999 from being computed.
 _MOST_DIGITS = 18
+
+
+class ItemId(NamedTuple):
+    """What is calibrated, stored and reported as one: a detector's reads of one visit of one planet.
+
+    Its text is what messages call it, such as ``planet 17 visit 0 FGS1``.
+    """
+
+    planet: int
+    visit: int
+    detector: str
+
+    def __str__(self) -> str:
+        return f"planet {self.planet} visit {self.visit} {self.detector}"
+
+    @property
+    def path(self) -> str:
+        """Where a results folder has its files, without their endings, such as ``17/0/FGS1``."""
+        return f"{self.planet}/{self.visit}/{self.detector}"
 
 
 def as_id(value: object) -> int | None:

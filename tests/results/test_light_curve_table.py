@@ -20,6 +20,7 @@ from gpucal import Dataset
 from gpucal.errors import OutputError, Unstackable
 from gpucal.results import light_curve_table as module
 from gpucal.results.light_curve_table import LIGHT_CURVES, write_light_curves
+from gpucal.results.records import records
 
 
 @pytest.fixture(scope="module", params=["float32", "float64"])
@@ -31,7 +32,8 @@ def curves(request: pytest.FixtureRequest, visits: Dataset, tmp_path_factory: py
 def check_light_curves(out: Path) -> None:
     results = gpucal.open_results(out)
     both = results.light_curves_with_errors()
-    kind = next(iter(results._record((5, 0), "FGS1")["files"].values()))["dtype"]
+    stored = next(records(out))["files"]
+    kind = stored["flux" if "flux" in stored else "signal"]["dtype"]
     flux, error = (np.load(out / f"light-curves.{end}") for end in ("npy", "errors.npy"))
     assert flux.shape == error.shape == (2, 4, 283)
     assert flux.dtype == error.dtype == kind
@@ -43,7 +45,7 @@ def check_light_curves(out: Path) -> None:
     assert [str(t) for t in table.dtypes[:5]] == ["int64", "int64", "int32", "float64", kind]
     rows = [(*key, k) for key in IDS for k in range(4)]
     assert [*table[["planet", "visit", "bin"]].itertuples(index=False, name=None)] == rows
-    np.testing.assert_array_equal(table.time_h, np.concatenate([results._read(key, "AIRS-CH0", "time") for key in IDS]))
+    np.testing.assert_array_equal(table.time_h, np.concatenate([results.axes(key, "AIRS-CH0")["time"] for key in IDS]))
     np.testing.assert_array_equal(table[names].to_numpy(), flux.reshape(8, 283))
     np.testing.assert_array_equal(table[[f"{name}_error" for name in names]].to_numpy(), error.reshape(8, 283))
     np.testing.assert_array_equal(np.load(out / "light-curves.ids.npy"), IDS)

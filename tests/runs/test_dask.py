@@ -428,7 +428,7 @@ def test_a_worker_that_waits_for_another_run_can_be_halted(threads: Client, many
     dataset, out = gpucal.open_dataset(many), tmp_path / "out"
     with closing(Store(out)) as another:
         another.begin(Job(out, CONFIG, "float32", "cubes", False, "numpy", 1, None).settings)
-        assert another.claim(100, 0, DETECTORS["AIRS-CH0"])
+        assert another.claim(dataset[100].item(DETECTORS["AIRS-CH0"]))
         how: dict[str, Any] = {"planets": [100], "client": threads, "backend": "numpy"}
         began = time.monotonic()
         summary = gpucal.run(dataset, out, CONFIG, stop=lambda: items_done(out) >= 1, **how)

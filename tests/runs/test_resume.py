@@ -91,7 +91,7 @@ def test_a_write_that_fails_costs_its_item(
     plain, calls = os.fsync, []
 
     def fsync(file: int) -> None:
-        if str(Path(f"/proc/self/fd/{file}").readlink().name).startswith(".AIRS-CH0.dq.npy."):
+        if str(Path(f"/proc/self/fd/{file}").readlink().name).startswith("17-0-AIRS-CH0.AIRS-CH0.dq.npy."):
             calls.append(file)
             if len(calls) == 1 or lost:
                 raise OSError(number, os.strerror(number))

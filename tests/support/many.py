@@ -181,8 +181,9 @@ def command_line(*argv: object) -> list[str]:
 
 
 def litter(out: Path) -> list[str]:
-    """What a run must not leave: temporary and lock files, and arrays of no record."""
-    hidden = [str(file.relative_to(out)) for file in out.rglob(".*")]
+    """What a run must not leave: hidden files, its corner and what is in it, and arrays of no record."""
+    names = [str(file.relative_to(out)) for file in out.rglob("*") if file.is_file() or not any(file.iterdir())]
+    hidden = [name for name in names if name.startswith(".") or "/." in name]
     known = {file.with_name(stored["file"]) for file, record in all_records(out) for stored in _files(record)}
     return hidden + [str(file.relative_to(out)) for file in {*out.glob("*/*/*.npy")} - known]
 
