@@ -266,10 +266,10 @@ from gpucal.runs import local
 
 execute = getattr(local, "plain", local.execute)  # Dask may import this twice
 
-def deadly(job, observations, watch):
+def deadly(job, observations, *rest):
     if observations[0].planet == 101:
         os._exit(3)
-    execute(job, observations, watch)
+    execute(job, observations, *rest)
 
 local.plain, local.execute = execute, deadly
 """
@@ -555,8 +555,8 @@ def test_an_interrupt_counts_what_is_in_hand(threads: Client, many: Path, tmp_pa
 
     watch = Watch(show=interrupted)
     summary = watch.summary
-    with pytest.raises(KeyboardInterrupt):
-        dask.execute(threads, job, [*dataset], watch)
+    with closing(Store(job.out)) as store, pytest.raises(KeyboardInterrupt):
+        dask.execute(threads, job, [*dataset], watch, store)
     assert 4 <= summary.done == items_done(job.out) < 2 * len(PLANETS)
     assert summary.left == 2 * len(PLANETS) - summary.done
     until(lambda: not any(threads.processing().values()))
