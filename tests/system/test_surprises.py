@@ -54,7 +54,7 @@ def test_equal_wishes_are_equal_results(
     gpucal.run(dataset, tmp_path / "python", asked)
     gpucal.run(dataset, tmp_path / "toml", Calibration.from_toml(tmp_path / "wish.toml"))
     arrays = {path.relative_to(tmp_path / "flags") for path in (tmp_path / "flags").rglob("*.npy")}
-    assert len(arrays) == 14
+    assert len(arrays) == 18
     for other in ("file", "python", "toml"):
         for path in [*arrays, Path("config.toml")]:
             assert (tmp_path / other / path).read_bytes() == (tmp_path / "flags" / path).read_bytes(), (other, path)
