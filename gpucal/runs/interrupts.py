@@ -8,12 +8,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
-
-if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 __all__ = ["SIGNALLED", "Interrupts"]
 
@@ -77,19 +73,11 @@ class Interrupts:
         The call runs in another thread, as only the main thread is interrupted. The main thread has to stay free: a
         call may hang in the kernel, and then the second signal must be heard.
         """
-        try:
-            return self._thread.submit(call, *arguments, **options).result()
-        except BaseException:
-            self._thread.submit(int).result()  # after the call, which may have begun before there was a future
-            raise
-
-    @cached_property
-    def _thread(self) -> ThreadPoolExecutor:
         from concurrent.futures import ThreadPoolExecutor
 
-        thread = ThreadPoolExecutor(1, "gpucal-shield")
-        thread.submit(int).result()  # an interrupt while the thread starts would lose it
-        return thread
+        with ThreadPoolExecutor(1, "gpucal-shield") as thread:  # its end waits for the call
+            thread.submit(int).result()  # an interrupt while the thread starts would lose the call
+            return thread.submit(call, *arguments, **options).result()
 
     def _handle(self, handler: Callable[[int, FrameType | None], object]) -> None:
         for number in self._before:
