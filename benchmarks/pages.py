@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +65,7 @@ class Stages:
         from gpucal.backends.pagewise.leftover import inflate_by_codec
 
         table, n, scratch = self.loaded.table, pixels.stop - pixels.start, decode.Scratch()
-        raw = np.frombuffer(self.loaded.buffer.getvalue(), np.uint8)
+        raw = self.loaded.data
         first, last = int(table.firsts[pixels.start]), int(table.firsts[pixels.stop])
         some, status = table.pages[first:last], np.empty(last - first, np.int64)
         inflated = scratch.inflated(int(some[-1, TO] + some[-1, WANTED] - some[0, TO]) + PADDING)
@@ -115,7 +114,7 @@ def for_a_gpu(plan: Plan, loaded: Loaded) -> dict[str, float]:
 
 def by_codec(loaded: Loaded) -> tuple[float, float]:
     """Inflate the data pages by pyarrow's zstd; return their bytes and the seconds."""
-    codec, data = pa.Codec("zstd"), np.frombuffer(loaded.buffer.getvalue(), np.uint8)
+    codec, data = pa.Codec("zstd"), loaded.data
     some = loaded.table.pages[loaded.table.pages[:, KIND] != DICTIONARY]
     stored = [(pa.py_buffer(data[at : at + size]), wanted) for at, size, wanted in some[:, [AT, SIZE, WANTED]].tolist()]
     seconds = timed(lambda: [codec.decompress(page, decompressed_size=wanted) for page, wanted in stored])
@@ -133,12 +132,11 @@ def once(obs: package.Observation, detector: Detector, threads: int) -> dict[str
     frames, adc, axis = obs.frames(detector), obs.adc(detector), obs.axis(detector)
     plan = make_plan(detector, config, frames, adc, axis, signal.n_frames)
     found["open"] = time.thread_time() - start
-    buffer = BytesIO()
-    signal.load(buffer)
+    memory = np.zeros(signal.size, np.uint8)
     start = time.thread_time()
-    loaded = signal.load(buffer)  # into memory that is in use already
+    loaded = signal.load(memory)  # which is in use already
     found["read and table of pages"] = time.thread_time() - start
-    found["of which table"] = timed(lambda: page_table(buffer.getvalue(), signal.footer, signal.columns, path))
+    found["of which table"] = timed(lambda: page_table(memory.tobytes(), signal.footer, signal.columns, path))
     stages, blocks = Stages(plan, loaded), list(pixel_blocks(plan, loaded.table.sizes, PAGE_BLOCK))
     for pixels in blocks:
         stages.block(pixels)

@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +125,7 @@ class Watched(budget.Budget):
     def acquire(self, *arguments: Any) -> Any:
         spare = super().acquire(*arguments)
         self.sharers += 1
-        kept = sum(buffer.getbuffer().nbytes for buffer in self._spare)
+        kept = sum(memory.nbytes for memory in self._spare)
         self.seen.append((self._used + kept, self.total, self.sharers))
         return spare
 
@@ -264,17 +263,33 @@ def test_the_budget_is_kept_and_given_back(own: Path, budgets: type[Watched], sh
 
 
 def test_buffers_to_use_again_are_within_the_budget() -> None:
-    def acquire(wanted: int) -> BytesIO | None:
-        return shared.acquire(wanted, Path("signal.parquet"), lambda: None)
+    def acquire(wanted: int, size: int = 30) -> np.ndarray | None:
+        return shared.acquire(wanted, Path("signal.parquet"), lambda: None, size)
 
     shared = budget.Budget(tight(1, 100), 1)
     assert [acquire(30) for _ in range(3)] == [None] * 3
     for _ in range(3):
-        shared.release(30, BytesIO(bytes(30)))
+        shared.release(30, np.empty(30, np.uint8))
     assert acquire(60) is not None
     assert len(shared._spare) == 1
     assert acquire(40) is not None
     assert shared._spare == []
+
+
+def test_a_file_is_read_into_the_smallest_memory_that_has_room() -> None:
+    def acquire(wanted: int, size: int) -> int:
+        memory = shared.acquire(wanted, Path("signal.parquet"), lambda: None, size)
+        return 0 if memory is None else memory.size
+
+    shared = budget.Budget(tight(1, 200), 1)
+    for size in (50, 20, 30):
+        shared.release(0, np.empty(size, np.uint8))
+    assert acquire(60, 51) == 0
+    assert acquire(40, 25) == 30
+    assert shared._used == 105  # five bytes are in use that nobody needs
+    shared.release(105)
+    assert acquire(140, 10) == 20
+    assert acquire(45, 40) == 0  # with the ten bytes more of that memory there would be too many
 
 
 def test_by_default_a_larger_item_goes_alone(
