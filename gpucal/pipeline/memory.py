@@ -88,7 +88,7 @@ class Budget:
         self._changed = Condition()
 
     def acquire(
-        self, wanted: int, path: Path, check_alive: Callable[[], None], size: int = 0
+        self, wanted: int, path: Path, check_alive: Callable[[], None], size: int | None = None
     ) -> NDArray[np.uint8] | None:
         """Wait until so many bytes are free, or nothing is in use; return memory of ``size`` to use again, if any.
 
@@ -108,11 +108,10 @@ class Budget:
                 self._changed.wait(timeout=0.5)
             if self._closed:
                 raise CancelledError
-            self._used += wanted
-            fitting = [memory for memory in self._spare if memory.size >= size]
+            fitting = [memory for memory in self._spare if size is not None and memory.size >= size]
             spare = min(fitting, key=len, default=None)
-            more = 0 if spare is None else spare.size - size
-            if self._used and self._used + wanted + more > self.total:
+            more = 0 if spare is None or size is None else spare.size - size
+            if (self.strict or self._used) and self._used + wanted + more > self.total:
                 spare, more = None, 0
             self._used += wanted + more
             self._spare = [memory for memory in self._spare if memory is not spare]

@@ -305,8 +305,8 @@ class Pipeline:
             if self._by_pages and not by_pages:  # which the footer did not tell: pyarrow needs more
                 self._budget.release(reserved)
                 reserved = 0
-                more = held + working_bytes(signal, self._threads, by_pages=False)
-                self._budget.release(0, self._budget.acquire(more, signal.path, self._check_alive))
+                more = held + memory.size - signal.size + working_bytes(signal, self._threads, by_pages=False)
+                self._budget.acquire(more, signal.path, self._check_alive)
                 reserved = more
             if not by_pages:
                 _ = loaded.metadata  # here, where no thread that bins waits for it

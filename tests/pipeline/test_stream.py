@@ -36,6 +36,9 @@ PLANETS = tuple(range(1, 8))
 OUTPUT = 4 * 32 * 32 * 8
 FLOAT64 = np.dtype(np.float64)
 
+PATIENCE = 60.0
+"""Seconds after which something hangs."""
+
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -444,31 +447,40 @@ def test_the_interpreter_exits_with_a_stream_left_open(many: Path) -> None:
 
 
 def test_reading_and_working_go_on_at_the_same_time(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reading: list[float] = []
-    working: list[float] = []
+    """The work on every other item ends while the next is read, and the reading behind the others during the work."""
+    blocks, last = 32, len(PLANETS) - 1
+    began, was_read, worked = ([threading.Event() for _ in PLANETS] for _ in range(3))
+    plans: list[Any] = []
+    done = [0] * len(PLANETS)
+    lock, both = threading.Lock(), threading.Barrier(2)
     plain = signal_file._read_into
-    largest = max(signal_of(many, planet).stat().st_size for planet in PLANETS) + OUTPUT
 
-    def slowly(buffer: Any, path: Path, size: int) -> bool:
-        start = time.perf_counter()
-        time.sleep(size * 0.4 / largest)
-        complete = plain(buffer, path, size)
-        reading.append(time.perf_counter() - start)
+    def reading(space: np.ndarray, path: Path, size: int) -> bool:
+        number = sum(event.is_set() for event in began)
+        began[number].set()
+        assert number % 2 == 0 or worked[number - 1].wait(PATIENCE)
+        complete = plain(space, path, size)
+        was_read[number].set()
         return complete
 
-    outcomes_of(many)  # everything is imported
-    monkeypatch.setattr(signal_file, "_read_into", slowly)
-    start = time.perf_counter()
-    outcomes = outcomes_of(many, threads=2, backend=sleepy(0.02, working))  # 32 blocks an item, 0.32 s of two threads
-    wall = time.perf_counter() - start
-    read = sum(reading) + sum(outcome.seconds["open"] for outcome in outcomes)  # by one thread
-    worked = sum(working) / 2
-    assert len(reading) == len(PLANETS)
-    assert len(working) == 32 * len(PLANETS)
-    alone = reading[0] + worked / len(PLANETS)  # the first is only read, the last is only worked on
-    allowed = 1.1 * max(read, worked) + alone + 0.2
-    assert allowed < read + worked  # what one after the other would take
-    assert wall < allowed
+    def working(plan: Any, pixels: slice, counts: np.ndarray, out: np.ndarray) -> np.ndarray:
+        both.wait(PATIENCE)  # two threads work at the same time
+        with lock:
+            if not any(plan is other for other in plans):
+                plans.append(plan)
+            number = next(place for place, other in enumerate(plans) if plan is other)
+        assert number == last or (was_read if number % 2 else began)[number + 1].wait(PATIENCE)
+        saturated = numpy_.bin_counts(plan, pixels, counts, out)
+        with lock:
+            done[number] += 1
+            if done[number] == blocks:
+                worked[number].set()
+        return saturated
+
+    monkeypatch.setattr(signal_file, "_read_into", reading)
+    outcomes = outcomes_of(many, threads=2, backend=Backend("two at a time", "threads", working))
+    assert [type(outcome.result) for outcome in outcomes] == [gpucal.Calibrated] * len(PLANETS)
+    assert done == [blocks] * len(PLANETS)
 
 
 def test_the_caller_s_thread_asks_for_observations(many: Path) -> None:

@@ -110,10 +110,9 @@ def inflate_by_codec(
     InputError
         If the page cannot be inflated to the size that its header says.
     """
-    facts = table.pages[page]
-    at, size, prefix, wanted = (int(facts[place]) for place in (AT, SIZE, PREFIX, WANTED))
+    facts = table.pages[page].tolist()
+    at, size, codec, prefix, wanted = (facts[place] for place in (AT, SIZE, CODEC, PREFIX, WANTED))
     stored, wanted, to = data[at + prefix : at + size], wanted - prefix, to + prefix
-    codec = int(facts[CODEC])
     try:
         if codec == ZSTD and status not in (HEADER, SIZES):
             # its header says that it holds as much as it should, and the codec sees to that
