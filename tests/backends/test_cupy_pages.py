@@ -289,6 +289,27 @@ def test_calibrate_on_the_device_and_off_it(seed: int, new: Made) -> None:
             np.testing.assert_allclose(stays.light_curve().get(), expected.light_curve(), rtol=1e-12)
 
 
+@pytest.mark.parametrize("seed", [0, 5])
+def test_a_stream_stays_on_the_device(seed: int, new: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are read into memory from which others were uploaded, whatever the schedule."""
+    require_compiler()
+    dataset = gpucal.open_dataset(new[0])
+    observations = 3 * list(dataset)
+    expected = [cal.signal for cal in gpucal.stream(dataset, "FGS1", CONFIG, backend="numba")]
+    made, plain = [], standin.cuda.PinnedMemory.__init__
+
+    def counted(memory: Any, size: int) -> None:
+        made.append(size)
+        plain(memory, size)
+
+    monkeypatch.setattr(standin.cuda.PinnedMemory, "__init__", counted)
+    with standin.installed(seed):
+        signals = [cal.signal.get() for cal in gpucal.stream(observations, "FGS1", CONFIG, device=True, workers=2)]
+    assert 0 < len(made) < len(observations)
+    for signal, other in zip(signals, 3 * expected, strict=True):
+        assert same_bits(signal, other)
+
+
 def test_the_variable_decides(
     device: standin.Machine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
