@@ -259,7 +259,7 @@ def test_good_files_of_every_encoding(built: dict[str, Function], monkeypatch: p
     assert set(counted) == {0}
 
 
-# ------------------------------------------------------------------------------------------------ observations as a whole
+# ------------------------------------------------------------------------------------------ observations as a whole
 
 
 def compare_all(built: dict[str, Function], loaded: Loaded, plan: Plan) -> Counter[int]:
@@ -283,11 +283,8 @@ def compare_all(built: dict[str, Function], loaded: Loaded, plan: Plan) -> Count
             inflate_by_codec(table, loaded.data, first + page, int(status[page]), content, to, loaded.path)
             assert found[page] in (None, content[to : to + wanted].tobytes())
         counted.update(status.tolist())
-        out, saturated = (
-            np.empty((pixels.stop - pixels.start, plan.n_bins)),
-            np.empty(len(table.sizes[pixels]), np.uint8),
-        )
-        wrong = np.empty((len(out), 2), np.int64)
+        out = np.empty((pixels.stop - pixels.start, plan.n_bins))
+        saturated, wrong = np.empty(len(out), np.uint8), np.empty((len(out), 2), np.int64)
         firsts, facts = table.firsts[pixels.start : pixels.stop + 1] - first, table.facts[pixels]
         constants = decode._constants(plan, pixels)
         built["bins"](content, pages, firsts, facts, table.n_rows, *constants, out, saturated, wrong)
@@ -306,10 +303,11 @@ def compare_all(built: dict[str, Function], loaded: Loaded, plan: Plan) -> Count
 def test_every_page_of_a_full_size_observation(built: dict[str, Function], layout: str, tmp_path: Path) -> None:
     assert main(["synth", str(tmp_path / "raw"), "--layout", layout, "--planets", "1"]) == 0
     obs = next(iter(gpucal.open_dataset(tmp_path / "raw")))
+    config = Calibration().filled(obs.dataset.layout.preset)
     for (name, detector), columns in zip(DETECTORS.items(), (9024, 1024), strict=True):
         signal = open_signal(obs.signal_path(detector), detector)
         frames, adc, axis = obs.frames(detector), obs.adc(detector), obs.axis(detector)
-        plan = make_plan(detector, Calibration(), frames, adc, axis, signal.n_frames)
+        plan = make_plan(detector, config, frames, adc, axis, signal.n_frames)
         counted = compare_all(built, signal.load(), plan)
         assert counted.total() == 2 * columns
         assert counted[inflate.DONE] > (0.7 if name == "AIRS-CH0" else 0.95) * counted.total()
