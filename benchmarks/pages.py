@@ -163,7 +163,7 @@ def once(obs: package.Observation, detector: Detector, threads: int) -> dict[str
     frames, adc, axis = obs.frames(detector), obs.adc(detector), obs.axis(detector)
     plan = make_plan(detector, config, frames, adc, axis, signal.n_frames)
     found["open"] = time.thread_time() - start
-    memory = np.zeros(signal.size, np.uint8)
+    memory = np.ones(signal.size, np.uint8)
     start = time.thread_time()
     loaded = signal.load(memory)  # which is in use already
     found["read and table of pages"] = time.thread_time() - start
