@@ -11,25 +11,28 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from measure import gpucal, measure, table, write_json
+from numpy.typing import NDArray
 
 import gpucal as package
 from gpucal.backends import load
 from gpucal.inputs.parquet.layout import AT, DICTIONARY, KIND, PADDING, SIZE, TO, WANTED
 from gpucal.inputs.parquet.pages import page_table
 from gpucal.inputs.signal_file import Loaded, open_signal
+from gpucal.pipeline.calibrated import arrays_of
 from gpucal.pipeline.memory import PAGE_BLOCK
-from gpucal.pipeline.stream import pixel_blocks
+from gpucal.pipeline.stream import _target, pixel_blocks
+from gpucal.results.writer import Store
 from gpucal.science.plan import Plan, make_plan
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import DETECTORS, Detector
@@ -66,7 +69,7 @@ class Stages:
         from gpucal.backends.pagewise.leftover import inflate_by_codec
 
         table, n, scratch = self.loaded.table, pixels.stop - pixels.start, decode.Scratch()
-        raw = np.frombuffer(self.loaded.buffer.getvalue(), np.uint8)
+        raw = self.loaded.data
         first, last = int(table.firsts[pixels.start]), int(table.firsts[pixels.stop])
         some, status = table.pages[first:last], np.empty(last - first, np.int64)
         inflated = scratch.inflated(int(some[-1, TO] + some[-1, WANTED] - some[0, TO]) + PADDING)
@@ -83,39 +86,66 @@ class Stages:
 
 
 def for_a_gpu(plan: Plan, loaded: Loaded) -> dict[str, float]:
-    """Time what is left to the host of a GPU's work: a block's stored bytes into other memory, and refused pages.
+    """Time what is left to the host of a GPU's work: a block's pages found and judged, refused ones, sums to places.
 
-    Without a GPU it is the compiled function that refuses them: the same ones. Downloads are not in it.
+    Without a GPU it is the compiled function that refuses pages: the same ones.
     """
+    from gpucal.backends import _transposed
+    from gpucal.backends.cupy_buffers import constants_of
     from gpucal.backends.cupy_pages import PageBlock
     from gpucal.backends.pagewise import decode
     from gpucal.backends.pagewise.inflate import inflate_pages
-    from gpucal.backends.pagewise.leftover import inflate_by_codec
+    from gpucal.backends.pagewise.leftover import foreseen, inflate_by_codec
+    from gpucal.backends.pagewise.statuses import DONE
 
-    found, scratch, room = Counter[str](), decode.Scratch(), np.zeros(2**27, np.uint8)
+    found, scratch = Counter[str](), decode.Scratch()
+    sums, detector = np.zeros((plan.n_pixels, plan.n_bins)), plan.detector
+    cube = np.zeros((plan.n_bins, detector.width, detector.shape[0]), np.float32)
     for pixels in pixel_blocks(plan, loaded.table.sizes, GPU_PAGES, rows=True):
         start = time.thread_time()
         block = PageBlock.of(loaded, pixels)
         pieces, places = block.pieces()
-        size = int((pieces[:, 1] - pieces[:, 0]).sum())
-        block.pack(pieces, places, room[: size + PADDING], np.empty(block.pages.shape, np.int64))
-        found["for a GPU: copied"] += time.thread_time() - start
-        found["for a GPU: MB up"] += (size + block.pages.nbytes) / 1e6
+        early = foreseen(loaded.data, block.pages)
+        block.pages.copy()[:, AT] = places
+        constants_of(plan, pixels)
+        found["for a GPU: judged"] += time.thread_time() - start
+        found["for a GPU: MB up"] += (int((pieces[:, 1] - pieces[:, 0]).sum()) + block.pages.nbytes) / 1e6
         found["for a GPU: MB decompressed there"] += float(block.pages[:, WANTED].sum()) / 1e6
+        found["for a GPU: pages"] += len(block.pages)
         status = np.empty(len(block.pages), np.int64)
         last, memory = block.first + len(block.pages), scratch.inflated(block.room)
-        inflate_pages(block.data, loaded.table.pages, block.first, last, memory, status, *scratch.inflating)
+        inflate_pages(loaded.data, loaded.table.pages, block.first, last, memory, status, *scratch.inflating)
+        assert status[early != DONE].all()
+        for when, refused in (("meanwhile", early), ("afterwards", np.where(early != DONE, DONE, status))):
+            start, others = time.thread_time(), np.flatnonzero(refused).tolist()
+            for page in others:
+                to = int(block.pages[page, TO])
+                number = int(refused[page])
+                inflate_by_codec(loaded.table, loaded.data, block.first + page, number, memory, to, loaded.path)
+            found[f"for a GPU: decompressed by pyarrow {when}"] += time.thread_time() - start
+            found[f"for a GPU: pages decompressed {when}"] += len(others)
         start = time.thread_time()
-        for page in np.flatnonzero(status).tolist():
-            to = int(block.pages[page, TO])
-            inflate_by_codec(loaded.table, block.data, block.first + page, int(status[page]), memory, to, Path())
-        found["for a GPU: decompressed by pyarrow"] += time.thread_time() - start
+
+        def copied(plan: Plan, pixels: slice, source: object, out: NDArray[np.float64]) -> None:
+            np.copyto(out, sums[pixels])
+
+        _transposed(copied)(plan, pixels, None, _target(plan, pixels, cube))
+        found["for a GPU: sums put in place"] += time.thread_time() - start
     return dict(found)
+
+
+def writing(obs: package.Observation, detector: Detector) -> float:
+    """Time writing a result, as a run does it."""
+    cal = package.calibrate(obs, detector.name, dtype="float32")
+    arrays = arrays_of(cal, product="cubes", with_variance=False)
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder))
+        return timed(lambda: store.commit(cal, arrays, dataset="", settings="", inputs="", seconds=0.0))
 
 
 def by_codec(loaded: Loaded) -> tuple[float, float]:
     """Inflate the data pages by pyarrow's zstd; return their bytes and the seconds."""
-    codec, data = pa.Codec("zstd"), np.frombuffer(loaded.buffer.getvalue(), np.uint8)
+    codec, data = pa.Codec("zstd"), loaded.data
     some = loaded.table.pages[loaded.table.pages[:, KIND] != DICTIONARY]
     stored = [(pa.py_buffer(data[at : at + size]), wanted) for at, size, wanted in some[:, [AT, SIZE, WANTED]].tolist()]
     seconds = timed(lambda: [codec.decompress(page, decompressed_size=wanted) for page, wanted in stored])
@@ -133,18 +163,21 @@ def once(obs: package.Observation, detector: Detector, threads: int) -> dict[str
     frames, adc, axis = obs.frames(detector), obs.adc(detector), obs.axis(detector)
     plan = make_plan(detector, config, frames, adc, axis, signal.n_frames)
     found["open"] = time.thread_time() - start
-    buffer = BytesIO()
-    signal.load(buffer)
+    memory = np.ones(signal.size, np.uint8)
     start = time.thread_time()
-    loaded = signal.load(buffer)  # into memory that is in use already
+    loaded = signal.load(memory)  # which is in use already
     found["read and table of pages"] = time.thread_time() - start
-    found["of which table"] = timed(lambda: page_table(buffer.getvalue(), signal.footer, signal.columns, path))
+    content = memory.tobytes()
+    found["of which table"] = timed(lambda: page_table(content, signal.footer, signal.columns, path))
     stages, blocks = Stages(plan, loaded), list(pixel_blocks(plan, loaded.table.sizes, PAGE_BLOCK))
     for pixels in blocks:
         stages.block(pixels)
     found |= {**stages.seconds, "pages for pyarrow's codec": stages.left}
     found["GB/s"] = float(loaded.table.pages[:, WANTED].sum()) / found["inflate"] / 1e9
     found |= for_a_gpu(plan, loaded)
+    found["write"] = writing(obs, detector)
+    parts = [stage for stage in found if stage.startswith("for a GPU: ") and "MB" not in stage and "pages" not in stage]
+    found["host of a GPU, all"] = sum(found[part] for part in ("open", "read and table of pages", "write", *parts))
     size, seconds = by_codec(loaded)
     found["GB/s of pyarrow's zstd"] = size / seconds / 1e9
 

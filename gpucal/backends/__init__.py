@@ -103,13 +103,16 @@ class Destination:
         Calls a function on a result, in the memory where that is.
     page_block : int, optional
         See `Backend`.
+    memory : callable
+        Makes memory for so many bytes of a file.
     """
 
     allocate: Callable[[tuple[int, ...], np.dtype[Any]], Array]
     place_counts: Callable[[Plan, slice, NDArray[np.uint16], Array], NDArray[np.bool_]]
     place_pages: Callable[[Plan, slice, Loaded, Array], tuple[NDArray[np.bool_], Pages]] | None
     change: Callable[[Array, Callable[[Array], None]], None]
-    page_block: int | None = None
+    page_block: int | None
+    memory: Callable[[int], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,8 @@ class Backend:
         Makes the `Destination` that keeps results on its device; None for a backend without a device.
     page_block : int, optional
         Bytes of the pages, decompressed, that a block should have; None for as many as stay in a core's cache.
+    memory : callable, optional
+        Makes memory for so many bytes of a file, of a kind that the backend likes; None for the usual one.
     """
 
     name: str
@@ -138,6 +143,7 @@ class Backend:
     bin_pages: BinPages | None = None
     on_device: Callable[[], Destination] | None = None
     page_block: int | None = None
+    memory: Callable[[int], NDArray[np.uint8]] | None = None
 
     def destination(self, device: bool) -> Destination:
         """Return the place for results: the backend's device, or the host's memory.
@@ -148,12 +154,19 @@ class Backend:
 
         if not device:
             bin_pages = None if self.bin_pages is None else _transposed(self.bin_pages)
-            return Destination(np.empty, _transposed(self.bin_counts), bin_pages, _change, self.page_block)
+            memory = self.memory or _memory
+            return Destination(np.empty, _transposed(self.bin_counts), bin_pages, _change, self.page_block, memory)
         if self.on_device is None:
             raise BackendUnavailable(
                 f"device=True: backend {self.name!r} leaves no result on a device; use device=False"
             )
         return self.on_device()
+
+
+def _memory(size: int) -> NDArray[np.uint8]:
+    import numpy as np
+
+    return np.empty(size, np.uint8)
 
 
 def _change(signal: NDArray[Any], how: Callable[[NDArray[Any]], None]) -> None:

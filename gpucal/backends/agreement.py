@@ -107,7 +107,7 @@ def _loaded(counts: NDArray[np.uint16]) -> Loaded:
     pq.write_table(pa.table({f"column_{k}": column for k, column in enumerate(counts)}), sink, compression="zstd")
     data = sink.getvalue()
     table = page_table(data, read_footer(end_of(sink, path), len(data), path), np.arange(len(counts)), path)
-    return Loaded(path, sink, table, False)
+    return Loaded(path, np.frombuffer(data, np.uint8), table, False)
 
 
 def _plan(pairs_per_bin: int, n_pixels: int, n_bins: int) -> Plan:

@@ -57,7 +57,7 @@ def connect() -> Backend:
         return Backend("cupy", gpu.runs_on, gpu.bin_counts, on_device=partial(_on_device, False))
     with _explained():
         _require(gpu, _by_pages(gpu))
-    return Backend("cupy", gpu.runs_on, gpu.bin_counts, gpu.bin_pages, partial(_on_device, True), _PAGES)
+    return Backend("cupy", gpu.runs_on, gpu.bin_counts, gpu.bin_pages, partial(_on_device, True), _PAGES, gpu.memory)
 
 
 def split(plan: Plan, counts: NDArray[np.uint16]) -> dict[str, float]:
@@ -79,7 +79,8 @@ def _on_device(pages: bool) -> Destination:
         _require(gpu, _on_device_by_counts(gpu))
         if pages:
             _require(gpu, _on_device_by_pages(gpu))
-    return Destination(gpu.allocate, gpu.bin_into, gpu.bin_pages_into if pages else None, gpu.change, _PAGES)
+    bin_pages = gpu.bin_pages_into if pages else None
+    return Destination(gpu.allocate, gpu.bin_into, bin_pages, gpu.change, _PAGES, gpu.memory)
 
 
 def _gpu() -> Gpu:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from gpucal.science.plan import Plan
 from gpucal.science.steps import Array
 
-__all__ = ["Buffer", "constants_of"]
+__all__ = ["Buffer", "Room", "constants_of"]
 
 
 class Buffer:
@@ -34,6 +34,23 @@ class Buffer:
             cupy.cuda.Device().synchronize()  # as in Gpu.allocate
             self._size = size
         return self._host[:size].reshape(shape), self._device[:size].reshape(shape)
+
+
+class Room:
+    """Bytes of the device alone, as many as the longest use so far."""
+
+    def __init__(self) -> None:
+        self._bytes: Array = None
+
+    def view(self, size: int) -> Array:
+        """Return so many bytes."""
+        import cupy
+
+        if self._bytes is None or self._bytes.size < size:
+            self._bytes = None  # freed before more is allocated
+            self._bytes = cupy.empty(size, np.uint8)
+            cupy.cuda.Device().synchronize()  # as in Gpu.allocate
+        return self._bytes[:size]
 
 
 def constants_of(plan: Plan, pixels: slice) -> NDArray[np.float64]:

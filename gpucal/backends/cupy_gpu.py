@@ -131,6 +131,19 @@ class Gpu:
             self._device.synchronize()
             return array
 
+    def memory(self, size: int) -> NDArray[np.uint8]:
+        """Make memory of the host for a file, from which pages are uploaded without another copy of them there."""
+        try:
+            with self._typed(f"{size:,} bytes of a file in pinned memory"):
+                cuda = self._cupy.cuda
+                # not from CuPy's pool, which would give up to twice as many bytes, and keep them
+                pinned = cuda.PinnedMemoryPointer(cuda.PinnedMemory(size), 0)
+                return np.frombuffer(pinned, np.uint8, size)
+        except DeviceMemoryError:
+            need = f"{size:,} bytes of pinned memory"
+            log.warning("%s: a file is uploaded more slowly, as there are no %s", self.runs_on, need)
+            return np.empty(size, np.uint8)
+
     def change(self, signal: Array, how: Callable[[Array], None]) -> None:
         """Call ``how`` on a result, on its device."""
         with self._typed(f"changing a result of {signal.nbytes:,} bytes"):
@@ -240,7 +253,8 @@ class Gpu:
             try:
                 by_codec, seconds = lane.run(self._page_kernels, plan, pixels, loaded)
             except InputError:
-                self._idle_for_pages.put(lane)  # nothing is queued on it
+                lane.stream.synchronize()
+                self._idle_for_pages.put(lane)
                 raise
             deliver(lane)
             saturated[:] = lane.flags != 0

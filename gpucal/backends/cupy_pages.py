@@ -1,7 +1,9 @@
 """A file's pages on a GPU: ``kernels/inflate.cu`` and ``kernels/bins.cu``, on a lane of `gpucal.backends.cupy_gpu`.
 
-The stored bytes of a block's pages are uploaded as they are. `inflate` decompresses them; pages that it refuses are
-decompressed by pyarrow's codec and follow, and `inflate` puts them beside the others. `bins` makes binned sums of all.
+The stored bytes of a block's pages are uploaded as they are, from the memory that the file was read into, and `inflate`
+decompresses them. Pages that it will refuse, as their heads tell, are decompressed by pyarrow's codec meanwhile; they
+follow, and `inflate` puts them beside the others. So do, when it has ended, the few of which only it could tell. `bins`
+makes binned sums of all.
 """
 
 from __future__ import annotations
@@ -12,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gpucal.backends.cupy_buffers import Buffer, constants_of
-from gpucal.backends.pagewise.leftover import inflate_by_codec, verify_checksums
+from gpucal.backends.cupy_buffers import Buffer, Room, constants_of
+from gpucal.backends.pagewise.leftover import foreseen, inflate_by_codec, verify_checksums
 from gpucal.backends.pagewise.statuses import DONE
 from gpucal.errors import DeviceError
 from gpucal.inputs.parquet.layout import AT, CODEC, COLUMNS, PADDING, PREFIX, SIZE, STORED, TO, WANTED
@@ -24,8 +26,11 @@ from gpucal.science.steps import Array
 
 __all__ = ["PageBlock", "PageKernels", "PageLane"]
 
-# Pages with more bytes between them than this are copied one by one: in between are other columns, or row groups.
+# Pages with more bytes between them than this are uploaded one by one: in between are other columns, or row groups.
 _GAP = 2**12
+
+# The codec of pages that `inflate` is to leave alone.
+_LEFT = -1
 
 
 class PageKernels:
@@ -47,10 +52,6 @@ class PageBlock:
     ----------
     loaded : Loaded
         The file.
-    pixels : slice
-        Which columns.
-    data : ndarray of uint8
-        The file's bytes.
     first : int
         Index of the first page in the file's table.
     pages : ndarray of int64, shape (page, COLUMNS)
@@ -58,8 +59,6 @@ class PageBlock:
     """
 
     loaded: Loaded
-    pixels: slice
-    data: NDArray[np.uint8]
     first: int
     pages: NDArray[np.int64]
 
@@ -69,7 +68,7 @@ class PageBlock:
         first, last = (int(loaded.table.firsts[place]) for place in (pixels.start, pixels.stop))
         pages = loaded.table.pages[first:last].copy()
         pages[:, TO] -= pages[:1, TO]
-        return cls(loaded, pixels, np.frombuffer(loaded.buffer.getvalue(), np.uint8), first, pages)
+        return cls(loaded, first, pages)
 
     @property
     def room(self) -> int:
@@ -89,18 +88,6 @@ class PageBlock:
         places[order] = starts + moved[np.cumsum(new) - 1]
         return pieces, places
 
-    def pack(
-        self, pieces: NDArray[np.int64], places: NDArray[np.int64], stored: NDArray[np.uint8], table: NDArray[np.int64]
-    ) -> None:
-        """Copy what is to be uploaded: the parts of the file, padded, and the table of their pages."""
-        at = 0
-        for begin, end in pieces.tolist():
-            stored[at : at + end - begin] = self.data[begin:end]
-            at += end - begin
-        stored[at:] = 0
-        table[: len(self.pages)] = self.pages
-        table[: len(self.pages), AT] = places
-
 
 class PageLane:
     """The stream and buffers of one block on the device: run it, take its electrons, then finish."""
@@ -109,13 +96,13 @@ class PageLane:
         import cupy
 
         self.stream = cupy.cuda.Stream(non_blocking=True)
-        self._stored, self._patch = Buffer(np.uint8), Buffer(np.uint8)
+        self._patch = Buffer(np.uint8)
         self._table, self._patch_table, self._facts = (Buffer(np.int64) for _ in range(3))
         self._firsts, self._became, self._patched, self._wrong = (Buffer(np.int32) for _ in range(4))
         self._constants, self._tau_s, self._out = (Buffer(np.float64) for _ in range(3))
         self._saturated = Buffer(np.uint32)
-        self._inflated: Array = None
-        self._left: NDArray[np.int32] = np.empty(0, np.int32)  # statuses of pages that are stored as they are
+        self._stored, self._inflated = Room(), Room()
+        self._copied: NDArray[np.int32] = np.empty(0, np.int32)  # statuses of pages that pyarrow has decompressed
 
     def run(self, kernels: PageKernels, plan: Plan, pixels: slice, loaded: Loaded) -> tuple[int, float]:
         """Queue a block, but for the download of its electrons.
@@ -128,13 +115,14 @@ class PageLane:
         block, constants = PageBlock.of(loaded, pixels), constants_of(plan, pixels)
         n, n_pages = pixels.stop - pixels.start, len(block.pages)
         if loaded.strict:
-            verify_checksums(loaded.table, block.data, block.first, block.first + n_pages, loaded.path)
+            verify_checksums(loaded.table, loaded.data, block.first, block.first + n_pages, loaded.path)
         pieces, places = block.pieces()
+        early = foreseen(loaded.data, block.pages)
         # All buffers come first, so that nothing is queued if an allocation fails.
-        stored, on_device = self._stored.views(int((pieces[:, 1] - pieces[:, 0]).sum()) + PADDING)
+        stored = self._stored.view(int((pieces[:, 1] - pieces[:, 0]).sum()) + PADDING)
         table, pages = self._table.views(max(1, n_pages), COLUMNS)
         became, status = self._became.views(max(1, n_pages))
-        inflated = self._room(block.room)
+        inflated = self._inflated.view(block.room)
         begins, firsts = self._firsts.views(n + 1)
         said, facts = self._facts.views(n, 3)
         numbers, pixel_constants = self._constants.views(n, constants.shape[1])
@@ -143,11 +131,16 @@ class PageLane:
         self.flags, saturated = self._saturated.views(n)
         self.wrong, wrong = self._wrong.views(n, 2)
 
-        block.pack(pieces, places, stored, table)
+        table[:n_pages] = block.pages
+        table[:n_pages, AT] = places
+        table[:n_pages, CODEC][early != DONE] = _LEFT
         begins[:] = loaded.table.firsts[pixels.start : pixels.stop + 1] - block.first
         said[:], numbers[:], times[:] = loaded.table.facts[pixels], constants, plan.tau_s
+        at = 0
+        for begin, end in pieces.tolist():
+            stored[at : at + end - begin].set(loaded.data[begin:end], stream=self.stream)
+            at += end - begin
         for host, device in (
-            (stored, on_device),
             (table, pages),
             (begins, firsts),
             (said, facts),
@@ -155,12 +148,14 @@ class PageLane:
             (times, tau_s),
         ):
             device.set(host, stream=self.stream)
-        by_codec, self._left = 0, self._left[:0]
+        self._copied, by_codec = self._copied[:0], 0
         if n_pages:
-            self._inflate(kernels, on_device, pages, n_pages, inflated, status)
+            self._inflate(kernels, stored, pages, n_pages, inflated, status)
             status.get(stream=self.stream, out=became, blocking=False)
-            self.stream.synchronize()
-            by_codec = self._patch_in(kernels, block, became, inflated)
+            self._patch_in(kernels, block, early, inflated)
+            self.finish()
+            by_codec = int(np.count_nonzero(became))
+            self._patch_in(kernels, block, np.where(early != DONE, DONE, became), inflated)
         seconds = time.perf_counter() - start
         sizes = (np.int32(size) for size in (loaded.table.n_rows, n, plan.n_bins, plan.pairs_per_bin))
         where = inflated, np.int64(block.room), pages, firsts, facts
@@ -174,32 +169,31 @@ class PageLane:
     def finish(self) -> None:
         """Wait for what is queued."""
         self.stream.synchronize()
-        if (self._left != DONE).any():
+        if (self._copied != DONE).any():
             raise DeviceError("pages that are stored as they are were not copied; do not use this GPU")
 
-    def _patch_in(self, kernels: PageKernels, block: PageBlock, became: NDArray[np.int32], inflated: Array) -> int:
-        """Decompress what the kernel has refused, and have it put beside the other pages."""
-        others = np.flatnonzero(became)
+    def _patch_in(self, kernels: PageKernels, block: PageBlock, refused: NDArray[np.integer], inflated: Array) -> None:
+        """Decompress the pages that the kernel refuses, by their statuses, and have them put beside the others."""
+        others = np.flatnonzero(refused)
         if not others.size:
-            return 0
-        some = block.pages[others]
+            return
+        loaded, some = block.loaded, block.pages[others]
         begins = np.cumsum(some[:, WANTED]) - some[:, WANTED]
         bytes_, on_device = self._patch.views(int(some[:, WANTED].sum()) + PADDING)
         table, pages = self._patch_table.views(len(some), COLUMNS)
         left, status = self._patched.views(len(some))
         for page, to in zip(others.tolist(), begins.tolist(), strict=True):
             at, prefix = (int(block.pages[page, place]) for place in (AT, PREFIX))
-            bytes_[to : to + prefix] = block.data[at : at + prefix]
-            number, whole = int(became[page]), block.first + page
-            inflate_by_codec(block.loaded.table, block.data, whole, number, bytes_, to, block.loaded.path)
+            bytes_[to : to + prefix] = loaded.data[at : at + prefix]
+            whole, number = block.first + page, int(refused[page])
+            inflate_by_codec(loaded.table, loaded.data, whole, number, bytes_, to, loaded.path)
         table[:] = some
         table[:, AT], table[:, SIZE], table[:, CODEC], table[:, PREFIX] = begins, some[:, WANTED], STORED, 0
         for host, device in ((bytes_, on_device), (table, pages)):
             device.set(host, stream=self.stream)
         self._inflate(kernels, on_device, pages, len(some), inflated, status)
         status.get(stream=self.stream, out=left, blocking=False)
-        self._left = left
-        return len(some)
+        self._copied = left
 
     def _inflate(
         self, kernels: PageKernels, data: Array, pages: Array, n_pages: int, inflated: Array, status: Array
@@ -211,13 +205,3 @@ class PageLane:
                 (pages_grid(n_pages),), (THREADS["inflate"],),
                 (data, sizes[0], pages, np.int32(n_pages), inflated, sizes[1], status),
             )  # fmt: skip
-
-    def _room(self, size: int) -> Array:
-        """Return so many bytes of the device for pages."""
-        import cupy
-
-        if self._inflated is None or self._inflated.size < size:
-            self._inflated = None  # freed before more is allocated
-            self._inflated = cupy.empty(size, np.uint8)
-            cupy.cuda.Device().synchronize()  # the pool reuses memory that another stream may still read
-        return self._inflated[:size]

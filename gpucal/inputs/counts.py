@@ -57,7 +57,7 @@ def parse_metadata(end: bytes, path: Path) -> pq.FileMetaData:
 
 
 def decode_counts(
-    data: bytes,
+    data: NDArray[np.uint8],
     positions: NDArray[np.intp],
     blocks: Iterable[slice],
     metadata: pq.FileMetaData,
@@ -69,7 +69,7 @@ def decode_counts(
 
     Parameters
     ----------
-    data : bytes
+    data : ndarray of uint8
         The file.
     positions : ndarray of intp, shape (pixel,)
         Positions in the file of all pixels' columns.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import CancelledError
-from io import BytesIO
 from pathlib import Path
 from threading import Condition
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gpucal.errors import ConfigError, InputError
 from gpucal.inputs.parquet.layout import COLUMNS
@@ -82,15 +84,15 @@ class Budget:
             )
         self.total = total - self.other
         self._used, self._closed = 0, False
-        self._spare: list[BytesIO] = []
+        self._spare: list[NDArray[np.uint8]] = []
         self._changed = Condition()
 
     def acquire(
         self, wanted: int, path: Path, check_alive: Callable[[], None], size: int | None = None
-    ) -> BytesIO | None:
-        """Wait until so many bytes are free, or nothing is in use; returns a buffer to use again, if there is one.
+    ) -> NDArray[np.uint8] | None:
+        """Wait until so many bytes are free, or nothing is in use; return memory of ``size`` to use again, if any.
 
-        The buffer is the one whose size is nearest to ``size``.
+        What it has more than ``size`` is in use as well, and to be released with the rest.
         ``check_alive`` is called while waiting, and may raise to end the wait. Raises InputError, naming ``path``, if
         the bytes can never be free, and CancelledError after `close`.
         """
@@ -106,18 +108,19 @@ class Budget:
                 self._changed.wait(timeout=0.5)
             if self._closed:
                 raise CancelledError
-            self._used += wanted
-            # The nearest in size: a larger file would move into new memory, and a smaller one leave some unused.
-            nearest = min(
-                self._spare, key=lambda buffer: abs(buffer.getbuffer().nbytes - (size or wanted)), default=None
-            )
-            spare = None if nearest is None else self._spare.pop(self._spare.index(nearest))
-            while self._spare and self._used + sum(buffer.getbuffer().nbytes for buffer in self._spare) > self.total:
-                self._spare.pop()
+            fitting = [memory for memory in self._spare if size is not None and memory.size >= size]
+            spare = min(fitting, key=len, default=None)
+            more = 0 if spare is None or size is None else spare.size - size
+            if (self.strict or self._used) and self._used + wanted + more > self.total:
+                spare, more = None, 0
+            self._used += wanted + more
+            self._spare = [memory for memory in self._spare if memory is not spare]
+            while self._spare and self._used + sum(memory.size for memory in self._spare) > self.total:
+                self._spare.pop(0)
             return spare
 
-    def release(self, returned: int, spare: BytesIO | None = None) -> None:
-        """Give bytes back, with the buffer among them that may be used again."""
+    def release(self, returned: int, spare: NDArray[np.uint8] | None = None) -> None:
+        """Give bytes back, with the memory among them that may be used again."""
         with self._changed:
             self._used -= returned
             if spare is not None:

@@ -16,7 +16,6 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from io import BytesIO
 from types import TracebackType
 from typing import Any
 
@@ -132,7 +131,7 @@ class _Flight:
     plan: Plan
     signal: NDArray[Any]
     saturated: NDArray[np.bool_]
-    buffer: BytesIO
+    memory: NDArray[np.uint8]
     work: list[Future[tuple[dict[str, float], Pages]]]
     reserved: int
     seconds: dict[str, float]
@@ -303,15 +302,17 @@ class Pipeline:
         page_block = self._destination.page_block
         reserved = held + working_bytes(signal, self._threads, page_block, by_pages=self._by_pages)
         spare = self._budget.acquire(reserved, signal.path, self._check_alive, signal.size)
+        reserved += 0 if spare is None else spare.size - signal.size
         start = time.perf_counter()
         try:
-            loaded = signal.load(spare)
+            memory = self._destination.memory(signal.size) if spare is None else spare
+            loaded = signal.load(memory)
             by_pages = self._by_pages and not loaded.table.unfit
             if self._by_pages and not by_pages:  # which the footer did not tell: pyarrow needs more
                 self._budget.release(reserved)
                 reserved = 0
-                more = held + working_bytes(signal, self._threads, by_pages=False)
-                self._budget.release(0, self._budget.acquire(more, signal.path, self._check_alive))
+                more = held + memory.size - signal.size + working_bytes(signal, self._threads, by_pages=False)
+                self._budget.acquire(more, signal.path, self._check_alive)
                 reserved = more
             if not by_pages:
                 _ = loaded.metadata  # here, where no thread that bins waits for it
@@ -325,7 +326,7 @@ class Pipeline:
         bin_blocks = self._bin_pages if by_pages else self._bin_counts
         work = [self._binning.submit(bin_blocks, plan, loaded, blocks, out, saturated) for _ in range(self._threads)]
         seconds = {"open": was_opened - opened.began, "read": time.perf_counter() - start}
-        return _Flight(opened, plan, out, saturated, loaded.buffer, work, reserved, seconds)
+        return _Flight(opened, plan, out, saturated, memory, work, reserved, seconds)
 
     def _check_alive(self) -> None:
         """Raise RuntimeError if the interpreter is exiting, as it waits for this thread."""
@@ -360,8 +361,8 @@ class Pipeline:
                 start = time.perf_counter()
         return {"decode": decoding + time.perf_counter() - start, "bin": binning}, Pages(arrow=pages)
 
-    def _land(self, flight: _Flight | Outcome) -> tuple[Outcome, int, BytesIO | None]:
-        """Wait for an item; return its outcome, the bytes it reserved, and its buffer, which may be used again."""
+    def _land(self, flight: _Flight | Outcome) -> tuple[Outcome, int, NDArray[np.uint8] | None]:
+        """Wait for an item; return its outcome, the bytes it reserved, and its file's memory, to be used again."""
         if isinstance(flight, Outcome):
             return flight, 0, None
         try:
@@ -369,7 +370,7 @@ class Pipeline:
         except (InputError, MemoryError) as error:
             wait(flight.work)  # their file and their memory are in use until they end
             outcome = failed(flight.opened.item, error)
-        return outcome, flight.reserved, flight.buffer
+        return outcome, flight.reserved, flight.memory
 
     def _finished(self, flight: _Flight) -> Outcome:
         """Wait for an item's last block and make its product."""

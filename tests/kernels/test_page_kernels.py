@@ -20,9 +20,17 @@ from mutants import SMALL
 from numpy.typing import NDArray
 from paged import loaded_of, planned, same_bits, table_of
 
+import gpucal
 from gpucal import kernels
 from gpucal.backends.pagewise import bins, decode, inflate
-from gpucal.inputs.parquet.layout import COLUMNS, TO, WANTED
+from gpucal.backends.pagewise.leftover import foreseen, inflate_by_codec
+from gpucal.cli.main import main
+from gpucal.inputs.parquet.layout import COLUMNS, PADDING, TO, WANTED
+from gpucal.inputs.signal_file import Loaded, open_signal
+from gpucal.pipeline.stream import pixel_blocks
+from gpucal.science.plan import Plan, make_plan
+from gpucal.settings.calibration import Calibration
+from gpucal.settings.detectors import DETECTORS
 
 Function = Callable[..., None]
 WORK = inflate.workspace()
@@ -67,6 +75,7 @@ OTHERWISE = {
     "test_no_place_outside_is_touched",  # sanitizers see to that
     "test_damaged_frames_are_as_libzstd_has_them_or_refused",  # many at once, below
     "test_many_more_damaged_frames",
+    "test_nothing_is_foreseen_of_what_is_inflated",
     "test_the_bits_are_those_of_the_gpu",  # of counts
 }
 
@@ -250,6 +259,60 @@ def test_good_files_of_every_encoding(built: dict[str, Function], monkeypatch: p
     assert set(counted) == {0}
 
 
+# ------------------------------------------------------------------------------------------ observations as a whole
+
+
+def compare_all(built: dict[str, Function], loaded: Loaded, plan: Plan) -> Counter[int]:
+    """Demand of a file what the compiled functions, pyarrow's codec and pyarrow's counts give; count the statuses."""
+    counted: Counter[int] = Counter()
+    table = loaded.table
+    for pixels in pixel_blocks(plan, table.sizes, 2**23):
+        first, last = (int(table.firsts[place]) for place in (pixels.start, pixels.stop))
+        pages = table.pages[first:last].copy()
+        pages[:, TO] -= pages[0, TO]
+        (status, found), (expected, right) = (
+            inflated(built["inflate"], loaded.data, pages),
+            inflated(inflate.inflate_pages, loaded.data, pages, *WORK),
+        )
+        np.testing.assert_array_equal(status, expected)
+        assert found == right
+        early = foreseen(loaded.data, pages)
+        assert status[early != inflate.DONE].all()
+        content = np.zeros(int(pages[-1, TO] + pages[-1, WANTED]) + PADDING, np.uint8)
+        for page, (to, wanted) in enumerate(pages[:, [TO, WANTED]].tolist()):
+            inflate_by_codec(table, loaded.data, first + page, int(status[page]), content, to, loaded.path)
+            assert found[page] in (None, content[to : to + wanted].tobytes())
+        counted.update(status.tolist())
+        out = np.empty((pixels.stop - pixels.start, plan.n_bins))
+        saturated, wrong = np.empty(len(out), np.uint8), np.empty((len(out), 2), np.int64)
+        firsts, facts = table.firsts[pixels.start : pixels.stop + 1] - first, table.facts[pixels]
+        constants = decode._constants(plan, pixels)
+        built["bins"](content, pages, firsts, facts, table.n_rows, *constants, out, saturated, wrong)
+        assert not wrong[:, 0].any()
+        ((_, counts),) = loaded.counts([pixels])
+        sums = np.empty_like(out)
+        np.testing.assert_array_equal(saturated != 0, decode.bin_counts(plan, pixels, counts, sums))
+        assert same_bits(out, sums)
+        decode.bin_pages(plan, pixels, loaded, sums, decode.Scratch())
+        assert same_bits(out, sums)
+    return counted
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["2024", "2025"])
+def test_every_page_of_a_full_size_observation(built: dict[str, Function], layout: str, tmp_path: Path) -> None:
+    assert main(["synth", str(tmp_path / "raw"), "--layout", layout, "--planets", "1"]) == 0
+    obs = next(iter(gpucal.open_dataset(tmp_path / "raw")))
+    config = Calibration().filled(obs.dataset.layout.preset)
+    for (name, detector), columns in zip(DETECTORS.items(), (9024, 1024), strict=True):
+        signal = open_signal(obs.signal_path(detector), detector)
+        frames, adc, axis = obs.frames(detector), obs.adc(detector), obs.axis(detector)
+        plan = make_plan(detector, config, frames, adc, axis, signal.n_frames)
+        counted = compare_all(built, signal.load(), plan)
+        assert counted.total() == 2 * columns
+        assert counted[inflate.DONE] > (0.7 if name == "AIRS-CH0" else 0.95) * counted.total()
+
+
 # ------------------------------------------------------------------------------------------------------------- as PTX
 
 
@@ -386,3 +449,43 @@ def test_planted_bugs_are_seen(bug: str, tmp_path: Path, monkeypatch: pytest.Mon
     program = Sanitized(source, name, tmp_path, sanitizer) if sanitizer else Kernel(source, name, tmp_path)
     with pytest.raises(KernelError if sanitizer else AssertionError, match=SAYS.get(sanitizer)):
         run_frames(program) if name == "inflate" else run_columns(program, monkeypatch)
+
+
+# A vote that is missing: what one thread has found, the others do not know.
+VOTES = {
+    "of nulls": ("bins", "__syncthreads_or(null)", "null"),
+    "of values that are no counts": ("bins", "__syncthreads_or(no_count)", "no_count"),
+    "of bright values": ("bins", "__syncthreads_or(high)", "high"),
+    "of indices beyond": (
+        "bins",
+        "__syncthreads_or(count && !plain && (int)most >= column.entries)",
+        "count && !plain && (int)most >= column.entries",
+    ),
+    "of wrong values": ("bins", "__syncthreads_or(wrong)", "wrong"),
+    "of saturated reads": ("bins", "__syncthreads_or(hit)", "hit"),
+    "of sound streams": ("inflate", "__all_sync(ALL, sound)", "sound"),
+}
+
+
+def run_what_differs_by_thread(program: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Columns in which one thread finds what the others do not."""
+    compare_damaged(binning(program), some_columns(monkeypatch), range(30))
+    for module in (test_page_bins, bins):
+        monkeypatch.setattr(module, "bin_pages", binning(program))
+    for what in test_page_bins.WRONG:
+        test_page_bins.test_what_is_wrong_is_said(what)
+    for threshold in (1000, 40_000):
+        test_page_bins.test_saturation_looks_at_used_frames_only(threshold, dictionary=True)
+        test_page_bins.test_saturation_looks_at_used_frames_only(threshold, dictionary=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("vote", VOTES)
+def test_no_vote_is_needless(vote: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    require_compiler()
+    name, right, wrong = VOTES[vote]
+    source = kernels.source(name)
+    assert source.count(right) == 1
+    program = Kernel(source.replace(right, wrong), name, tmp_path)
+    with pytest.raises((AssertionError, KernelError)):
+        run_frames(program) if name == "inflate" else run_what_differs_by_thread(program, monkeypatch)

@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,9 @@ CONFIG = Calibration(bins=BINS, integration="notebook")
 PLANETS = tuple(range(1, 8))
 OUTPUT = 4 * 32 * 32 * 8
 FLOAT64 = np.dtype(np.float64)
+
+PATIENCE = 60.0
+"""Seconds after which something hangs."""
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +128,7 @@ class Watched(budget.Budget):
     def acquire(self, *arguments: Any) -> Any:
         spare = super().acquire(*arguments)
         self.sharers += 1
-        kept = sum(buffer.getbuffer().nbytes for buffer in self._spare)
+        kept = sum(memory.nbytes for memory in self._spare)
         self.seen.append((self._used + kept, self.total, self.sharers))
         return spare
 
@@ -264,17 +266,33 @@ def test_the_budget_is_kept_and_given_back(own: Path, budgets: type[Watched], sh
 
 
 def test_buffers_to_use_again_are_within_the_budget() -> None:
-    def acquire(wanted: int) -> BytesIO | None:
-        return shared.acquire(wanted, Path("signal.parquet"), lambda: None)
+    def acquire(wanted: int, size: int = 30) -> np.ndarray | None:
+        return shared.acquire(wanted, Path("signal.parquet"), lambda: None, size)
 
     shared = budget.Budget(tight(1, 100), 1)
     assert [acquire(30) for _ in range(3)] == [None] * 3
     for _ in range(3):
-        shared.release(30, BytesIO(bytes(30)))
+        shared.release(30, np.empty(30, np.uint8))
     assert acquire(60) is not None
     assert len(shared._spare) == 1
     assert acquire(40) is not None
     assert shared._spare == []
+
+
+def test_a_file_is_read_into_the_smallest_memory_that_has_room() -> None:
+    def acquire(wanted: int, size: int) -> int:
+        memory = shared.acquire(wanted, Path("signal.parquet"), lambda: None, size)
+        return 0 if memory is None else memory.size
+
+    shared = budget.Budget(tight(1, 200), 1)
+    for size in (50, 20, 30):
+        shared.release(0, np.empty(size, np.uint8))
+    assert acquire(60, 51) == 0
+    assert acquire(40, 25) == 30
+    assert shared._used == 105  # five bytes are in use that nobody needs
+    shared.release(105)
+    assert acquire(140, 10) == 20
+    assert acquire(45, 40) == 0  # with the ten bytes more of that memory there would be too many
 
 
 def test_by_default_a_larger_item_goes_alone(
@@ -429,31 +447,40 @@ def test_the_interpreter_exits_with_a_stream_left_open(many: Path) -> None:
 
 
 def test_reading_and_working_go_on_at_the_same_time(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reading: list[float] = []
-    working: list[float] = []
+    """The work on every other item ends while the next is read, and the reading behind the others during the work."""
+    blocks, last = 32, len(PLANETS) - 1
+    began, was_read, worked = ([threading.Event() for _ in PLANETS] for _ in range(3))
+    plans: list[Any] = []
+    done = [0] * len(PLANETS)
+    lock, both = threading.Lock(), threading.Barrier(2)
     plain = signal_file._read_into
-    largest = max(signal_of(many, planet).stat().st_size for planet in PLANETS) + OUTPUT
 
-    def slowly(buffer: Any, path: Path, size: int) -> bool:
-        start = time.perf_counter()
-        time.sleep(size * 0.4 / largest)
-        complete = plain(buffer, path, size)
-        reading.append(time.perf_counter() - start)
+    def reading(space: np.ndarray, path: Path, size: int) -> bool:
+        number = sum(event.is_set() for event in began)
+        began[number].set()
+        assert number % 2 == 0 or worked[number - 1].wait(PATIENCE)
+        complete = plain(space, path, size)
+        was_read[number].set()
         return complete
 
-    outcomes_of(many)  # everything is imported
-    monkeypatch.setattr(signal_file, "_read_into", slowly)
-    start = time.perf_counter()
-    outcomes = outcomes_of(many, threads=2, backend=sleepy(0.02, working))  # 32 blocks an item, 0.32 s of two threads
-    wall = time.perf_counter() - start
-    read = sum(reading) + sum(outcome.seconds["open"] for outcome in outcomes)  # by one thread
-    worked = sum(working) / 2
-    assert len(reading) == len(PLANETS)
-    assert len(working) == 32 * len(PLANETS)
-    alone = reading[0] + worked / len(PLANETS)  # the first is only read, the last is only worked on
-    allowed = 1.1 * max(read, worked) + alone + 0.2
-    assert allowed < read + worked  # what one after the other would take
-    assert wall < allowed
+    def working(plan: Any, pixels: slice, counts: np.ndarray, out: np.ndarray) -> np.ndarray:
+        both.wait(PATIENCE)  # two threads work at the same time
+        with lock:
+            if not any(plan is other for other in plans):
+                plans.append(plan)
+            number = next(place for place, other in enumerate(plans) if plan is other)
+        assert number == last or (was_read if number % 2 else began)[number + 1].wait(PATIENCE)
+        saturated = numpy_.bin_counts(plan, pixels, counts, out)
+        with lock:
+            done[number] += 1
+            if done[number] == blocks:
+                worked[number].set()
+        return saturated
+
+    monkeypatch.setattr(signal_file, "_read_into", reading)
+    outcomes = outcomes_of(many, threads=2, backend=Backend("two at a time", "threads", working))
+    assert [type(outcome.result) for outcome in outcomes] == [gpucal.Calibrated] * len(PLANETS)
+    assert done == [blocks] * len(PLANETS)
 
 
 def test_the_caller_s_thread_asks_for_observations(many: Path) -> None:

@@ -25,6 +25,8 @@ import pytest
 from conftest import BINS, PLANETS, Made, items_done
 from distributed import Client, LocalCluster
 from distributed.comm import CommClosedError
+from emulator import standin
+from launch import require_compiler
 
 import gpucal
 from gpucal.cli.main import main
@@ -473,6 +475,16 @@ def test_the_numbers_are_those_of_a_local_run(threads: Client, new: Made, tmp_pa
     assert arrays(tmp_path / "there", [5]) == arrays(tmp_path / "here", [5])
     again = gpucal.run(dataset, tmp_path / "there", CONFIG, client=threads, **options)
     assert (again.done, again.skipped) == (0, 4)
+
+
+def test_pages_on_a_gpu_are_the_numbers_of_a_cpu(threads: Client, new: Made, tmp_path: Path) -> None:
+    require_compiler()
+    dataset = gpucal.open_dataset(new[0])
+    here = gpucal.run(dataset, tmp_path / "here", CONFIG, backend="numba", dtype="float64")
+    with standin.installed():
+        there = gpucal.run(dataset, tmp_path / "there", CONFIG, backend="cupy", client=threads, dtype="float64")
+    assert (there.done, there.backend, there.failed, there.pages) == (here.done, "cupy", {}, here.pages)
+    assert arrays(tmp_path / "there", [5]) == arrays(tmp_path / "here", [5])
 
 
 def test_what_travels_is_small(threads: Client, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,6 +146,7 @@ def test_planets_are_spread(two_gpus: None, old: Made, tmp_path: Path) -> None:
     summary = gpucal.run(dataset, tmp_path / "two", CONFIG, variance=True, dtype="float64")
     assert (summary.done, summary.skipped, summary.failed, summary.backend) == (4, 0, {}, "cupy")
     assert summary.stages["bin"] > 0
+    assert summary.pages["own"] > summary.pages["arrow"] == 0
     alone = gpucal.run(dataset, tmp_path / "one", CONFIG, backend="numpy", variance=True, dtype="float64")
     assert alone.done == 4
     two, one = gpucal.open_results(tmp_path / "two"), gpucal.open_results(tmp_path / "one")

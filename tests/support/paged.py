@@ -96,7 +96,7 @@ def loaded_of(data: bytes, columns: NDArray[np.intp]) -> Loaded:
     """A file in memory, whose pages are such as are decoded here."""
     table = table_of(data, columns)
     assert not table.unfit
-    return Loaded(PATH, BytesIO(data), table, strict=False)
+    return Loaded(PATH, np.frombuffer(data, np.uint8), table, strict=False)
 
 
 def by_pages(data: bytes, plan: Plan, threads: int = 1, block: int = PAGE_BLOCK) -> Binned:

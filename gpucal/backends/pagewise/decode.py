@@ -80,7 +80,7 @@ def bin_pages(
     """
     table = loaded.table
     first, last = (int(table.firsts[place]) for place in (pixels.start, pixels.stop))
-    pages, data = table.pages[first:last], np.frombuffer(loaded.buffer.getvalue(), np.uint8)
+    pages, data = table.pages[first:last], loaded.data
     by_codec, start = 0, time.perf_counter()
     if len(pages):
         if loaded.strict:

@@ -13,15 +13,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from gpucal.backends.pagewise.statuses import ASKED, HEADER, SIZES, STATUSES, TOLD
+from gpucal.backends.pagewise.statuses import ASKED, DONE, HEADER, OTHER, SEQUENCES, SIZES, STATUSES, TOLD
 from gpucal.errors import InputError
 from gpucal.inputs.files import AGAIN, shortened
-from gpucal.inputs.parquet.layout import AT, CHECKSUM, CODEC, PREFIX, SIZE, SNAPPY, WANTED, ZSTD
+from gpucal.inputs.parquet.layout import AT, CHECKSUM, CODEC, PREFIX, SIZE, SNAPPY, STORED, WANTED, ZSTD
 from gpucal.inputs.parquet.pages import PageTable
 from gpucal.inputs.parquet.thrift import ABSENT
 from gpucal.inputs.signal_file import Loaded
 
-__all__ = ["inflate_by_codec", "settle", "verify_checksums"]
+__all__ = ["foreseen", "inflate_by_codec", "settle", "verify_checksums"]
 
 
 def verify_checksums(table: PageTable, data: NDArray[np.uint8], first: int, last: int, path: Path) -> None:
@@ -30,6 +30,57 @@ def verify_checksums(table: PageTable, data: NDArray[np.uint8], first: int, last
         at, size, checksum = (int(table.pages[page, place]) for place in (AT, SIZE, CHECKSUM))
         if checksum != ABSENT and zlib.crc32(data[at : at + size].data) != checksum & 0xFFFF_FFFF:
             raise _refusal(table, page, "has another checksum than its header says", path)
+
+
+_MAGIC = 0xFD2FB528
+
+# By the type and the format of a block's literals (RFC 8878, 3.1.1.3.1.1), raw, repeated, coded by a tree, and by the
+# tree before: bytes of their header, where the bits of their size begin in it, and how many those are.
+_LITERALS = np.array(
+    [
+        *([(1, 3, 5), (2, 4, 12), (1, 3, 5), (3, 4, 20)], [(1, 3, 0), (2, 4, 0), (1, 3, 0), (3, 4, 0)]),
+        *2 * ([(3, 14, 10), (3, 14, 10), (4, 18, 14), (5, 22, 18)],),
+    ]
+)
+
+
+def foreseen(data: NDArray[np.uint8], pages: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Tell which pages have to be left to the codec, as far as the head of their frame and of its first block says.
+
+    Parameters
+    ----------
+    data : ndarray of uint8
+        The file; at least eight bytes of it follow every page.
+    pages : ndarray of int64, shape (page, COLUMNS)
+        Some pages of its table.
+
+    Returns
+    -------
+    ndarray of int64, shape (page,)
+        The reason, by page; DONE if none is seen here. A frame that is damaged may have any.
+    """
+    words = np.ndarray(max(0, data.size - 7), "<i8", data, strides=(1,))  # the eight bytes at every offset
+
+    def word(at: NDArray[np.int64]) -> NDArray[np.int64]:
+        return words[np.minimum(at, words.size - 1)]
+
+    became = np.where(np.isin(pages[:, CODEC], (STORED, ZSTD)), DONE, OTHER)
+    (some,) = np.nonzero(pages[:, CODEC] == ZSTD)
+    facts = pages[some]
+    at = facts[:, AT] + facts[:, PREFIX]
+    head = word(at)
+    width = 1 << (head >> 38 & 3)  # bytes of the content's size, of which the last bits are compared
+    content = (word(at + 5) & (1 << np.minimum(8 * width, 62)) - 1) + np.where(width == 2, 256, 0)
+    block = word(at + 5 + width)
+    of_literals = word(at + 8 + width)
+    header, shift, bits = _LITERALS[of_literals & 3, of_literals >> 2 & 3].T
+    stored = of_literals >> shift & (1 << bits) - 1
+    stored += (of_literals & 3) == 1  # repeated: one byte
+    sequences = word(at + 8 + width + header + stored) & 0xFF
+    sound = ((head & 0xFFFF_FFFF) == _MAGIC) & ((head >> 32 & 0x3F) == 0x20)
+    sound &= content == facts[:, WANTED] - facts[:, PREFIX]
+    became[some[sound & ((block >> 1 & 3) == 2) & (sequences != 0)]] = SEQUENCES
+    return became
 
 
 def inflate_by_codec(
@@ -59,10 +110,9 @@ def inflate_by_codec(
     InputError
         If the page cannot be inflated to the size that its header says.
     """
-    facts = table.pages[page]
-    at, size, prefix, wanted = (int(facts[place]) for place in (AT, SIZE, PREFIX, WANTED))
+    facts = table.pages[page].tolist()
+    at, size, codec, prefix, wanted = (facts[place] for place in (AT, SIZE, CODEC, PREFIX, WANTED))
     stored, wanted, to = data[at + prefix : at + size], wanted - prefix, to + prefix
-    codec = int(facts[CODEC])
     try:
         if codec == ZSTD and status not in (HEADER, SIZES):
             # its header says that it holds as much as it should, and the codec sees to that

@@ -27,6 +27,7 @@ from gpucal.backends.pagewise.inflate import (
     inflate_pages,
     workspace,
 )
+from gpucal.backends.pagewise.leftover import foreseen
 from gpucal.inputs.parquet.layout import AT, CODEC, COLUMNS, PADDING, PREFIX, SIZE, SNAPPY, STORED, TO, WANTED, ZSTD
 
 RNG = np.random.default_rng(17)
@@ -182,6 +183,57 @@ def test_many_pages_at_once() -> None:
         begin = pages[k, TO] - pages[2, TO]
         if k not in (4, 9):
             assert out[begin : begin + len(bodies[k])].tobytes() == bodies[k]
+
+
+# -------------------------------------------------------------------------------------------- what a head tells already
+
+
+def told(page: bytes, wanted: int, codec: int = ZSTD, prefix: int = 0) -> int:
+    """What the head of a page tells, in the middle of others' bytes."""
+    pages = np.zeros((1, COLUMNS), np.int64)
+    pages[0, [AT, SIZE, CODEC, PREFIX, WANTED]] = 5, len(page), codec, prefix, wanted
+    return int(foreseen(np.frombuffer(b"\xa5" * 5 + page + b"\x5a" * PADDING, np.uint8), pages)[0])
+
+
+@pytest.mark.parametrize("level", [1, 3, 19])
+def test_what_the_first_block_tells_is_foreseen(level: int) -> None:
+    codec, seen = pa.Codec("zstd", compression_level=level), set()
+    for text in [*TEXTS.values(), *(bit_packed(n, width) for n in (200, 3000, 11_250) for width in (6, 9))]:
+        page = codec.compress(text, asbytes=True)
+        became, status = told(page, len(text)), inflated(page, len(text))[0]
+        assert told(b"level" + page, len(text) + 5, prefix=5) == became
+        assert told(page, len(text) + 1) == DONE  # of another size than the page, which is worse than sequences
+        assert became == status or len(text) > 1 << 17
+        seen.add(became)
+    assert seen == {DONE, SEQUENCES}
+
+
+def test_every_form_of_literals_is_passed() -> None:
+    for form in range(4):
+        weights, n = (SKEWED, 250) if form < 3 else (WIDE, 600)
+        bodies = [(z.coded(symbols(n, weights), weights, form), n), (z.treeless(symbols(n, weights), weights, form), n)]
+        if form != 2:
+            bodies += [(z.plain_head(0, 20, form) + bytes(20) + b"\0", 20), (z.plain_head(1, 20, form) + b"x\0", 20)]
+        for body, size in bodies:
+            for behind, became in ((b"\0", DONE), (b"\1", SEQUENCES), (b"\xff", SEQUENCES)):
+                page = z.frame(size + 300, z.block(2, body[:-1] + behind, False), z.raw(TAIL))
+                assert told(page, size + 300) == became
+
+
+@pytest.mark.parametrize(("codec", "became"), [(STORED, DONE), (SNAPPY, OTHER), (ZSTD, DONE)])
+def test_other_codecs_are_foreseen(codec: int, became: int) -> None:
+    assert told(z.frame(5, z.raw(b"right")), 5, codec) == became
+    assert told(b"", 0, codec) == became
+
+
+def test_nothing_is_foreseen_of_what_is_inflated() -> None:
+    """Nor is any place outside of the file looked at, whatever a head says."""
+    good = good_frames()
+    for seed in range(3000):
+        page, wanted = good[seed % len(good)]
+        page = mutated(page, np.random.default_rng(seed))
+        assert not told(page, wanted) or inflated(page, wanted)[0]
+    assert foreseen(np.zeros(8, np.uint8), np.zeros((0, COLUMNS), np.int64)).shape == (0,)
 
 
 # ------------------------------------------------------------------------------------------------------ what is refused

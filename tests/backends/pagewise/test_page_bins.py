@@ -241,9 +241,18 @@ def packed_run(values: list[int], width: int) -> bytes:
 
 
 def by_hand(
-    runs: bytes, *, entries: int = 4, levels: bytes | None = ONES, width: int = 2, dictionary: bytes | None = None
+    runs: bytes,
+    *,
+    entries: int = 4,
+    levels: bytes | None = ONES,
+    width: int = 2,
+    dictionary: bytes | None = None,
+    lie: tuple[int, int, int] | None = None,
 ) -> tuple[int, NDArray[np.float64]]:
-    """Bin a column of a dictionary 100, 101, ... and one page of runs; return its status and bins."""
+    """Bin a column of a dictionary 100, 101, ... and one page of runs; return its status and bins.
+
+    ``lie`` is a page, a column of the table, and what it says there.
+    """
     words = np.arange(100, 100 + entries, dtype=np.int32).tobytes() if dictionary is None else dictionary
     body = bytes([width]) + runs
     if levels is not None:
@@ -252,11 +261,13 @@ def by_hand(
     pages = np.zeros((2, COLUMNS), np.int64)
     pages[:, KIND], pages[:, ENCODING], pages[:, VALUES] = (DICTIONARY, DATA), (0, 8), (len(words) // 4, 64)
     pages[:, TO], pages[:, WANTED], pages[0, FIRST] = (7, 7 + len(words) + PADDING), (len(words), len(body)), 1
+    if lie:
+        pages[lie[0], lie[1]] = lie[2]
     status, out, saturated = np.zeros((1, 2), np.int64), np.empty((1, PLAN.n_bins)), np.zeros(1, np.uint8)
     facts = np.array([[levels is not None, 4, 65_535]])
     constants = decode._constants(PLAN, slice(0, 1))
     bin_pages(data, pages, np.array([0, 2]), facts, 64, *constants, out, saturated, status, *bins.workspace(64, 32))
-    assert status[0, 1] == (1 if status[0, 0] else 2)
+    assert status[0, 1] == (lie[0] if lie else 1 if status[0, 0] else 2)
     return int(status[0, 0]), out
 
 
@@ -342,6 +353,21 @@ def test_what_is_wrong_is_said(what: str) -> None:
     expected, arguments = WRONG[what]
     assert by_hand(**arguments)[0] == expected
     assert len(STATUSES[expected]) > 9
+
+
+@pytest.mark.parametrize(
+    ("expected", "lie"),
+    [
+        (bins.ROWS, (1, VALUES, 65)),
+        (bins.DICTIONARY_GONE, (1, FIRST, 1)),
+        (bins.SIZE_WRONG, (0, VALUES, 5)),
+        (bins.SIZE_WRONG, (1, TO, 10**6)),
+        (bins.SIZE_WRONG, (1, WANTED, 10**6)),
+        (bins.ENCODED, (1, ENCODING, 5)),
+    ],
+)
+def test_a_table_that_lies_is_refused(expected: int, lie: tuple[int, int, int]) -> None:
+    assert by_hand(GOOD_RUN, lie=lie)[0] == expected
 
 
 def test_every_status_has_its_words() -> None:

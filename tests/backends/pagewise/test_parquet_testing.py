@@ -74,7 +74,7 @@ def became(path: Path, column: int, *, strict: bool = False) -> str:
         table = table_of(data, np.array([column]), path)
         if table.unfit:
             return "left"
-        loaded = Loaded(path, BytesIO(data), table, strict)
+        loaded = Loaded(path, np.frombuffer(data, np.uint8), table, strict)
         plan = telling(1, table.n_rows)
         sums, saturated, _ = bin_loaded(plan, loaded)
     except InputError as error:

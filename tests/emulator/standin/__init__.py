@@ -51,7 +51,8 @@ def names() -> dict[str, dict[str, Any]]:
         "setDevice": cuda.set_device,
     }
     streams = {name: getattr(cuda, name) for name in ("Event", "Stream", "get_current_stream", "get_elapsed_time")}
-    pools = {name: getattr(cuda, name) for name in ("MemoryPool", "PinnedMemoryPool")}
+    pools = {name: getattr(cuda, name) for name in ("MemoryPool", "PinnedMemory", "PinnedMemoryPool")}
+    pointers = {"PinnedMemoryPointer": cuda.pinned_memory_pointer}
     defaults = ("get_default_memory_pool", "get_default_pinned_memory_pool", "memoize")
     return {
         "cupy": {
@@ -67,7 +68,7 @@ def names() -> dict[str, dict[str, Any]]:
             **{name: functools.partial(arrays.elementwise, getattr(np, name)) for name in UFUNCS},
             **{name: getattr(np, name) for name in TYPES},
         },
-        "cupy.cuda": {"Device": cuda.Device, "is_available": cuda.is_available, **streams, **pools},
+        "cupy.cuda": {"Device": cuda.Device, "is_available": cuda.is_available, **streams, **pools, **pointers},
         "cupy.cuda.compiler": {"CompileException": errors.CompileException},
         "cupy.cuda.device": {"Device": cuda.Device},
         "cupy.cuda.driver": {"CUDADriverError": errors.CUDADriverError},

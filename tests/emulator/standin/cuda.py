@@ -258,6 +258,19 @@ def memoize(for_each_device: bool = False) -> Callable[[Callable[..., Any]], Cal
     return decorate
 
 
+class PinnedMemory:
+    """So many bytes, not of the pool."""
+
+    def __init__(self, size: int, flags: int = 0) -> None:
+        self.size = size
+        self.room = machine().allocate_pinned(size)
+
+
+def pinned_memory_pointer(mem: PinnedMemory, offset: int) -> memoryview:
+    """What can be looked into, as the real pointer can."""
+    return np.asarray(mem.room)[offset : mem.size].data
+
+
 def empty_pinned(shape: int | tuple[int, ...], dtype: Any = float, order: str = "C") -> np.ndarray:
     dtype = np.dtype(dtype)
     nbytes = int(np.prod(shape)) * dtype.itemsize
