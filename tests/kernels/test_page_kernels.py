@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -43,12 +44,16 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Function]:
     return {"inflate": inflating(made["inflate"]), "bins": binning(made["bins"])}
 
 
-@pytest.fixture(
-    scope="module",
-    params=[75, *(pytest.param(number, marks=pytest.mark.slow) for number in nvrtc.ARCHITECTURES if number != 75)],
-)
+TIMES = int(os.environ.get("GPUCAL_FUZZ", "1"))
+"""As many times as many damaged pages; 10 makes over 50,000 of each kind."""
+
+ALIKE = {60: (60,), 75: (70, 75, 80, 86, 89, 90), 100: (100, 120)}
+"""Architectures whose PTX is the same but for their name, and the one of them that is run."""
+
+
+@pytest.fixture(scope="module", params=[75, *(pytest.param(number, marks=pytest.mark.slow) for number in (60, 100))])
 def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Function]:
-    """The same from the PTX that NVIDIA's compiler makes of them; architectures of the same code share a build."""
+    """The same from the PTX that NVIDIA's compiler makes of them."""
     require_compiler()
     require_nvrtc()
     made = {}
@@ -123,7 +128,8 @@ def test_damaged_frames_have_the_same_bytes_and_statuses(built: dict[str, Functi
 
 @pytest.mark.slow
 def test_many_damaged_frames(built: dict[str, Function]) -> None:
-    assert compare_frames(built["inflate"], range(105_000, 150_000)).total() == 45_000
+    n = 4_500 * TIMES
+    assert compare_frames(built["inflate"], range(105_000, 105_000 + n)).total() == n
 
 
 # ------------------------------------------------------------------------------------------------------- damaged pages
@@ -235,7 +241,8 @@ def test_short_pages_have_the_same_statuses(
 
 @pytest.mark.slow
 def test_many_damaged_pages(built: dict[str, Function], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert compare_damaged(built["bins"], some_columns(monkeypatch), range(150, 1550))[1] >= 45_000
+    rounds = range(150, 150 + 140 * TIMES)
+    assert compare_damaged(built["bins"], some_columns(monkeypatch), rounds)[1] >= 4_500 * TIMES
 
 
 @pytest.mark.parametrize("entries", [1, 2, 1023, 1024, 1025, 5000])
@@ -314,6 +321,15 @@ def test_every_page_of_a_full_size_observation(built: dict[str, Function], layou
 
 
 # ------------------------------------------------------------------------------------------------------------- as PTX
+
+
+@pytest.mark.parametrize("name", ["inflate", "bins"])
+def test_every_architecture_has_the_code_of_one_that_is_run(name: str) -> None:
+    require_nvrtc()
+    assert sorted(sum(ALIKE.values(), ())) == sorted(nvrtc.ARCHITECTURES)
+    for run, alike in ALIKE.items():
+        codes = {ptx.translate(nvrtc.compile(kernels.source(name), name, number).ptx, name) for number in (run, *alike)}
+        assert len(codes) == 1
 
 
 def test_compiled_inflate_has_the_bytes_of_its_source(compiled: dict[str, Function]) -> None:
