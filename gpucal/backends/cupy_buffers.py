@@ -1,4 +1,4 @@
-"""What all lanes of `gpucal.backends.cupy_gpu` need: memory, and a pixel's constants as the kernels take them."""
+"""Memory for the lanes of `gpucal.backends.cupy_gpu`, and a pixel's constants as the kernels take them."""
 
 from __future__ import annotations
 

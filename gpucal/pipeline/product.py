@@ -1,4 +1,4 @@
-"""What conversions read of a calibrated product."""
+"""The attributes of a calibrated product that conversions read."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def _process_id() -> str:
 
 @dataclass(frozen=True)
 class Errand:
-    """What all tasks of a run share; paths are absolute."""
+    """The data that all tasks of a run share; paths are absolute."""
 
     run: str
     job: Job
@@ -74,7 +74,7 @@ class Errand:
 
 @dataclass(frozen=True)
 class Account:
-    """What has become of an observation, and what the client is to log of it."""
+    """The outcome of an observation, and the lines that the client is to log."""
 
     summary: Summary
     error: GpucalError | None
@@ -359,12 +359,15 @@ class _Spread:
 
         Dask's ``get_versions`` reads what an installer has noted, and not what the worker would import.
         """
-        with suppress(Exception):  # of workers that are gone meanwhile
+        try:
             specs = self.client.run(find_spec, __name__, workers=workers, on_error="return")
-            lacking = [worker for worker, spec in specs.items() if spec is None or isinstance(spec, ImportError)]
-            if lacking:
-                what = f"the worker {lacking[0]} has no gpucal {__version__}; install it for every worker"
-                self.wrong = ClusterError(what)
+        except Exception:  # of any type, from workers or a scheduler that are gone meanwhile
+            log.debug("%s: new workers could not be asked for gpucal", self.address, exc_info=True)
+            return
+        lacking = [worker for worker, spec in specs.items() if spec is None or isinstance(spec, ImportError)]
+        if lacking:
+            what = f"the worker {lacking[0]} has no gpucal {__version__}; install it for every worker"
+            self.wrong = ClusterError(what)
 
     def _warn(self, line: str) -> None:
         if line not in self.said:

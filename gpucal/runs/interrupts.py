@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class Interrupts:
-    """What asks a run to end early: its caller's ``stop``, and in a ``with`` block SIGINT and SIGTERM.
+    """Requests to end a run early: its caller's ``stop``, and in a ``with`` block SIGINT and SIGTERM.
 
     In the block a signal raises KeyboardInterrupt. An exception at an arbitrary moment may leave a file behind, or be
     mistaken for an error of the code it interrupts: NumPy reports a file as damaged if it is interrupted while reading

@@ -1,4 +1,4 @@
-"""What a run is asked for, and whether that can be done."""
+"""The request for a run, and the check that it can be met."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be calibrated, how, and where to: parameters of `gpucal.run`.
+    """The parameters of `gpucal.run` that say what to calibrate, how, and into which folder.
 
     ``out`` is None where it is not known yet.
     """

@@ -1,4 +1,4 @@
-"""What watches over a run while it executes: the time that is left, interrupts, the summary, the progress bar."""
+"""The watch over a run while it executes: time left, interrupts, summary, progress bar."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ _MOST_DIGITS = 18
 
 
 class ItemId(NamedTuple):
-    """What is calibrated, stored and reported as one: a detector's reads of one visit of one planet.
+    """The id of an item, a detector's reads of one visit of one planet, which is calibrated and stored as one.
 
     Its text is what messages call it, such as ``planet 17 visit 0 FGS1``.
     """
@@ -29,7 +29,7 @@ class ItemId(NamedTuple):
 
     @property
     def path(self) -> str:
-        """Where a results folder has its files, without their endings, such as ``17/0/FGS1``."""
+        """The path of its files in a results folder, without their endings, such as ``17/0/FGS1``."""
         return f"{self.planet}/{self.visit}/{self.detector}"
 
 

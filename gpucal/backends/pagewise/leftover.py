@@ -1,6 +1,7 @@
-"""What is left to pyarrow of a file's pages: the codec of some, and columns whose pages are not such as gpucal decodes.
+"""Leaves to pyarrow the pages and columns that gpucal's own code does not take.
 
-Nothing here is compiled: the backend of a GPU uses it, too.
+Pyarrow's codec decompresses such pages, and pyarrow decodes such columns. Nothing here is compiled, so the backend of a
+GPU uses it too.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Compiles one module in a process of its own while this process compiles another.
 
-Numba holds the interpreter's lock while it compiles, so two threads are no faster than one. A first run takes some 5 s
-instead of 8 s on two cores: `bins` takes 3.3 s to compile, `inflate` 4.7 s.
+Numba holds the interpreter's lock while it compiles, so two threads are no faster than one. A first run is timed by
+``benchmarks/end_to_end.py``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What becomes of pages and columns, for the compiled functions and for the kernels of a GPU: the same numbers."""
+"""Statuses of pages and columns. The compiled functions and the kernels of a GPU give the same numbers."""
 
 from __future__ import annotations
 
