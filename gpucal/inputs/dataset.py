@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+from gpucal.display.shown import Shown, listed, shortened
 from gpucal.errors import DatasetError
 from gpucal.hints import did_you_mean, joined, near_path, near_planets
 from gpucal.inputs.calibration_files import (
@@ -33,8 +34,12 @@ from gpucal.inputs.calibration_files import (
     read_raw_frames,
 )
 from gpucal.inputs.files import leads_nowhere, missing, packed_beside
+from gpucal.inputs.tables import label_table, observation_table, star_table
 from gpucal.settings.detectors import DETECTORS, Detector
 from gpucal.settings.ids import as_id, why_no_id
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["SPLITS", "Dataset", "Observation", "is_competition", "open_dataset"]
 
@@ -103,7 +108,7 @@ _ITEM = re.compile(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Observation:
     """One visit of one planet, with the paths of its files. Making one reads nothing.
 
@@ -123,6 +128,20 @@ class Observation:
     planet: int
     visit: int
     split: str
+
+    def __repr__(self) -> str:
+        return self._shown().text()
+
+    def _repr_html_(self) -> str:
+        return self._shown().html()
+
+    def _shown(self) -> Shown:
+        facts = {"data set": f"{shortened(str(self.dataset.path), 60)}, {self.split}"}
+        for detector in DETECTORS.values():
+            signal, calibration = self.signal_path(detector), self.calibration_path(detector)
+            size = f"{signal.stat().st_size / 1e6:,.1f} MB of raw reads" if signal.is_file() else "no raw reads"
+            facts[detector.name] = size + ("" if calibration.is_dir() else ", no calibration frames")
+        return Shown(f"Observation planet {self.planet} visit {self.visit}", facts)
 
     @property
     def key(self) -> Key:
@@ -329,7 +348,70 @@ class Dataset:
         return {**vars(self), "_frames": {}, "_axes": {}, "_adc": {}}
 
     def __repr__(self) -> str:
-        return f"<gpucal Dataset {self.path}: {self.layout.name} layout, {len(self)} observations>"
+        return Shown(self._title).text()
+
+    def _repr_html_(self) -> str:
+        splits = Counter(obs.split for obs in self)
+        facts = {split: f"{count:,} observations" for split, count in splits.items()}
+        facts |= {"planets": listed([*map(str, self.planets)], 5), "preset": self.layout.preset}
+        facts["tables"] = ", ".join(name for name in ("table()", "stars()", "labels()"))
+        return Shown(self._title, facts).html()
+
+    @property
+    def _title(self) -> str:
+        return f"Dataset {shortened(str(self.path), 400)}: {self.layout.name} layout, {len(self)} observations"
+
+    def _ipython_key_completions_(self) -> list[int | Key]:
+        return [*self.planets, *(key for key in self._observations if key[1])]
+
+    def table(self) -> pd.DataFrame:
+        """List the observations, with what their files hold.
+
+        Returns
+        -------
+        DataFrame
+            A row for each observation: ``planet_id``, ``visit``, ``split``, ``files`` (of signal and calibration that
+            are there), ``frames`` (of AIRS-CH0, as its file says) and ``frames_FGS1``. Frames are missing values where
+            a file is missing or damaged; ``gpucal check`` says why.
+        """
+        return observation_table([*self])
+
+    def stars(self) -> pd.DataFrame:
+        """Read what is known of the stars and orbits.
+
+        Returns
+        -------
+        DataFrame
+            A row for each planet: ``planet_id`` and the columns of ``train_star_info.csv``; in 2024 ``star``, the
+            number of the star, of ``train_adc_info.csv``.
+
+        Raises
+        ------
+        DatasetError
+            If there is no such table.
+        InputError
+            If a table cannot be read, or a line in it is not usable.
+        """
+        splits = [*dict.fromkeys(obs.split for obs in self)]
+        return star_table(self.path, self.layout.name, splits, self.planets)
+
+    def labels(self) -> pd.DataFrame:
+        """Read the true spectra of the train planets.
+
+        Returns
+        -------
+        DataFrame
+            A row for each planet that has one: ``planet_id``, then ``wl_1`` (FGS1) and so on, transit depths.
+            ``attrs["wavelengths"]`` has the wavelength of each column, µm, if ``wavelengths.csv`` is there.
+
+        Raises
+        ------
+        DatasetError
+            If there are no labels, as for the test planets.
+        InputError
+            If a table cannot be read, or a line in it is not usable.
+        """
+        return label_table(self.path, self.layout.name, self.planets)
 
     @property
     def planets(self) -> list[int]:

@@ -10,21 +10,27 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from gpucal.errors import ConfigError, OutputError
+from gpucal.display.shown import Shown
+from gpucal.display.svg import white_light as white_light_svg
+from gpucal.errors import ConfigError, GpucalError, OutputError
+from gpucal.pipeline.plots import Curves, draw, new_figure
 from gpucal.science.bad_pixels import unusable
-from gpucal.science.light_curves import Aperture, Choices, LightCurve, light_curve, light_curve_with_errors
+from gpucal.science.light_curves import Aperture, Choices, LightCurve, light_curve, light_curve_with_errors, white_light
 from gpucal.science.noise import noise_excess, variance
-from gpucal.science.plan import Plan
+from gpucal.science.plan import DQ, Plan
+from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import Detector
 
 if TYPE_CHECKING:
     import xarray
     from astropy.nddata import NDData
+    from matplotlib.axes import Axes
+    from matplotlib.figure import FigureBase
 
 __all__ = ["Calibrated", "arrays_of"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Calibrated:
     """One detector of one observation, calibrated and binned.
 
@@ -178,6 +184,62 @@ class Calibrated:
         of_curves: NDArray[np.float64] = noise_excess(curve.flux, curve.error**2)
         return of_curves
 
+    def plot(self, figure: FigureBase | None = None) -> dict[str, Axes]:
+        """Draw the product: white light with errors and scatter, wavelengths over time, mean spectrum, flags.
+
+        Parameters
+        ----------
+        figure : matplotlib Figure or SubFigure, optional
+            An empty one with a constrained layout; by default a new one of ``matplotlib.pyplot``.
+
+        Returns
+        -------
+        dict of str to Axes
+            ``white``, ``residuals``, ``flags``, and ``image`` and ``spectrum``, or ``mean`` for FGS1.
+
+        Raises
+        ------
+        MissingExtra
+            If matplotlib is not installed.
+        """
+        drawn = draw(new_figure(8.0) if figure is None else figure, self.where, [self.to_host()._curves()])
+        return drawn[self.detector.name]
+
+    def _curves(self) -> Curves:
+        """Compute what is drawn, with errors where a variance is known."""
+        has_errors = self.plan is not None or self.stored_variance is not None
+        flux, error = self.light_curve_with_errors() if has_errors else (self.light_curve(), None)
+        with np.errstate(invalid="ignore", over="ignore"):  # of bad pixels
+            image = np.where(self.mask, np.nan, self.signal.mean(axis=0, dtype=np.float64))
+        return Curves(self.detector, self.time, flux, error, self.wavelength, self.dq, image)
+
+    def __repr__(self) -> str:
+        return self._shown().text()
+
+    def _repr_html_(self) -> str:
+        shown = self._shown()
+        if not isinstance(self.signal, np.ndarray):
+            return Shown(shown.title, {**shown.facts, "white light": "on the device; to_host() copies it"}).html()
+        try:
+            white, _ = white_light(self.light_curve())
+        except GpucalError as error:
+            return Shown(shown.title, {**shown.facts, "white light": str(error)}).html()
+        return Shown(shown.title, shown.facts, white_light_svg({self.detector.name: (self.time, white)})).html()
+
+    def _shown(self) -> Shown:
+        axes = "(time, x, y)" if self.detector.photometer else "(time, wavelength, spatial)"
+        counts = {str(flag.name): int(((self.dq & np.uint8(flag)) != 0).sum()) for flag in DQ}
+        flags = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
+        facts = {"signal": f"{self.signal.shape} {axes}, electrons, {self.signal.dtype}"}
+        facts |= {
+            name: _span(values, unit) for (name, values), unit in zip(self.axes.items(), ("h", "µm"), strict=False)
+        }
+        facts["flags"] = f"{int((self.dq != 0).sum()):,} of {self.dq.size:,} pixels" + (f": {flags}" if flags else "")
+        history = self.provenance
+        facts["settings"] = Calibration.from_dict(history["settings"]).summary
+        facts["made"] = f"{history['created']}, gpucal {history['version']}, {history['backend']}"
+        return Shown(f"Calibrated {self.where}", facts)
+
     def to_host(self) -> Calibrated:
         """Copy a result that was left on a device to NumPy arrays.
 
@@ -223,6 +285,10 @@ class Calibrated:
     def __dlpack_device__(self) -> tuple[int, int]:
         kind, number = self.signal.__dlpack_device__()
         return int(kind), int(number)
+
+
+def _span(values: NDArray[np.float64], unit: str) -> str:
+    return f"{values[0]:.4g} to {values[-1]:.4g} {unit}" if values.size else "none"
 
 
 def arrays_of(cal: Calibrated, product: str, with_variance: bool) -> dict[str, NDArray[Any]]:

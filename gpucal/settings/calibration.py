@@ -17,6 +17,7 @@ from textwrap import wrap
 from types import MappingProxyType
 from typing import Any
 
+from gpucal.display.shown import MOST_CHARACTERS, Shown, listed, shortened
 from gpucal.errors import ConfigError
 from gpucal.settings.detectors import Detector
 from gpucal.settings.rules import OPEN, PRESET_SETTINGS
@@ -44,6 +45,37 @@ class Calibration(Settings):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Calibration.from_dict, (self.to_dict(),)
+
+    def __repr__(self) -> str:
+        """Return Python that makes equal settings, unless it is too long to read."""
+        preset, changes = self._nearest()
+        named = ", ".join(f"{name}={value!r}" for name, value in changes.items())
+        if not preset:
+            return shortened(f"Calibration({named})", MOST_CHARACTERS)
+        change = f".replace({named})" if named else ""
+        return shortened(f"Calibration.preset({preset!r}){change}", MOST_CHARACTERS)
+
+    def _repr_html_(self) -> str:
+        preset, changes = self._nearest()
+        base = preset or "defaults; the data set's preset decides the integration times"
+        facts = {"preset": base} | {name: repr(value) for name, value in changes.items()}
+        return Shown("settings", facts if changes else facts | {"changes": "none"}).html()
+
+    @property
+    def summary(self) -> str:
+        """The nearest preset in one line, and what differs from it."""
+        preset, changes = self._nearest()
+        named = [f"{name}={value!r}" for name, value in changes.items()]
+        return (preset or "defaults") + (f" with {listed(named, 4)}" if named else "")
+
+    def _nearest(self) -> tuple[str, dict[str, Any]]:
+        """Return the preset with the fewest differences, and these; no preset while one has yet to decide."""
+        if any(getattr(self, name) is None for name in OPEN):
+            return "", _differences(self, Calibration())
+        # Of presets that are equal, the last one is today's.
+        found = {name: _differences(self, PRESETS[name]) for name in reversed([*PRESETS])}
+        name = min(found, key=lambda one: len(found[one]))
+        return name, found[name]
 
     @classmethod
     def preset(cls, name: str) -> Calibration:
@@ -197,6 +229,16 @@ class Calibration(Settings):
     def cropped(self, detector: Detector) -> Detector:
         """Return a detector with the crop that is set for it."""
         return replace(detector, crop=self.crop[detector.name])
+
+
+def _differences(settings: Calibration, base: Calibration) -> dict[str, Any]:
+    """Return the settings that differ from others; of settings by detector, only the detectors that differ."""
+    mine, others = settings.to_dict(), base.to_dict()
+    changes = {name: value for name, value in mine.items() if value != others[name]}
+    for name, value in changes.items():
+        if isinstance(value, dict):
+            changes[name] = {detector: one for detector, one in value.items() if one != others[name][detector]}
+    return changes
 
 
 def _documented(docstring: str) -> str:
