@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gpucal.results.reader import Results, open_results
     from gpucal.runs.run import run
     from gpucal.runs.summary import Summary
+    from gpucal.science import steps
     from gpucal.science.plan import DQ
     from gpucal.settings.calibration import Calibration
 
@@ -36,6 +37,7 @@ __all__ = [
     "open_dataset",
     "open_results",
     "run",
+    "steps",
     "stream",
 ]
 
@@ -61,8 +63,12 @@ _ROOMS = {
     "stream": "pipeline.calibrate",
 }
 
+_MODULES = {"steps": "science.steps"}
+
 
 def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return importlib.import_module(f"gpucal.{_MODULES[name]}")
     if name not in _ROOMS:
         raise AttributeError(f"module 'gpucal' has no attribute {name!r}")
     return getattr(importlib.import_module(f"gpucal.{_ROOMS[name]}"), name)

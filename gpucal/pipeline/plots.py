@@ -37,8 +37,12 @@ _FLAG_COLOURS: Mapping[DQ, str] = {
 
 _PPM = 1e6
 
-# Relative heights of the panels: light curve, residuals, image; and relative widths of the two columns.
-_HEIGHTS, _WIDTHS = (3.0, 1.6, 3.0), (3.0, 2.0)
+# Residuals beyond so many times the scatter are drawn as triangles at the edge.
+_FARTHEST = 5.0
+
+# Relative heights of the panels: light curve, residuals, image; and relative widths of the two columns, for a
+# spectrometer and a photometer.
+_HEIGHTS, _WIDTHS, _IMAGE_WIDTHS = (3.0, 1.6, 3.0), (3.0, 2.2), (3.0, 3.6)
 
 
 @dataclass(frozen=True)
@@ -135,12 +139,8 @@ def _height(curves: Curves) -> float:
 
 
 def _draw_one(figure: FigureBase, curves: Curves) -> dict[str, Axes]:
-    grid = figure.add_gridspec(
-        2 if curves.detector.photometer else 3,
-        2,
-        height_ratios=_HEIGHTS[: 2 if curves.detector.photometer else 3],
-        width_ratios=_WIDTHS,
-    )
+    rows, widths = (2, _IMAGE_WIDTHS) if curves.detector.photometer else (3, _WIDTHS)
+    grid = figure.add_gridspec(rows, 2, height_ratios=_HEIGHTS[:rows], width_ratios=widths)
     axes: dict[str, Axes] = {"white": figure.add_subplot(grid[0, 0])}
     axes["residuals"] = figure.add_subplot(grid[1, 0], sharex=axes["white"])
     white, error = white_light(curves.flux, curves.error)
@@ -149,7 +149,8 @@ def _draw_one(figure: FigureBase, curves: Curves) -> dict[str, Axes]:
     axes["white"].tick_params(labelbottom=False)
     last = axes["residuals"]
     if curves.detector.photometer:
-        axes["mean"], axes["flags"] = (figure.add_subplot(grid[at, 1]) for at in range(2))
+        beside = grid[:, 1].subgridspec(1, 2)
+        axes["mean"], axes["flags"] = (figure.add_subplot(beside[0, at]) for at in range(2))
         _mean_panel(axes["mean"], curves)
     else:
         last.tick_params(labelbottom=False)
@@ -176,6 +177,12 @@ def _residual_panel(
         axes.axhspan(-expected, expected, color=_ORANGE, alpha=0.18, lw=0)
         words += f", expected {expected:,.0f} ppm"
     axes.axhline(0.0, color=_GREY, lw=0.8)
+    limit = _FARTHEST * max(measured, expected or 0.0)
+    if np.isfinite(limit) and limit > 0.0:  # a transit's edges would leave the rest a flat line
+        axes.set_ylim(-1.1 * limit, 1.1 * limit)
+        for side, marker in ((ppm > limit, "^"), (ppm < -limit, "v")):
+            axes.plot(time[side], np.clip(ppm[side], -limit, limit), marker, color=_GREY, ms=4)
+        ppm = np.where(np.abs(ppm) > limit, np.nan, ppm)
     axes.plot(time, ppm, ".", color=_BLUE, ms=4)
     axes.set_ylabel("bin − neighbours\n(ppm)")
     axes.set_title(words, fontsize="small", loc="right", pad=2)
@@ -205,16 +212,19 @@ def _spectrum_panel(axes: Axes, curves: Curves) -> None:
 
 
 def _mean_panel(axes: Axes, curves: Curves) -> None:
-    axes.set_title("mean image", fontsize="small", loc="right", pad=2)
-    axes.set_ylabel("y (pixel)")
+    axes.set(xlabel="x (pixel)", ylabel="y (pixel)")
     if curves.image is None:
         _say(axes, "only light curves are stored")
         return
     finite = curves.image[np.isfinite(curves.image)]
     low, high = np.percentile(finite, [1, 99.5]) if finite.size else (0.0, 1.0)
-    drawn = axes.imshow(curves.image.T, vmin=low, vmax=high, cmap="viridis", origin="lower", interpolation="nearest")
+    axes.imshow(
+        curves.image.T, vmin=low, vmax=high, cmap="viridis", origin="lower", aspect="equal", interpolation="nearest"
+    )
     axes.set_facecolor("#bbbbbb")
-    axes.figure.colorbar(drawn, ax=axes, label="e⁻ a bin", pad=0.01)
+    if finite.size:
+        axes.set_title(f"mean, up to {finite.max():.3g} e⁻", fontsize="small", loc="right", pad=2)
+    axes.set_anchor("N")  # beside the flags
 
 
 def _flag_panel(axes: Axes, curves: Curves) -> None:
@@ -239,13 +249,17 @@ def _flag_panel(axes: Axes, curves: Curves) -> None:
         vmin=-0.5,
         vmax=len(_FLAG_COLOURS) + 0.5,
         origin="lower",
-        aspect="auto",
+        aspect="equal" if curves.detector.photometer else "auto",
         interpolation="nearest",
     )
+    axes.set_anchor("N")
     share = float(np.mean(curves.dq != 0))
-    axes.set_title(f"{share:.1%} of the pixels have a flag", fontsize="small", loc="right", pad=2)
+    axes.set_title(f"flagged: {share:.1%}", fontsize="small", loc="right", pad=2)
     if patches:
-        axes.legend(handles=patches[::-1], fontsize="x-small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        columns = 2 if curves.detector.photometer else 4
+        axes.legend(
+            handles=patches[::-1], fontsize="x-small", ncols=columns, loc="upper center", bbox_to_anchor=(0.5, -0.3)
+        )
 
 
 def _columns(curves: Curves) -> tuple[NDArray[np.float64], str]:
