@@ -27,7 +27,16 @@ __all__ = [
 
 
 class GpucalError(Exception):
-    """Base of everything gpucal raises on purpose."""
+    """Base of everything gpucal raises on purpose.
+
+    Examples
+    --------
+    >>> try:
+    ...     gpucal.open_dataset("nowhere")
+    ... except gpucal.GpucalError as error:
+    ...     print(error)
+    nowhere: does not exist; give the competition folder, which holds train/ or test/
+    """
 
 
 class ConfigError(GpucalError, ValueError):

@@ -122,6 +122,15 @@ class Observation:
         Visit number, from 0.
     split : str
         ``'train'`` or ``'test'``.
+
+    Examples
+    --------
+    >>> ds = gpucal.open_dataset("ariel-data-challenge-2025")
+    >>> ds[20955726]
+    <gpucal Observation planet 20955726 visit 0
+      data set  ariel-data-challenge-2025, train
+      AIRS-CH0  ... MB of raw reads
+      FGS1      ... MB of raw reads>
     """
 
     dataset: Dataset = field(repr=False)
@@ -275,6 +284,16 @@ class Dataset:
     ------
     DatasetError
         If the folder is not a competition folder.
+
+    Examples
+    --------
+    >>> ds = gpucal.open_dataset("ariel-data-challenge-2025")
+    >>> ds
+    <gpucal Dataset ariel-data-challenge-2025: 2025 layout, 2 observations>
+    >>> [obs.key for obs in ds]
+    [(20955726, 0), (2355445450, 0)]
+    >>> ds[20955726].visit, 20955726 in ds, len(ds)
+    (0, True, 2)
     """
 
     def __init__(self, path: Path, split: str | None = None) -> None:
@@ -373,6 +392,14 @@ class Dataset:
             A row for each observation: ``planet_id``, ``visit``, ``split``, ``files`` (of signal and calibration that
             are there), ``frames`` (of AIRS-CH0, as its file says) and ``frames_FGS1``. Frames are missing values where
             a file is missing or damaged; ``gpucal check`` says why.
+
+        Examples
+        --------
+        >>> ds = gpucal.open_dataset("ariel-data-challenge-2025")
+        >>> ds.table()
+            planet_id  visit  split  files  frames  frames_FGS1
+        0    20955726      0  train     12     120         1440
+        1  2355445450      0  train     12     120         1440
         """
         return observation_table([*self])
 
@@ -391,9 +418,16 @@ class Dataset:
             If there is no such table.
         InputError
             If a table cannot be read, or a line in it is not usable.
+
+        Examples
+        --------
+        >>> ds = gpucal.open_dataset("ariel-data-challenge-2025")
+        >>> list(ds.stars())
+        ['planet_id', 'Rs', 'Ms', 'Ts', 'Mp', 'e', 'P', 'sma', 'i']
+        >>> len(ds.table().merge(ds.stars()))
+        2
         """
-        splits = [*dict.fromkeys(obs.split for obs in self)]
-        return star_table(self.path, self.layout.name, splits, self.planets)
+        return star_table(self.path, self.layout.name, {obs.planet: obs.split for obs in self})
 
     def labels(self) -> pd.DataFrame:
         """Read the true spectra of the train planets.
@@ -410,6 +444,15 @@ class Dataset:
             If there are no labels, as for the test planets.
         InputError
             If a table cannot be read, or a line in it is not usable.
+
+        Examples
+        --------
+        >>> ds = gpucal.open_dataset("ariel-data-challenge-2025")
+        >>> labels = ds.labels()
+        >>> labels.shape
+        (2, 284)
+        >>> round(labels.attrs["wavelengths"]["wl_2"], 3)
+        3.895
         """
         return label_table(self.path, self.layout.name, self.planets)
 
@@ -430,6 +473,12 @@ class Dataset:
         -------
         list of int
             Empty if the planet is not in the folder.
+
+        Examples
+        --------
+        >>> ds = gpucal.open_dataset("ariel-data-challenge-2025")
+        >>> ds.visits(20955726)
+        [0]
         """
         wanted = as_id(planet)
         return [visit for found, visit in self._observations if found == wanted]
@@ -479,6 +528,14 @@ def open_dataset(path: str | Path, split: str | None = None) -> Dataset:
     ------
     DatasetError
         If the folder is not a competition folder, or a planet is in both splits and none was chosen.
+
+    Examples
+    --------
+    >>> ds = gpucal.open_dataset("ariel-data-challenge-2025")
+    >>> ds.planets
+    [20955726, 2355445450]
+    >>> gpucal.open_dataset("ariel-data-challenge-2025", split="train")
+    <gpucal Dataset ariel-data-challenge-2025: 2025 layout, 2 observations>
     """
     try:
         return Dataset(Path(path), split)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import StringIO
@@ -11,6 +12,8 @@ from itertools import product
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
 
 from gpucal.errors import DatasetError, InputError
 from gpucal.inputs.calibration_files import FRAMES
@@ -31,8 +34,8 @@ _MOST_BYTES = 2**28
 
 _ID = "planet_id"
 
-# What the labels and stars are called in each layout; ``{split}`` is train or test.
-_LABELS: Mapping[str, str] = MappingProxyType({"2024": "{split}_labels.csv", "2025": "{split}.csv"})
+# What the labels and stars are called in each layout; ``{split}`` is train or test. Test planets have no labels.
+_LABELS: Mapping[str, str] = MappingProxyType({"2024": "train_labels.csv", "2025": "train.csv"})
 _STARS: Mapping[str, str] = MappingProxyType({"2024": "{split}_adc_info.csv", "2025": "{split}_star_info.csv"})
 
 _WAVELENGTHS = "wavelengths.csv"
@@ -78,9 +81,16 @@ def observation_table(observations: Sequence[_Observation]) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def star_table(folder: Path, layout: str, splits: Sequence[str], planets: Sequence[int]) -> pd.DataFrame:
-    """Make a row for each planet: planet_id and what is known of its star; in 2024 only the star's number."""
-    table = _joined(folder, _STARS[layout], splits, planets)
+def star_table(folder: Path, layout: str, planets: Mapping[int, str]) -> pd.DataFrame:
+    """Make a row for each planet: planet_id and what is known of its star; in 2024 only the star's number.
+
+    ``planets`` has the split of each planet, whose table counts.
+    """
+    of_split: dict[str, list[int]] = {}
+    for planet, split in planets.items():
+        of_split.setdefault(split, []).append(planet)
+    wanted = {folder / _STARS[layout].format(split=split): ids for split, ids in of_split.items()}
+    table = _joined(folder, wanted)
     return table.drop(columns=[name for name in table.columns if "_adc_" in name])
 
 
@@ -89,7 +99,7 @@ def label_table(folder: Path, layout: str, planets: Sequence[int]) -> pd.DataFra
 
     ``attrs`` has the wavelengths of the columns, µm, where ``wavelengths.csv`` is there.
     """
-    table = _joined(folder, _LABELS[layout], ["train"], planets)
+    table = _joined(folder, {folder / _LABELS[layout]: planets})
     path = folder / _WAVELENGTHS
     if path.is_file():
         header, *lines = _rows_of(path)
@@ -117,21 +127,23 @@ def _look_at(obs: _Observation) -> tuple[int, list[int | None]]:
     return sum(path.is_file() for path in (*signals, *others)), frames
 
 
-def _joined(folder: Path, name: str, splits: Sequence[str], planets: Sequence[int]) -> pd.DataFrame:
-    """Read a table of each split, and keep the lines of the planets, in their order."""
+def _joined(folder: Path, wanted: Mapping[Path, Sequence[int]]) -> pd.DataFrame:
+    """Read tables, and keep from each the lines of its planets, in their order."""
     import pandas as pd
 
-    paths = [folder / name.format(split=split) for split in splits]
-    there = [path for path in paths if path.is_file()]
-    missing = [path.name for path in paths if path not in there]
+    there = [path for path in wanted if path.is_file()]
+    lost = [path.name for path in wanted if path not in there]
     if not there:
-        raise DatasetError(f"{folder}: no {' and no '.join(missing)}; copy it from the competition data")
-    for lost in missing:
-        log.warning("%s: no %s, so its planets are not in the table; copy it from the competition data", folder, lost)
-    table = pd.concat([_read(path) for path in there], ignore_index=True)
-    order = {planet: at for at, planet in enumerate(planets)}
-    table = table[table[_ID].isin(order)]
-    return table.sort_values(_ID, key=lambda ids: ids.map(order), kind="stable", ignore_index=True)
+        raise DatasetError(f"{folder}: no {' and no '.join(lost)}; copy it from the competition data")
+    for name in lost:
+        log.warning("%s: no %s, so its planets are not in the table; copy it from the competition data", folder, name)
+    tables = []
+    for path in there:
+        table = _read(path)
+        order = {planet: at for at, planet in enumerate(wanted[path])}
+        table = table[table[_ID].isin(order)]
+        tables.append(table.sort_values(_ID, key=lambda ids, order=order: ids.map(order)))  # type: ignore[misc]
+    return pd.concat(tables, ignore_index=True)
 
 
 def _read(path: Path) -> pd.DataFrame:
@@ -152,13 +164,13 @@ def _read(path: Path) -> pd.DataFrame:
         if len(line) != len(names):
             problem = f"line {at} has {len(line)} values, and the header has {len(names)}"
             raise InputError(problem, f"correct the line in {path.name}", path)
-        values = [_number(text, path, at, name) for name, text in zip(names, line, strict=True) if name != _ID]
-        if rows.setdefault(planet, values) != values:
+        numbers = [_number(text, path, at, name) for name, text in zip(names, line, strict=True) if name != _ID]
+        if rows.setdefault(planet, numbers) != numbers:
             problem = f"line {at} gives planet {planet} other values than a line before"
             raise InputError(problem, f"remove the wrong line from {path.name}", path)
-    table = pd.DataFrame([*rows.values()], columns=[name for name in names if name != _ID], dtype="float64")
-    table.insert(0, _ID, pd.Series([*rows], dtype="int64"))
-    return table
+    columns = [name for name in names if name != _ID]
+    values = pd.DataFrame(np.array([*rows.values()], np.float64).reshape(-1, len(columns)), columns=columns)
+    return pd.concat([pd.Series([*rows], name=_ID, dtype="int64"), values], axis=1)
 
 
 def _rows_of(path: Path) -> list[tuple[int, list[str]]]:
@@ -176,9 +188,9 @@ def _rows_of(path: Path) -> list[tuple[int, list[str]]]:
 
 
 def _number(text: str, path: Path, at: int, name: str) -> float:
-    """Parse a number; nothing is NaN."""
+    """Parse a number; nothing is NaN, always the same one, so that equal lines are equal."""
     try:
-        return float(text or "nan")
+        return math.nan if math.isnan(number := float(text or "nan")) else number
     except ValueError as error:
         problem = f"line {at} has {name} {shortened(repr(text))}, which is not a number"
         raise InputError(problem, f"correct the line in {path.name}", path) from error

@@ -57,6 +57,21 @@ class Calibrated:
         The formula's arrays; None where the product was read from a results folder.
     stored_variance : callable, optional
         Reads the variance from the results folder, where it is stored there.
+
+    Examples
+    --------
+    >>> obs = gpucal.open_dataset("ariel-data-challenge-2025")[20955726]
+    >>> cal = gpucal.calibrate(obs, "AIRS-CH0")
+    >>> cal
+    <gpucal Calibrated planet 20955726 visit 0 AIRS-CH0
+      signal      (2, 282, 32) (time, wavelength, spatial), electrons, float64
+      time        0.01937 to 0.05938 h
+      wavelength  3.895 to 1.952 µm
+      flags       ... of 9,024 pixels: DEAD ...
+      settings    ariel2025
+      made        ..., gpucal ...>
+    >>> cal.variance.shape, cal.mask.shape
+    ((2, 282, 32), (282, 32))
     """
 
     planet: int
@@ -120,6 +135,13 @@ class Calibrated:
             If a choice is not possible.
         OutputError
             If weights need a variance that was not stored.
+
+        Examples
+        --------
+        >>> obs = gpucal.open_dataset("ariel-data-challenge-2025")[20955726]
+        >>> cal = gpucal.calibrate(obs, "AIRS-CH0")
+        >>> cal.light_curve().shape, cal.light_curve(rows=(8, 24)).shape
+        ((2, 282), (2, 282))
         """
         aperture = self._aperture(choices)
         variances = self.variance if aperture.weights == "variance" else None
@@ -142,6 +164,14 @@ class Calibrated:
         ------
         ConfigError, OutputError
             As for `light_curve`; errors need the variance too.
+
+        Examples
+        --------
+        >>> obs = gpucal.open_dataset("ariel-data-challenge-2025")[20955726]
+        >>> cal = gpucal.calibrate(obs, "AIRS-CH0")
+        >>> flux, error = cal.light_curve_with_errors()
+        >>> bool((error < flux).all())
+        True
         """
         return light_curve_with_errors(self.signal, self.dq, self._aperture(choices), self.variance)
 
@@ -174,6 +204,13 @@ class Calibrated:
         ------
         ConfigError
             If ``per`` is neither of the two.
+
+        Examples
+        --------
+        >>> obs = gpucal.open_dataset("ariel-data-challenge-2025")[20955726]
+        >>> cal = gpucal.calibrate(obs, "AIRS-CH0")
+        >>> cal.noise_excess(per="wavelength").shape
+        (282,)
         """
         if per not in ("pixel", "wavelength"):
             raise ConfigError(f"per = {per!r}: must be one of pixel, wavelength")
@@ -201,6 +238,15 @@ class Calibrated:
         ------
         MissingExtra
             If matplotlib is not installed.
+
+        Examples
+        --------
+        >>> obs = gpucal.open_dataset("ariel-data-challenge-2025")[20955726]
+        >>> cal = gpucal.calibrate(obs, "AIRS-CH0")
+        >>> axes = cal.plot()
+        >>> sorted(axes)
+        ['flags', 'image', 'residuals', 'spectrum', 'white']
+        >>> axes["white"].figure.figure.savefig("light-curve.png")
         """
         drawn = draw(new_figure(8.0) if figure is None else figure, self.where, [self.to_host()._curves()])
         return drawn[self.detector.name]
@@ -247,6 +293,13 @@ class Calibrated:
         -------
         Calibrated
             The copy, or this object if its arrays are NumPy arrays.
+
+        Examples
+        --------
+        >>> obs = gpucal.open_dataset("ariel-data-challenge-2025")[20955726]
+        >>> cal = gpucal.calibrate(obs, "AIRS-CH0")
+        >>> cal.to_host() is cal  # it was not left on a device
+        True
         """
         signal = self.signal
         if isinstance(signal, np.ndarray):
@@ -260,6 +313,13 @@ class Calibrated:
         -------
         NDData
             Axes (time, wavelength, spatial); see `gpucal.pipeline.convert.to_nddata`.
+
+        Examples
+        --------
+        >>> obs = gpucal.open_dataset("ariel-data-challenge-2025")[20955726]
+        >>> cal = gpucal.calibrate(obs, "AIRS-CH0")
+        >>> cal.to_nddata().unit
+        Unit("electron")
         """
         from gpucal.pipeline.convert import to_nddata
 
@@ -272,6 +332,13 @@ class Calibrated:
         -------
         xarray.Dataset
             ``signal``, ``variance``, ``dq``; see `gpucal.pipeline.convert.to_xarray`.
+
+        Examples
+        --------
+        >>> obs = gpucal.open_dataset("ariel-data-challenge-2025")[20955726]
+        >>> cal = gpucal.calibrate(obs, "AIRS-CH0")
+        >>> cal.to_xarray()["signal"].dims
+        ('time', 'wavelength', 'spatial')
         """
         from gpucal.pipeline.convert import to_xarray
 

@@ -43,6 +43,17 @@ class CalibratedObservation(Mapping[str, Calibrated]):
         The observation's planet and visit.
     results : Results
         The folder that it is read from.
+
+    Examples
+    --------
+    >>> res = gpucal.open_results("calibrated")
+    >>> obs = res[20955726]
+    >>> obs
+    <gpucal CalibratedObservation planet 20955726 visit 0
+      AIRS-CH0  signal (2, 282, 32), dq (282, 32), variance (2, 282, 32)
+      FGS1      signal (2, 32, 32), dq (32, 32), variance (2, 32, 32)>
+    >>> obs["FGS1"].signal.shape
+    (2, 32, 32)
     """
 
     planet: int

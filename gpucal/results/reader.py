@@ -127,6 +127,20 @@ class Results:
     ------
     OutputError
         If no folder holds results, or one of the further ones holds none.
+
+    Examples
+    --------
+    >>> res = gpucal.open_results("calibrated")
+    >>> res
+    <gpucal Results calibrated: 2 observations complete
+      ids       (20955726, 0), (2355445450, 0)
+      AIRS-CH0  cubes (2, 282, 32)
+      FGS1      cubes (2, 32, 32)
+      settings  ariel2025>
+    >>> list(res) == res.ids
+    True
+    >>> res[20955726]["AIRS-CH0"].signal.shape, res["AIRS-CH0"][0].shape
+    ((2, 282, 32), (2, 282, 32))
     """
 
     def __init__(self, path: Path, *more: Path, settings: str | None = None) -> None:
@@ -218,6 +232,19 @@ class Results:
             ``planet_id``, ``visit``, ``detector``, ``status`` (``done``, ``failed``, or ``elsewhere``: in a folder
             that is not there), ``seconds``, ``backend``, ``version``, and a column for each number on quality that
             the records hold. ``merge(ds.stars())`` and ``merge(ds.labels())`` need no key.
+
+        Examples
+        --------
+        >>> res = gpucal.open_results("calibrated")
+        >>> res.table()[["planet_id", "visit", "detector", "status"]]
+            planet_id  visit  detector status
+        0    20955726      0  AIRS-CH0   done
+        1    20955726      0      FGS1   done
+        2  2355445450      0  AIRS-CH0   done
+        3  2355445450      0      FGS1   done
+        >>> stars = gpucal.open_dataset("ariel-data-challenge-2025").stars()
+        >>> res.table().merge(stars).shape[0]
+        4
         """
         return item_table(self._records, self.failed, self.elsewhere)
 
@@ -228,6 +255,12 @@ class Results:
         -------
         DataFrame
             ``planet_id``, ``visit``, ``detector``, ``problem``, ``mend``, ``file``; a part that is not known is empty.
+
+        Examples
+        --------
+        >>> res = gpucal.open_results("calibrated")
+        >>> len(res.failures())
+        0
         """
         return failure_table(self.failed)
 
@@ -254,6 +287,18 @@ class Results:
         OutputError
             If nothing is complete, observations or detectors differ in their number of bins or columns, or a file
             cannot be read.
+
+        Examples
+        --------
+        >>> res = gpucal.open_results("calibrated")
+        >>> table = res.light_curve_table(labels=True)
+        >>> list(table)[:6]
+        ['planet_id', 'visit', 'bin', 'time', 'wl_1', 'wl_2']
+        >>> table.attrs["units"]["wl_1"], round(table.attrs["wavelengths"]["wl_2"], 3)
+        ('electron', 3.895)
+        >>> depths = table[[name for name in table if name.endswith("_label")]]
+        >>> depths.shape
+        (4, 283)
         """
         keys = complete(self)
         names = self._curve_names(keys[0])
@@ -292,6 +337,14 @@ class Results:
             If matplotlib is not installed.
         OutputError
             If the observation is not complete, or a file is missing or damaged.
+
+        Examples
+        --------
+        >>> res = gpucal.open_results("calibrated")
+        >>> axes = res.plot(20955726)
+        >>> sorted(axes["FGS1"])
+        ['flags', 'mean', 'residuals', 'white']
+        >>> axes["FGS1"]["white"].figure.figure.savefig("20955726.png")
         """
         found = self[key].key
         curves = [self._curves(found, name) for name in ORDER]
@@ -315,6 +368,13 @@ class Results:
         ------
         OutputError
             If the observation is not complete, or a file is missing or damaged.
+
+        Examples
+        --------
+        >>> res = gpucal.open_results("calibrated")
+        >>> time, flux = res.white_light((20955726, 0))["FGS1"]
+        >>> time.shape, flux.shape
+        ((2,), (2,))
         """
         return {name: (self.axes(key, name)["time"], white_light(self.light_curve(key, name))[0]) for name in ORDER}
 
@@ -380,6 +440,12 @@ class Results:
             If the detector is unknown.
         OutputError
             If nothing is complete, or a file is missing or damaged.
+
+        Examples
+        --------
+        >>> res = gpucal.open_results("calibrated")
+        >>> res.dq("FGS1").shape
+        (2, 32, 32)
         """
         return ResultArray(self, detector, "dq").load()
 
@@ -404,6 +470,12 @@ class Results:
             If the detector is unknown.
         OutputError
             If the observation is not complete, holds light curves only, or a file is missing or damaged.
+
+        Examples
+        --------
+        >>> res = gpucal.open_results("calibrated")
+        >>> res.calibrated((20955726, 0), "FGS1").signal.dtype
+        dtype('float32')
         """
         key, record = _key(key), self._record(key, detector)
         history, files, axes = record["provenance"], record["files"], self.axes(key, detector)
@@ -439,6 +511,12 @@ class Results:
         OutputError
             If nothing is complete, a file is missing or damaged, choices are made for stored light curves, or detectors
             or observations differ in their number of bins.
+
+        Examples
+        --------
+        >>> res = gpucal.open_results("calibrated")
+        >>> res.light_curves().shape
+        (2, 2, 283)
         """
         return stacked(self.path, (self.light_curves_of(key, **choices) for key in complete(self)), len(self))
 
@@ -459,6 +537,13 @@ class Results:
         ------
         ConfigError, OutputError
             As for `light_curves`; cubes need their stored variances.
+
+        Examples
+        --------
+        >>> res = gpucal.open_results("calibrated")
+        >>> flux, error = res.light_curves_with_errors()
+        >>> error.shape
+        (2, 2, 283)
         """
         curves = (np.stack(self.light_curves_with_errors_of(key, **choices)) for key in complete(self))
         both = stacked(self.path, curves, len(self))
@@ -483,6 +568,12 @@ class Results:
         ------
         ConfigError, OutputError
             As for `light_curves`.
+
+        Examples
+        --------
+        >>> res = gpucal.open_results("calibrated")
+        >>> res.light_curves_of((20955726, 0)).shape
+        (2, 283)
         """
         return self._joined(self.light_curve(key, name, **choices) for name in ORDER)
 
@@ -505,6 +596,13 @@ class Results:
         ------
         ConfigError, OutputError
             As for `light_curves_with_errors`.
+
+        Examples
+        --------
+        >>> res = gpucal.open_results("calibrated")
+        >>> flux, error = res.light_curves_with_errors_of((20955726, 0))
+        >>> error.shape
+        (2, 283)
         """
         curves = [self.light_curve_with_errors(key, name, **choices) for name in ORDER]
         return LightCurve(self._joined(c.flux for c in curves), self._joined(c.error for c in curves))
@@ -532,6 +630,12 @@ class Results:
             If the detector is unknown.
         ConfigError, OutputError
             As for `light_curves`, but the number of bins may differ.
+
+        Examples
+        --------
+        >>> res = gpucal.open_results("calibrated")
+        >>> res.light_curve((20955726, 0), "AIRS-CH0").shape
+        (2, 282)
         """
         if "flux" in self._record(key, detector)["files"]:
             return self._stored_curve(key, detector, "flux", choices)
@@ -560,6 +664,13 @@ class Results:
             If the detector is unknown.
         ConfigError, OutputError
             As for `light_curve`; cubes need their stored variances.
+
+        Examples
+        --------
+        >>> res = gpucal.open_results("calibrated")
+        >>> flux, error = res.light_curve_with_errors((20955726, 0), "FGS1")
+        >>> error.shape
+        (2, 1)
         """
         if "flux" in self._record(key, detector)["files"]:
             return LightCurve(*(self._stored_curve(key, detector, kind, choices) for kind in ("flux", "error")))
@@ -587,6 +698,12 @@ class Results:
             If the detector is unknown.
         OutputError
             If the observation is not complete, or a file is missing or damaged.
+
+        Examples
+        --------
+        >>> res = gpucal.open_results("calibrated")
+        >>> {name: values.shape for name, values in res.axes((20955726, 0), "AIRS-CH0").items()}
+        {'time': (2,), 'wavelength': (282,)}
         """
         files = self._record(key, detector)["files"]
         return {name: self._read(key, detector, name) for name in ("time", "wavelength") if name in files}
@@ -681,6 +798,12 @@ def open_results(path: str | Path, *more: str | Path) -> Results:
     ------
     OutputError
         If no folder holds results, or one of the further ones holds none.
+
+    Examples
+    --------
+    >>> res = gpucal.open_results("calibrated")
+    >>> res.ids
+    [(20955726, 0), (2355445450, 0)]
     """
     results = Results(Path(path), *map(Path, more))
     if results.elsewhere:

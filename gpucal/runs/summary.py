@@ -44,6 +44,13 @@ class Summary:
         The backend that ran.
     notes : list of str
         Files that were not written although nothing failed, such as light curves whose bins cannot be stacked.
+
+    Examples
+    --------
+    >>> ds = gpucal.open_dataset("ariel-data-challenge-2025")
+    >>> gpucal.run(ds, "calibrated", variance=True)  # everything in it is finished
+    <gpucal Summary
+      items    0 done, 4 finished before, 0 failed...>
     """
 
     done: int = 0
@@ -114,6 +121,11 @@ class Summary:
         -------
         dict
             Plain values.
+
+        Examples
+        --------
+        >>> gpucal.Summary(done=2, seconds=1.0).to_dict()["planets_per_hour"]
+        3600.0
         """
         return {**vars(self), "planets_per_hour": self.planets_per_hour, "slowest_stage": self.slowest_stage}
 

@@ -38,6 +38,11 @@ class Calibration(Settings):
     ConfigError
         If a value is of the wrong type or out of range, or ``background_rows`` and ``rows`` are the same rows. The line
         names the setting and the values it may have.
+
+    Examples
+    --------
+    >>> gpucal.Calibration.preset("ariel2025").replace(bins={"FGS1": "24s"}, dark=False)
+    Calibration.preset('ariel2025').replace(dark=False, bins={'FGS1': '24 s'})
     """
 
     def __hash__(self) -> int:
@@ -95,13 +100,24 @@ class Calibration(Settings):
         ------
         ConfigError
             If there is no preset of that name.
+
+        Examples
+        --------
+        >>> gpucal.Calibration.preset("ariel2025").integration
+        'updated'
         """
         if not isinstance(name, str) or name not in PRESETS:
             raise ConfigError(f"preset = {name!r}: must be one of {', '.join(PRESETS)}")
         return PRESETS[name]
 
     def filled(self, preset: str) -> Calibration:
-        """Return these settings, with those that are None taken from a preset, such as ``dataset.layout.preset``."""
+        """Return these settings, with those that are None taken from a preset, such as ``dataset.layout.preset``.
+
+        Examples
+        --------
+        >>> gpucal.Calibration(dark=False).filled("ariel2025").integration
+        'updated'
+        """
         decided = Calibration.preset(preset)
         return self.replace(**{name: getattr(decided, name) for name in OPEN if getattr(self, name) is None})
 
@@ -123,6 +139,11 @@ class Calibration(Settings):
         ------
         ConfigError
             If a name is unknown or a value is not possible.
+
+        Examples
+        --------
+        >>> gpucal.Calibration.from_dict({"preset": "ariel2024", "hot_sigma": 4})
+        Calibration.preset('ariel2024').replace(hot_sigma=4.0)
         """
         named = dict(settings)
         base = cls.preset(named.pop("preset")) if "preset" in named else cls()
@@ -145,6 +166,11 @@ class Calibration(Settings):
         ------
         ConfigError
             If a name is unknown or a value is not possible.
+
+        Examples
+        --------
+        >>> gpucal.Calibration.preset("ariel2024").replace(rows={"AIRS-CH0": (8, 24)})
+        Calibration.preset('ariel2024').replace(rows={'AIRS-CH0': (8, 24)})
         """
         settings = self.to_dict()
         for name, value in changes.items():
@@ -174,6 +200,11 @@ class Calibration(Settings):
         ------
         ConfigError
             If the file cannot be read or parsed, or a setting in it is unknown or not possible.
+
+        Examples
+        --------
+        >>> gpucal.Calibration.from_toml("calibrated/config.toml")
+        Calibration.preset('ariel2025')
         """
         return cls.from_dict({name: value for name, value in read_toml(path).items() if name != "output"})
 
@@ -185,6 +216,11 @@ class Calibration(Settings):
         dict
             Setting name to bool, int, float, str or, for settings by detector, dict. A setting that `filled` has yet
             to set is None.
+
+        Examples
+        --------
+        >>> gpucal.Calibration().to_dict()["bins"]
+        {'AIRS-CH0': 30, 'FGS1': 360}
         """
         values = {row.name: getattr(self, row.name) for row in fields(self)}
         return {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
@@ -196,6 +232,14 @@ class Calibration(Settings):
         -------
         str
             The document.
+
+        Examples
+        --------
+        >>> print(gpucal.Calibration(dark=False).to_toml())
+        mask = true
+        linearity = true
+        dark = false
+        ...
         """
         # JSON's booleans, numbers, strings and arrays are TOML's for every value a setting can take.
         settings = {name: value for name, value in self._identity().items() if value is not None}
@@ -217,7 +261,14 @@ class Calibration(Settings):
         return hashlib.sha256(json.dumps(self._identity(), sort_keys=True).encode()).hexdigest()
 
     def pairs_per_bin(self, detector: Detector, pair_s: float) -> int:
-        """Return the CDS pairs in a time bin, with ``pair_s`` from one to the next; none in a bin is a ConfigError."""
+        """Return the CDS pairs in a time bin, with ``pair_s`` from one to the next; none in a bin is a ConfigError.
+
+        Examples
+        --------
+        >>> from gpucal.settings.detectors import DETECTORS
+        >>> gpucal.Calibration(bins={"FGS1": "144s"}).pairs_per_bin(DETECTORS["FGS1"], 0.4)
+        360
+        """
         bin_ = self.bins[detector.name] if self.binning else 1
         if isinstance(bin_, int):
             return bin_
@@ -227,7 +278,14 @@ class Calibration(Settings):
         return pairs
 
     def cropped(self, detector: Detector) -> Detector:
-        """Return a detector with the crop that is set for it."""
+        """Return a detector with the crop that is set for it.
+
+        Examples
+        --------
+        >>> from gpucal.settings.detectors import DETECTORS
+        >>> gpucal.Calibration(crop={"AIRS-CH0": (50, 60)}).cropped(DETECTORS["AIRS-CH0"]).width
+        10
+        """
         return replace(detector, crop=self.crop[detector.name])
 
 

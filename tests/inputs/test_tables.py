@@ -76,8 +76,8 @@ def test_labels(made: Path) -> None:
     labels = ds.labels()
     assert list(labels) == ["planet_id", *(f"wl_{k}" for k in range(1, 284))]
     path = made / ("train_labels.csv" if ds.layout.name == "2024" else "train.csv")
-    expected = pd.read_csv(path).set_index("planet_id").loc[ds.planets].reset_index()
-    pd.testing.assert_frame_equal(labels, expected, rtol=1e-12)
+    expected = pd.read_csv(path, index_col="planet_id").loc[ds.planets]
+    pd.testing.assert_frame_equal(labels.set_index("planet_id"), expected, rtol=1e-12)
     um = labels.attrs["wavelengths"]
     assert [*um] == list(labels)[1:]
     assert um["wl_2"] > um["wl_283"] > um["wl_1"]
@@ -119,6 +119,15 @@ def test_unusable_labels_are_one_line(folder: Path, change: object, problem: str
         ds.labels()
     assert "\n" not in str(error.value)
     assert str(path) in str(error.value)
+
+
+def test_equal_lines_without_a_value_count_once(folder: Path) -> None:
+    ds = gpucal.open_dataset(folder)
+    path = folder / ("train_labels.csv" if ds.layout.name == "2024" else "train.csv")
+    header, first, *rest = path.read_text().splitlines()
+    lacking = first.rpartition(",")[0] + ","
+    path.write_text("\n".join([header, lacking, *rest, lacking]) + "\n")
+    assert ds.labels()["wl_283"].isna().sum() == 1
 
 
 def test_missing_tables(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
