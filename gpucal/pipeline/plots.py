@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,15 +26,17 @@ __all__ = ["Curves", "draw", "new_figure", "white_panel"]
 _BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#666666"
 
 # A colour for each flag, by bit; of a pixel with several, the first in this order counts.
-_FLAG_COLOURS: Mapping[DQ, str] = {
-    DQ.SATURATED: "#d55e00",
-    DQ.DEAD: "#000000",
-    DQ.HOT: "#cc79a7",
-    DQ.BAD_DARK: "#56b4e9",
-    DQ.BAD_FLAT: "#e69f00",
-    DQ.BAD_LINEARITY: "#009e73",
-    DQ.INTERPOLATED: "#999999",
-}
+_FLAG_COLOURS: Mapping[DQ, str] = MappingProxyType(
+    {
+        DQ.SATURATED: "#d55e00",
+        DQ.DEAD: "#000000",
+        DQ.HOT: "#cc79a7",
+        DQ.BAD_DARK: "#56b4e9",
+        DQ.BAD_FLAT: "#e69f00",
+        DQ.BAD_LINEARITY: "#009e73",
+        DQ.INTERPOLATED: "#999999",
+    }
+)
 
 _PPM = 1e6
 
@@ -236,18 +239,19 @@ def _flag_panel(axes: Axes, curves: Curves) -> None:
     if curves.dq is None:
         _say(axes, "flags are not stored")
         return
+    flags = {**_FLAG_COLOURS} | {flag: _BLUE for flag in DQ if flag not in _FLAG_COLOURS}
     kinds, patches = np.zeros(curves.dq.shape, np.uint8), []
-    for number, (flag, colour) in reversed([*enumerate(_FLAG_COLOURS.items(), 1)]):
+    for number, (flag, colour) in reversed([*enumerate(flags.items(), 1)]):
         has = (curves.dq & np.uint8(flag)) != 0
         kinds[has] = number
         if has.any():
             patches.append(Patch(color=colour, label=f"{flag.name} {int(has.sum()):,}"))
-    colours = ListedColormap(["#f4f4f4", *_FLAG_COLOURS.values()])
+    colours = ListedColormap(["#f4f4f4", *flags.values()])
     axes.imshow(
         kinds.T,
         cmap=colours,
         vmin=-0.5,
-        vmax=len(_FLAG_COLOURS) + 0.5,
+        vmax=len(flags) + 0.5,
         origin="lower",
         aspect="equal" if curves.detector.photometer else "auto",
         interpolation="nearest",

@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from itertools import product
+from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpucal.errors import Unstackable
+from gpucal.errors import OutputError, Unstackable
 from gpucal.results.atomic import npy_writer, placing
 from gpucal.results.history import history
 from gpucal.results.reader import ORDER, Results, complete
 from gpucal.results.stacking import differing, one_by_one
+from gpucal.results.tables import attributes
 from gpucal.settings.calibration import Calibration
-from gpucal.settings.detectors import DETECTORS
+from gpucal.settings.detectors import DETECTORS, curve_name
 
 if TYPE_CHECKING:
+    import pandas as pd
     import pyarrow as pa
 
-__all__ = ["LIGHT_CURVES", "light_curves_are_current", "write_light_curves"]
+__all__ = ["LIGHT_CURVES", "light_curves_are_current", "read_light_curves", "write_light_curves"]
 
 LIGHT_CURVES = ("light-curves.npy", "light-curves.errors.npy", "light-curves.ids.npy", "light-curves.parquet")
 """The files that `write_light_curves` writes."""
 
 # The detector whose times are those of the rows: AIRS-CH0.
 _CLOCK = next(iter(DETECTORS))
+
+# Columns before the light curves, and what two of them were called in 0.1.
+_KEYS, _RENAMED = 4, MappingProxyType({"planet": "planet_id", "time_h": "time"})
 
 # The fewest rows in a row group. A group per observation has 187 rows. With 570 columns and 1100 observations the
 # file's index alone then takes 1.1 GB of memory, writing 26 s, and reading a column 0.9 s, not 0.1 GB, 4 s and 0.1 s.
@@ -39,10 +48,11 @@ def write_light_curves(results: Results) -> None:
 
     ``light-curves.npy`` and ``light-curves.errors.npy`` have shape (observation, time, 283) and the items' dtype, in
     electrons; FGS1 is first. ``light-curves.ids.npy`` has planet and visit, (observation, 2), integers.
-    ``light-curves.parquet`` has a row for each observation and bin. Its columns are ``planet``, ``visit``, ``bin``,
-    ``time_h`` (AIRS-CH0's), ``FGS1``, then ``AIRS-CH0_039`` and so on by stored column, then the same names with
-    ``_error``. A column's metadata have its ``wavelength_um``. A row group holds whole observations. The schema's
-    metadata have the provenance as JSON under ``gpucal``, see `gpucal.results.history`.
+    ``light-curves.parquet`` has a row for each observation and bin. Its columns are ``planet_id``, ``visit``, ``bin``,
+    ``time`` (AIRS-CH0's, hours), ``wl_1`` (FGS1), ``wl_2`` and so on, see `gpucal.settings.detectors.curve_name`, then
+    the same names with ``_error``. A column's metadata have its ``unit`` and ``wavelength_um``; pandas reads both as
+    ``attrs``. A row group holds whole observations. The schema's metadata have the provenance as JSON under ``gpucal``,
+    see `gpucal.results.history`. `read_light_curves` reads the file, and those that 0.1 wrote in other names.
 
     Parameters
     ----------
@@ -94,6 +104,55 @@ def write_light_curves(results: Results) -> None:
                 waiting = []
 
 
+def read_light_curves(path: str | Path) -> pd.DataFrame:
+    """Read a ``light-curves.parquet``, also one that 0.1 wrote, in the competition's names.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    DataFrame
+        As `gpucal.Results.light_curve_table` returns it.
+
+    Raises
+    ------
+    OutputError
+        If the file is missing or cannot be read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with Path(path).open("rb") as stream:
+            found = pq.read_table(stream)
+    except (OSError, pa.ArrowException) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise OutputError(
+            f"{path}: cannot be read ({reason}); give a light-curves.parquet that gpucal wrote"
+        ) from error
+    renamed = {name: _new_name(name) for name in found.column_names}
+    metadata = {renamed[field.name]: field.metadata or {} for field in found.schema}
+    um = {name: float(of[b"wavelength_um"]) for name, of in metadata.items() if b"wavelength_um" in of}
+    names = [name for name in [*renamed.values()][_KEYS:] if not name.endswith("_error")]
+    table: pd.DataFrame = found.replace_schema_metadata(None).rename_columns([*renamed.values()]).to_pandas()
+    table.attrs.update(attributes(names, [um.get(name, math.nan) for name in names]))
+    return table
+
+
+def _new_name(name: str) -> str:
+    """Return the name of a column that may have the name that it had in 0.1."""
+    curve, error = (name.removesuffix("_error"), "_error") if name.endswith("_error") else (name, "")
+    detector, _, column = curve.rpartition("_")
+    if curve in DETECTORS:
+        return curve_name(curve, None) + error
+    if detector in DETECTORS and column.isdecimal():
+        return curve_name(detector, int(column)) + error
+    return _RENAMED.get(name, name)
+
+
 def light_curves_are_current(results: Results) -> bool:
     """Tell whether all files of `write_light_curves` are there and were made from exactly these results."""
     import pyarrow as pa
@@ -124,10 +183,10 @@ def _curve_names(results: Results) -> list[str]:
 
 def _curves_of(results: Results, key: tuple[int, int], detector: str) -> list[str]:
     if DETECTORS[detector].photometer:
-        return [detector]
+        return [curve_name(detector, None)]
     settings = results._record(key, detector)["provenance"]["settings"]
     columns = range(*Calibration.from_dict(settings).cropped(DETECTORS[detector]).crop)
-    return [f"{detector}_{column:03d}" for column in columns]
+    return [curve_name(detector, column) for column in columns]
 
 
 def _wavelengths_um(results: Results, key: tuple[int, int]) -> list[float | None]:
@@ -144,15 +203,20 @@ def _schema(
 ) -> pa.Schema:
     import pyarrow as pa
 
-    kinds = {"planet": pa.int64(), "visit": pa.int64(), "bin": pa.int32(), "time_h": pa.float64()}
-    keys = [pa.field(name, of) for name, of in kinds.items()]
-    of_columns = [None if um is None else {"wavelength_um": repr(um)} for um in wavelengths_um]
+    keys = [
+        pa.field("planet_id", pa.int64()),
+        pa.field("visit", pa.int64()),
+        pa.field("bin", pa.int32()),
+        pa.field("time", pa.float64(), metadata={"unit": "h"}),
+    ]
+    of_columns = [{"unit": "electron"} | ({} if um is None else {"wavelength_um": repr(um)}) for um in wavelengths_um]
     curves = [
         pa.field(f"{name}{what}", pa.from_numpy_dtype(kind), metadata=about)
         for what in ("", "_error")
         for name, about in zip(names, of_columns, strict=True)
     ]
-    return pa.schema([*keys, *curves], metadata={"gpucal": history})
+    about = attributes(names, [math.nan if um is None else um for um in wavelengths_um])
+    return pa.schema([*keys, *curves], metadata={"gpucal": history, "PANDAS_ATTRS": json.dumps(about)})
 
 
 def _rows(schema: pa.Schema, key: tuple[int, int], times: NDArray[np.float64], values: NDArray[Any]) -> pa.RecordBatch:

@@ -13,7 +13,7 @@ from gpucal.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Rows", "curve_table", "failure_table", "item_table"]
+__all__ = ["Rows", "attributes", "curve_table", "failure_table", "item_table"]
 
 Item: TypeAlias = "tuple[int, int, str]"
 """Planet, visit and detector."""
@@ -95,12 +95,20 @@ def curve_table(
     if labels is not None:
         spectra = labels.rename(columns={name: f"{name}_label" for name in labels if name != "planet_id"})
         table = table.merge(spectra, how="left")
-    # Lists and dictionaries, no arrays: pandas compares attributes, and writes them to Parquet as JSON.
-    table.attrs = {
-        "units": {"time": "h", "wavelengths": "um"} | dict.fromkeys([*names, *errors], "electron"),
-        "wavelengths": {name: um for name, um in zip(names, wavelengths_um.tolist(), strict=True) if um == um},
-    }
+    table.attrs.update(attributes(names, wavelengths_um.tolist()))
     return table
+
+
+def attributes(names: Sequence[str], wavelengths_um: Sequence[float]) -> dict[str, dict[str, Any]]:
+    """Return the ``attrs`` of a table of light curves: units, and wavelengths but where they are NaN.
+
+    They are plain values: pandas compares attributes with ``==``, and writes them to Parquet as JSON.
+    """
+    curves = [f"{name}{what}" for what in ("", "_error") for name in names]
+    return {
+        "units": {"time": "h", "wavelengths": "um"} | dict.fromkeys(curves, "electron"),
+        "wavelengths": {name: um for name, um in zip(names, wavelengths_um, strict=True) if um == um},
+    }
 
 
 def _keys(items: Sequence[Item]) -> dict[str, Any]:
