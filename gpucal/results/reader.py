@@ -76,6 +76,15 @@ class ResultArray:
     def __len__(self) -> int:
         return len(self._results)
 
+    def __repr__(self) -> str:
+        title = f"ResultArray {self._detector} {self._kind}: {len(self)} observations"
+        if not len(self):
+            return Shown(title).text()
+        files = self._results._record(self._results.ids[0], self._detector)["files"]
+        of = files.get(self._kind)
+        facts = {"each": f"{tuple(of['shape'])}, {of['dtype']}" if of else f"not stored, but {', '.join(files)}"}
+        return Shown(title, facts | {"read": "by index or slice, or all with load()"}).text()
+
     def __getitem__(self, index: int | slice | tuple[Any, ...]) -> NDArray[Any]:
         first, rest = (index[0], index[1:]) if isinstance(index, tuple) else (index, ())
         if not isinstance(first, slice):

@@ -10,7 +10,9 @@ import pytest
 
 import gpucal
 from gpucal.errors import DatasetError, InputError
+from gpucal.inputs import signal_file
 from gpucal.inputs.signal_file import frames_in
+from gpucal.settings.detectors import DETECTORS
 from gpucal.synthetic.competition import synthesize
 
 LAYOUTS = ("2024", "2025")
@@ -43,10 +45,7 @@ def test_observations(made: Path) -> None:
 
 def test_observations_that_lack_something(folder: Path) -> None:
     ds = gpucal.open_dataset(folder)
-    airs, fgs1 = (
-        ds[ds.planets[at]].signal_path(gpucal.settings.detectors.DETECTORS[name])
-        for at, name in ((0, "AIRS-CH0"), (1, "FGS1"))
-    )
+    airs, fgs1 = (ds[ds.planets[at]].signal_path(DETECTORS[name]) for at, name in ((0, "AIRS-CH0"), (1, "FGS1")))
     airs.unlink()
     fgs1.write_bytes(b"PAR1")
     table = ds.table()
@@ -56,6 +55,25 @@ def test_observations_that_lack_something(folder: Path) -> None:
     for path, problem in ((airs, "signal is missing"), (fgs1, "is not a Parquet file")):
         with pytest.raises(InputError, match=problem):
             frames_in(path)
+
+
+@pytest.mark.parametrize("size", [1, 16, 5_000, 2**19, 2**30])
+def test_frames_wherever_the_schema_ends(made: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr(signal_file, "_SCHEMA", size)
+    (obs, *_) = gpucal.open_dataset(made)
+    assert [frames_in(obs.signal_path(detector)) for detector in DETECTORS.values()] == [60, 720]
+
+
+@pytest.mark.parametrize("damage", [slice(0, 4), slice(4, 8), slice(10, 400)])
+def test_frames_of_a_damaged_footer(folder: Path, damage: slice) -> None:
+    (obs, *_) = gpucal.open_dataset(folder)
+    path = obs.signal_path(DETECTORS["AIRS-CH0"])
+    content = bytearray(path.read_bytes())
+    at = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    content[at + damage.start : at + damage.stop] = b"\xff" * (damage.stop - damage.start)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="is not a readable Parquet file: its footer"):
+        frames_in(path)
 
 
 def test_stars(made: Path) -> None:

@@ -215,6 +215,7 @@ def test_curves_that_were_stored(visits: gpucal.Dataset, tmp_path: Path) -> None
     np.testing.assert_array_equal(table[[*WL]], both.flux.reshape(-1, 283))
     np.testing.assert_array_equal(table[[f"{name}_error" for name in WL]], both.error.reshape(-1, 283))
     assert "light curves (4, 282)" in repr(res)
+    assert "not stored, but flux, error" in repr(res["FGS1"])
     assert "<path" in res._repr_html_()
 
 
@@ -260,6 +261,10 @@ def test_reprs(made: Path, res: gpucal.Results) -> None:
     assert "ariel2025 with bins={'AIRS-CH0': 15, 'FGS1': 180}" in repr(res)
     assert is_short(repr(res[planet]))
     assert f"planet {planet} visit 0" in repr(res[planet])
+    for name, shape in (("AIRS-CH0", "(4, 282, 32), float32"), ("FGS1", "(4, 32, 32), float32")):
+        assert is_short(repr(res[name]))
+        assert f"ResultArray {name} signal: 4 observations" in repr(res[name])
+        assert shape in repr(res[name])
     for cal in res[planet].values():
         text = repr(cal)
         assert is_short(text)
@@ -288,6 +293,7 @@ def test_an_empty_folder_is_shown(made: Path, tmp_path: Path) -> None:
     res = gpucal.open_results(out)
     assert list(res) == []
     assert "0 observations complete" in repr(res)
+    assert repr(res["FGS1"]) == "<gpucal ResultArray FGS1 signal: 0 observations>"
     assert "<svg" not in res._repr_html_()
     assert len(res.table()) == 4
     with pytest.raises(OutputError, match="no observation is complete"):
