@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-__all__ = ["LIGHT_CURVES", "light_curves_are_current", "read_light_curves", "write_light_curves"]
+__all__ = ["LIGHT_CURVES", "light_curves_are_current", "new_names", "read_light_curves", "write_light_curves"]
 
 LIGHT_CURVES = ("light-curves.npy", "light-curves.errors.npy", "light-curves.ids.npy", "light-curves.parquet")
 """The files that `write_light_curves` writes."""
@@ -50,9 +50,10 @@ def write_light_curves(results: Results) -> None:
     electrons; FGS1 is first. ``light-curves.ids.npy`` has planet and visit, (observation, 2), integers.
     ``light-curves.parquet`` has a row for each observation and bin. Its columns are ``planet_id``, ``visit``, ``bin``,
     ``time`` (AIRS-CH0's, hours), ``wl_1`` (FGS1), ``wl_2`` and so on, see `gpucal.settings.detectors.curve_name`, then
-    the same names with ``_error``. A column's metadata have its ``unit`` and ``wavelength_um``; pandas reads both as
-    ``attrs``. A row group holds whole observations. The schema's metadata have the provenance as JSON under ``gpucal``,
-    see `gpucal.results.history`. `read_light_curves` reads the file, and those that 0.1 wrote in other names.
+    the same names with ``_error``. A column's metadata have its ``wavelength_um``. A row group holds whole
+    observations. The schema's metadata have the provenance as JSON under ``gpucal``, see `gpucal.results.history`, and
+    the units and wavelengths, which pandas reads as ``attrs``. `read_light_curves` reads the files of 0.1 too, which
+    have other names.
 
     Parameters
     ----------
@@ -133,17 +134,21 @@ def read_light_curves(path: str | Path) -> pd.DataFrame:
         raise OutputError(
             f"{path}: cannot be read ({reason}); give a light-curves.parquet that gpucal wrote"
         ) from error
-    renamed = {name: _new_name(name) for name in found.column_names}
-    metadata = {renamed[field.name]: field.metadata or {} for field in found.schema}
-    um = {name: float(of[b"wavelength_um"]) for name, of in metadata.items() if b"wavelength_um" in of}
-    names = [name for name in [*renamed.values()][_KEYS:] if not name.endswith("_error")]
-    table: pd.DataFrame = found.replace_schema_metadata(None).rename_columns([*renamed.values()]).to_pandas()
-    table.attrs.update(attributes(names, [um.get(name, math.nan) for name in names]))
+    found = found.rename_columns(new_names(found.column_names))
+    names = [name for name in found.column_names[_KEYS:] if not name.endswith("_error")]
+    about = (found.schema.field(name).metadata or {} for name in names)
+    um = [float(of.get(b"wavelength_um", "nan")) for of in about]
+    table: pd.DataFrame = found.replace_schema_metadata(None).to_pandas()
+    table.attrs.update(attributes(names, um))
     return table
 
 
+def new_names(names: Sequence[str]) -> list[str]:
+    """Return the names of a file's columns, which may have the names that they had in 0.1."""
+    return [*map(_new_name, names)]
+
+
 def _new_name(name: str) -> str:
-    """Return the name of a column that may have the name that it had in 0.1."""
     curve, error = (name.removesuffix("_error"), "_error") if name.endswith("_error") else (name, "")
     detector, _, column = curve.rpartition("_")
     if curve in DETECTORS:
@@ -203,13 +208,9 @@ def _schema(
 ) -> pa.Schema:
     import pyarrow as pa
 
-    keys = [
-        pa.field("planet_id", pa.int64()),
-        pa.field("visit", pa.int64()),
-        pa.field("bin", pa.int32()),
-        pa.field("time", pa.float64(), metadata={"unit": "h"}),
-    ]
-    of_columns = [{"unit": "electron"} | ({} if um is None else {"wavelength_um": repr(um)}) for um in wavelengths_um]
+    kinds = {"planet_id": pa.int64(), "visit": pa.int64(), "bin": pa.int32(), "time": pa.float64()}
+    keys = [pa.field(name, of) for name, of in kinds.items()]
+    of_columns = [None if um is None else {"wavelength_um": repr(um)} for um in wavelengths_um]
     curves = [
         pa.field(f"{name}{what}", pa.from_numpy_dtype(kind), metadata=about)
         for what in ("", "_error")

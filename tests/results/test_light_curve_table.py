@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from stored import CONFIG, FULL, IDS, check_history, files, folder, full, one_line
@@ -20,7 +19,13 @@ import gpucal
 from gpucal import Dataset
 from gpucal.errors import OutputError, Unstackable
 from gpucal.results import light_curve_table as module
-from gpucal.results.light_curve_table import LIGHT_CURVES, read_light_curves, write_light_curves
+from gpucal.results.light_curve_table import (
+    LIGHT_CURVES,
+    light_curves_are_current,
+    read_light_curves,
+    write_light_curves,
+)
+from gpucal.results.verify import verify
 
 
 @pytest.fixture(scope="module", params=["float32", "float64"])
@@ -49,8 +54,7 @@ def check_light_curves(out: Path) -> None:
     np.testing.assert_array_equal(table[[f"{name}_error" for name in names]].to_numpy(), error.reshape(8, 283))
     np.testing.assert_array_equal(np.load(out / "light-curves.ids.npy"), IDS)
     schema = pq.read_schema(out / "light-curves.parquet")
-    assert schema.field("time").metadata == {b"unit": b"h"}
-    assert schema.field("wl_1").metadata == {b"unit": b"electron"}
+    assert schema.field("wl_1").metadata is None
     written = [
         float(schema.field(f"{name}{what}").metadata[b"wavelength_um"]) for what in ("", "_error") for name in names[1:]
     ]
@@ -74,17 +78,21 @@ def test_pandas_reads_units_and_wavelengths(curves: Path) -> None:
 
 def test_old_names_are_read(curves: Path, tmp_path: Path) -> None:
     """As 0.1 named them, and without units."""
-    table = pq.read_table(curves / "light-curves.parquet")
-    old = ["FGS1", *(f"AIRS-CH0_{column:03d}" for column in range(39, 321))]
-    names = ["planet", "visit", "bin", "time_h", *old, *(f"{name}_error" for name in old)]
-    fields = [
-        pa.field(name, field.type, metadata={k: v for k, v in (field.metadata or {}).items() if k != b"unit"} or None)
-        for name, field in zip(names, table.schema, strict=True)
-    ]
-    pq.write_table(pa.table(table.columns, schema=pa.schema(fields)), tmp_path / "old.parquet")
-    found, expected = read_light_curves(tmp_path / "old.parquet"), read_light_curves(curves / "light-curves.parquet")
+    out = shutil.copytree(curves, tmp_path / "out")
+    path = out / "light-curves.parquet"
+    table, expected = pq.read_table(path), read_light_curves(path)
+    columns = ["FGS1", *(f"AIRS-CH0_{column:03d}" for column in range(39, 321))]
+    names = ["planet", "visit", "bin", "time_h", *columns, *(f"{name}_error" for name in columns)]
+    history = {b"gpucal": table.schema.metadata[b"gpucal"]}
+    pq.write_table(table.rename_columns(names).replace_schema_metadata(history), path)
+    found = read_light_curves(path)
     pd.testing.assert_frame_equal(found, expected, check_exact=True)
     assert found.attrs == expected.attrs
+    assert light_curves_are_current(gpucal.open_results(out))
+    assert [*verify(out)] == []
+    other = table.rename_columns(["planets", *names[1:]]).replace_schema_metadata(history)
+    pq.write_table(other, path)
+    assert len([*verify(out)]) == 1
 
 
 def test_a_file_that_is_no_table_is_one_line(tmp_path: Path) -> None:
