@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 from gpucal._version import __version__
 from gpucal.cli.grouping import Kinds
 from gpucal.cli.parser import WRONG, parsed
-from gpucal.errors import GpucalError, OutputError
+from gpucal.errors import ConfigError, GpucalError, OutputError, OutputLost
 from gpucal.hints import blocking_file, did_you_mean, near_path
 from gpucal.runs.interrupts import SIGNALLED, Interrupts
 from gpucal.settings.options import output_from, settings_from
@@ -370,15 +370,38 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _plot(arguments: argparse.Namespace) -> int:
-    from gpucal.results.plot import plot_light_curves
-    from gpucal.results.reader import ORDER
+    from gpucal.results.plot import save_observation, save_overview
+    from gpucal.results.reader import complete
 
-    results, key = _results(arguments), (arguments.planet, arguments.visit)
-    curves = {name: (results.axes(key, name)["time"], results.light_curve(key, name)) for name in ORDER}
-    picture = arguments.out / f"{arguments.planet}-{arguments.visit}.png"
-    plot_light_curves(picture, f"planet {arguments.planet} visit {arguments.visit}", curves)
-    _say(f"light curve in {picture}")
-    return DONE
+    if arguments.planet is None and arguments.visit is not None:
+        raise ConfigError("--visit: of which planet? write `gpucal plot OUT PLANET --visit N`")
+    if arguments.planet is not None and arguments.all:
+        raise ConfigError("PLANET and --all: one or the other")
+    results, to = _results(arguments), arguments.to or arguments.out
+    if arguments.planet is None and not arguments.all:
+        save_overview(results, to / "overview.png")
+        _say(f"white light of every observation in {to / 'overview.png'}")
+        return DONE
+    if not arguments.all:
+        key = (arguments.planet, arguments.visit or 0)
+        save_observation(results, key, _picture_of(to, key))
+        _say(f"light curve in {_picture_of(to, key)}")
+        return DONE
+    failed = 0
+    for key in complete(results):
+        try:
+            save_observation(results, key, _picture_of(to, key))
+        except OutputLost:
+            raise
+        except OutputError as error:  # a damaged observation costs its own picture
+            failed += 1
+            _say(f"gpucal: {error}", sys.stderr)
+    _say(f"{len(results) - failed} pictures in {to}")
+    return FAILED if failed else DONE
+
+
+def _picture_of(to: Path, key: tuple[int, int]) -> Path:
+    return to / f"{key[0]}-{key[1]}.png"
 
 
 _VERBS: Mapping[str, Callable[[argparse.Namespace], int]] = {

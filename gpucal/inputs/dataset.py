@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+from gpucal.display.shown import Shown, listed, shortened
 from gpucal.errors import DatasetError
 from gpucal.hints import did_you_mean, joined, near_path, near_planets
 from gpucal.inputs.calibration_files import (
@@ -33,8 +34,12 @@ from gpucal.inputs.calibration_files import (
     read_raw_frames,
 )
 from gpucal.inputs.files import leads_nowhere, missing, packed_beside
+from gpucal.inputs.tables import label_table, observation_table, star_table
 from gpucal.settings.detectors import DETECTORS, Detector
 from gpucal.settings.ids import ItemId, as_id, why_no_id
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["SPLITS", "Dataset", "Observation", "is_competition", "open_dataset"]
 
@@ -103,7 +108,7 @@ _ITEM = re.compile(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Observation:
     """One visit of one planet, with the paths of its files. Making one reads nothing.
 
@@ -117,12 +122,35 @@ class Observation:
         Visit number, from 0.
     split : str
         ``'train'`` or ``'test'``.
+
+    Examples
+    --------
+    >>> ds = gpucal.open_dataset("ariel-data-challenge-2025")
+    >>> ds[20955726]
+    <gpucal Observation planet 20955726 visit 0
+      data set  ariel-data-challenge-2025, train
+      AIRS-CH0  ... MB of raw reads
+      FGS1      ... MB of raw reads>
     """
 
     dataset: Dataset = field(repr=False)
     planet: int
     visit: int
     split: str
+
+    def __repr__(self) -> str:
+        return self._shown().text()
+
+    def _repr_html_(self) -> str:
+        return self._shown().html()
+
+    def _shown(self) -> Shown:
+        facts = {"data set": f"{shortened(str(self.dataset.path), 60)}, {self.split}"}
+        for detector in DETECTORS.values():
+            signal, calibration = self.signal_path(detector), self.calibration_path(detector)
+            size = f"{signal.stat().st_size / 1e6:,.1f} MB of raw reads" if signal.is_file() else "no raw reads"
+            facts[detector.name] = size + ("" if calibration.is_dir() else ", no calibration frames")
+        return Shown(f"Observation planet {self.planet} visit {self.visit}", facts)
 
     @property
     def key(self) -> Key:
@@ -288,6 +316,16 @@ class Dataset:
     ------
     DatasetError
         If the folder is not a competition folder.
+
+    Examples
+    --------
+    >>> ds = gpucal.open_dataset("ariel-data-challenge-2025")
+    >>> ds
+    <gpucal Dataset ariel-data-challenge-2025: 2025 layout, 2 observations>
+    >>> [obs.key for obs in ds]
+    [(20955726, 0), (2355445450, 0)]
+    >>> ds[20955726].visit, 20955726 in ds, len(ds)
+    (0, True, 2)
     """
 
     def __init__(self, path: Path, split: str | None = None) -> None:
@@ -361,7 +399,94 @@ class Dataset:
         return {**vars(self), "_frames": {}, "_axes": {}, "_adc": {}}
 
     def __repr__(self) -> str:
-        return f"<gpucal Dataset {self.path}: {self.layout.name} layout, {len(self)} observations>"
+        return Shown(self._title).text()
+
+    def _repr_html_(self) -> str:
+        splits = Counter(obs.split for obs in self)
+        facts = {split: f"{count:,} observations" for split, count in splits.items()}
+        facts |= {"planets": listed([*map(str, self.planets)], 5), "preset": self.layout.preset}
+        facts["tables"] = ", ".join(name for name in ("table()", "stars()", "labels()"))
+        return Shown(self._title, facts).html()
+
+    @property
+    def _title(self) -> str:
+        return f"Dataset {shortened(str(self.path), 400)}: {self.layout.name} layout, {len(self)} observations"
+
+    def _ipython_key_completions_(self) -> list[int | Key]:
+        return [*self.planets, *(key for key in self._observations if key[1])]
+
+    def table(self) -> pd.DataFrame:
+        """List the observations, with what their files hold.
+
+        Returns
+        -------
+        DataFrame
+            A row for each observation: ``planet_id``, ``visit``, ``split``, ``files`` (of signal and calibration that
+            are there), ``frames`` (of AIRS-CH0, as its file says) and ``frames_FGS1``. Frames are missing values where
+            a file is missing or damaged; ``gpucal check`` says why.
+
+        Examples
+        --------
+        >>> ds = gpucal.open_dataset("ariel-data-challenge-2025")
+        >>> ds.table()
+            planet_id  visit  split  files  frames  frames_FGS1
+        0    20955726      0  train     12     120         1440
+        1  2355445450      0  train     12     120         1440
+        """
+        return observation_table([*self])
+
+    def stars(self) -> pd.DataFrame:
+        """Read what is known of the stars and orbits.
+
+        Returns
+        -------
+        DataFrame
+            A row for each planet: ``planet_id`` and the columns of ``train_star_info.csv``; in 2024 ``star``, the
+            number of the star, of ``train_adc_info.csv``.
+
+        Raises
+        ------
+        DatasetError
+            If there is no such table.
+        InputError
+            If a table cannot be read, or a line in it is not usable.
+
+        Examples
+        --------
+        >>> ds = gpucal.open_dataset("ariel-data-challenge-2025")
+        >>> list(ds.stars())
+        ['planet_id', 'Rs', 'Ms', 'Ts', 'Mp', 'e', 'P', 'sma', 'i']
+        >>> len(ds.table().merge(ds.stars()))
+        2
+        """
+        return star_table(self.path, self.layout.name, {obs.planet: obs.split for obs in self})
+
+    def labels(self) -> pd.DataFrame:
+        """Read the true spectra of the train planets.
+
+        Returns
+        -------
+        DataFrame
+            A row for each planet that has one: ``planet_id``, then ``wl_1`` (FGS1) and so on, transit depths.
+            ``attrs["wavelengths"]`` has the wavelength of each column, µm, if ``wavelengths.csv`` is there.
+
+        Raises
+        ------
+        DatasetError
+            If there are no labels, as for the test planets.
+        InputError
+            If a table cannot be read, or a line in it is not usable.
+
+        Examples
+        --------
+        >>> ds = gpucal.open_dataset("ariel-data-challenge-2025")
+        >>> labels = ds.labels()
+        >>> labels.shape
+        (2, 284)
+        >>> round(labels.attrs["wavelengths"]["wl_2"], 3)
+        3.895
+        """
+        return label_table(self.path, self.layout.name, self.planets)
 
     @property
     def planets(self) -> list[int]:
@@ -380,6 +505,12 @@ class Dataset:
         -------
         list of int
             Empty if the planet is not in the folder.
+
+        Examples
+        --------
+        >>> ds = gpucal.open_dataset("ariel-data-challenge-2025")
+        >>> ds.visits(20955726)
+        [0]
         """
         wanted = as_id(planet)
         return [visit for found, visit in self._observations if found == wanted]
@@ -429,6 +560,14 @@ def open_dataset(path: str | Path, split: str | None = None) -> Dataset:
     ------
     DatasetError
         If the folder is not a competition folder, or a planet is in both splits and none was chosen.
+
+    Examples
+    --------
+    >>> ds = gpucal.open_dataset("ariel-data-challenge-2025")
+    >>> ds.planets
+    [20955726, 2355445450]
+    >>> gpucal.open_dataset("ariel-data-challenge-2025", split="train")
+    <gpucal Dataset ariel-data-challenge-2025: 2025 layout, 2 observations>
     """
     try:
         return Dataset(Path(path), split)

@@ -68,6 +68,15 @@ def calibrate(
         If the chosen backend cannot run here.
     InputError
         If the observation's files cannot be used.
+
+    Examples
+    --------
+    >>> obs = gpucal.open_dataset("ariel-data-challenge-2025")[20955726]
+    >>> cal = gpucal.calibrate(obs, "AIRS-CH0")
+    >>> cal.signal.shape
+    (2, 282, 32)
+    >>> gpucal.calibrate(obs, "FGS1", gpucal.Calibration(bins={"FGS1": "24s"})).signal.shape
+    (12, 32, 32)
     """
     (cal,) = stream([obs], detector, config, backend=backend, device=device, dtype=dtype, workers=workers)
     return cal
@@ -101,6 +110,14 @@ def stream(
     ------
     Calibrated
         One result per observation.
+
+    Examples
+    --------
+    >>> ds = gpucal.open_dataset("ariel-data-challenge-2025")
+    >>> for cal in gpucal.stream(ds, "FGS1"):
+    ...     print(cal.planet, cal.signal.shape)
+    20955726 (2, 32, 32)
+    2355445450 (2, 32, 32)
     """
     if detector not in DETECTORS:
         raise ConfigError(f"no detector {detector!r}; there are {', '.join(DETECTORS)}")

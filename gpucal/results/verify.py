@@ -12,7 +12,7 @@ import numpy as np
 
 from gpucal.errors import OutputError
 from gpucal.results.atomic import TEMPORARY
-from gpucal.results.light_curve_table import LIGHT_CURVES
+from gpucal.results.light_curve_table import LIGHT_CURVES, new_names
 from gpucal.results.other_folders import Found, gather, missing
 from gpucal.results.reader import DAMAGED, Results
 from gpucal.results.records import index_of, read_record, record_path, visit_folders
@@ -136,7 +136,8 @@ def _about_light_curves(path: Path, results: Results | None) -> Iterator[str]:
     n = 0  # observations so far; all three files have the same order
     with table.open("rb") as stream, pq.ParquetFile(stream) as opened:
         for group in map(opened.read_row_group, range(opened.num_row_groups)):
-            ids = np.stack([group["planet"].to_numpy(), group["visit"].to_numpy()], axis=1)
+            group = group.rename_columns(new_names(group.column_names))
+            ids = np.stack([group["planet_id"].to_numpy(), group["visit"].to_numpy()], axis=1)
             values = np.stack([column.to_numpy() for column in group.columns[4:]], axis=1)
             half = values.shape[1] // 2
             for planet, visit in dict.fromkeys(map(tuple, ids.tolist())):

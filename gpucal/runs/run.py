@@ -141,6 +141,15 @@ def run(
         At the end, with ``raise_on_failure``; its ``summary`` is the one that would have been returned.
     KeyboardInterrupt
         If the run is interrupted; the item being written is finished first.
+
+    Examples
+    --------
+    >>> ds = gpucal.open_dataset("ariel-data-challenge-2025")
+    >>> summary = gpucal.run(ds, "light-curves", planets=[20955726], product="light-curves")
+    >>> summary.done, summary.failed
+    (2, {})
+    >>> gpucal.open_results("light-curves").light_curves_with_errors().error.shape
+    (1, 2, 283)
     """
     request = Request(
         dataset=dataset,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gpucal.backends import Pages
+from gpucal.display.shown import Shown, listed
 from gpucal.errors import GpucalError
 from gpucal.results.atomic import unwritable
 from gpucal.settings.detectors import DETECTORS
@@ -19,7 +20,7 @@ __all__ = ["RunFailed", "Summary", "logged_to"]
 log = logging.getLogger(__name__)
 
 
-@dataclass
+@dataclass(repr=False)
 class Summary:
     """The outcome of a run, counted in items; an item is one detector of one observation.
 
@@ -43,6 +44,13 @@ class Summary:
         The backend that ran.
     notes : list of str
         Files that were not written although nothing failed, such as light curves whose bins cannot be stacked.
+
+    Examples
+    --------
+    >>> ds = gpucal.open_dataset("ariel-data-challenge-2025")
+    >>> gpucal.run(ds, "calibrated", variance=True)  # everything in it is finished
+    <gpucal Summary
+      items    0 done, 4 finished before, 0 failed...>
     """
 
     done: int = 0
@@ -95,6 +103,11 @@ class Summary:
         -------
         dict
             Plain values.
+
+        Examples
+        --------
+        >>> gpucal.Summary(done=2, seconds=1.0).to_dict()["planets_per_hour"]
+        3600.0
         """
         return {**vars(self), "planets_per_hour": self.planets_per_hour, "slowest_stage": self.slowest_stage}
 
@@ -116,6 +129,25 @@ class Summary:
         ]
         said = "; ".join(filter(None, parts))
         return said and f"{out}: {said}"
+
+    def __repr__(self) -> str:
+        return self._shown().text()
+
+    def _repr_html_(self) -> str:
+        return self._shown().html()
+
+    def _shown(self) -> Shown:
+        stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in self.stages.items())
+        facts = {
+            "items": self.counts,
+            "time": f"{self.seconds:.1f} s, {self.planets_per_hour:,.0f} observations an hour" if self.done else "",
+            "backend": self.backend,
+            "stages": stages and f"{stages}, summed over threads",
+            "stopped": self.stopped,
+            "failed": listed([*self.failed.values()], 1),
+            "notes": listed(self.notes, 1),
+        }
+        return Shown("Summary", facts)
 
     def __str__(self) -> str:
         line = f"{self.counts} in {self.seconds:.1f} s ({self.backend or 'no backend'})"

@@ -36,6 +36,7 @@ __all__ = [
     "light_curve",
     "light_curve_with_errors",
     "weighted_sum",
+    "white_light",
 ]
 
 
@@ -276,3 +277,29 @@ def _time_mean(values: Array) -> Array:
     xp = namespace(values)
     with np.errstate(invalid="ignore", over="ignore"):
         return xp.sum(values, axis=0, dtype=xp.float64) / values.shape[0]
+
+
+def white_light(
+    flux: NDArray[np.float64], error: NDArray[np.float64] | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """Sum light curves over wavelength; a curve that is not finite in every bin is left out, so that none jumps.
+
+    Parameters
+    ----------
+    flux : ndarray of float64, shape (time, wavelength)
+        Light curves, electrons.
+    error : ndarray of float64, shape (time, wavelength), optional
+        Their errors.
+
+    Returns
+    -------
+    flux, error : ndarray of float64, shape (time,)
+        The white light curve, NaN if no curve is finite; and its error, None if none was given.
+    """
+    used = np.isfinite(flux).all(axis=0)
+    if not used.any():
+        nothing = np.full(len(flux), np.nan)
+        return nothing, None if error is None else nothing
+    white = flux[:, used].sum(axis=1)
+    with np.errstate(over="ignore"):
+        return white, None if error is None else np.sqrt((error[:, used] ** 2).sum(axis=1))

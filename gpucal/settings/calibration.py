@@ -17,6 +17,7 @@ from textwrap import wrap
 from types import MappingProxyType
 from typing import Any
 
+from gpucal.display.shown import MOST_CHARACTERS, Shown, listed, shortened
 from gpucal.errors import ConfigError
 from gpucal.settings.detectors import Detector
 from gpucal.settings.rules import OPEN, PRESET_SETTINGS
@@ -37,6 +38,11 @@ class Calibration(Settings):
     ConfigError
         If a value is of the wrong type or out of range, or ``background_rows`` and ``rows`` are the same rows. The line
         names the setting and the values it may have.
+
+    Examples
+    --------
+    >>> gpucal.Calibration.preset("ariel2025").replace(bins={"FGS1": "24s"}, dark=False)
+    Calibration.preset('ariel2025').replace(dark=False, bins={'FGS1': '24 s'})
     """
 
     def __hash__(self) -> int:
@@ -44,6 +50,37 @@ class Calibration(Settings):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Calibration.from_dict, (self.to_dict(),)
+
+    def __repr__(self) -> str:
+        """Return Python that makes equal settings, unless it is too long to read."""
+        preset, changes = self._nearest()
+        named = ", ".join(f"{name}={value!r}" for name, value in changes.items())
+        if not preset:
+            return shortened(f"Calibration({named})", MOST_CHARACTERS)
+        change = f".replace({named})" if named else ""
+        return shortened(f"Calibration.preset({preset!r}){change}", MOST_CHARACTERS)
+
+    def _repr_html_(self) -> str:
+        preset, changes = self._nearest()
+        base = preset or "defaults; the data set's preset decides the integration times"
+        facts = {"preset": base} | {name: repr(value) for name, value in changes.items()}
+        return Shown("settings", facts if changes else facts | {"changes": "none"}).html()
+
+    @property
+    def summary(self) -> str:
+        """The nearest preset in one line, and what differs from it."""
+        preset, changes = self._nearest()
+        named = [f"{name}={value!r}" for name, value in changes.items()]
+        return (preset or "defaults") + (f" with {listed(named, 4)}" if named else "")
+
+    def _nearest(self) -> tuple[str, dict[str, Any]]:
+        """Return the preset with the fewest differences, and these; no preset while one has yet to decide."""
+        if any(getattr(self, name) is None for name in OPEN):
+            return "", _differences(self, Calibration())
+        # Of presets that are equal, the last one is today's.
+        found = {name: _differences(self, PRESETS[name]) for name in reversed([*PRESETS])}
+        name = min(found, key=lambda one: len(found[one]))
+        return name, found[name]
 
     @classmethod
     def preset(cls, name: str) -> Calibration:
@@ -63,13 +100,24 @@ class Calibration(Settings):
         ------
         ConfigError
             If there is no preset of that name.
+
+        Examples
+        --------
+        >>> gpucal.Calibration.preset("ariel2025").integration
+        'updated'
         """
         if not isinstance(name, str) or name not in PRESETS:
             raise ConfigError(f"preset = {name!r}: must be one of {', '.join(PRESETS)}")
         return PRESETS[name]
 
     def filled(self, preset: str) -> Calibration:
-        """Return these settings, with those that are None taken from a preset, such as ``dataset.layout.preset``."""
+        """Return these settings, with those that are None taken from a preset, such as ``dataset.layout.preset``.
+
+        Examples
+        --------
+        >>> gpucal.Calibration(dark=False).filled("ariel2025").integration
+        'updated'
+        """
         decided = Calibration.preset(preset)
         return self.replace(**{name: getattr(decided, name) for name in OPEN if getattr(self, name) is None})
 
@@ -91,6 +139,11 @@ class Calibration(Settings):
         ------
         ConfigError
             If a name is unknown or a value is not possible.
+
+        Examples
+        --------
+        >>> gpucal.Calibration.from_dict({"preset": "ariel2024", "hot_sigma": 4})
+        Calibration.preset('ariel2024').replace(hot_sigma=4.0)
         """
         named = dict(settings)
         base = cls.preset(named.pop("preset")) if "preset" in named else cls()
@@ -113,6 +166,11 @@ class Calibration(Settings):
         ------
         ConfigError
             If a name is unknown or a value is not possible.
+
+        Examples
+        --------
+        >>> gpucal.Calibration.preset("ariel2024").replace(rows={"AIRS-CH0": (8, 24)})
+        Calibration.preset('ariel2024').replace(rows={'AIRS-CH0': (8, 24)})
         """
         settings = self.to_dict()
         for name, value in changes.items():
@@ -142,6 +200,11 @@ class Calibration(Settings):
         ------
         ConfigError
             If the file cannot be read or parsed, or a setting in it is unknown or not possible.
+
+        Examples
+        --------
+        >>> gpucal.Calibration.from_toml("calibrated/config.toml")
+        Calibration.preset('ariel2025')
         """
         return cls.from_dict({name: value for name, value in read_toml(path).items() if name != "output"})
 
@@ -153,6 +216,11 @@ class Calibration(Settings):
         dict
             Setting name to bool, int, float, str or, for settings by detector, dict. A setting that `filled` has yet
             to set is None.
+
+        Examples
+        --------
+        >>> gpucal.Calibration().to_dict()["bins"]
+        {'AIRS-CH0': 30, 'FGS1': 360}
         """
         values = {row.name: getattr(self, row.name) for row in fields(self)}
         return {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
@@ -164,6 +232,14 @@ class Calibration(Settings):
         -------
         str
             The document.
+
+        Examples
+        --------
+        >>> print(gpucal.Calibration(dark=False).to_toml())
+        mask = true
+        linearity = true
+        dark = false
+        ...
         """
         # JSON's booleans, numbers, strings and arrays are TOML's for every value a setting can take.
         settings = {name: value for name, value in self._identity().items() if value is not None}
@@ -185,7 +261,14 @@ class Calibration(Settings):
         return hashlib.sha256(json.dumps(self._identity(), sort_keys=True).encode()).hexdigest()
 
     def pairs_per_bin(self, detector: Detector, pair_s: float) -> int:
-        """Return the CDS pairs in a time bin, with ``pair_s`` from one to the next; none in a bin is a ConfigError."""
+        """Return the CDS pairs in a time bin, with ``pair_s`` from one to the next; none in a bin is a ConfigError.
+
+        Examples
+        --------
+        >>> from gpucal.settings.detectors import DETECTORS
+        >>> gpucal.Calibration(bins={"FGS1": "144s"}).pairs_per_bin(DETECTORS["FGS1"], 0.4)
+        360
+        """
         bin_ = self.bins[detector.name] if self.binning else 1
         if isinstance(bin_, int):
             return bin_
@@ -195,8 +278,25 @@ class Calibration(Settings):
         return pairs
 
     def cropped(self, detector: Detector) -> Detector:
-        """Return a detector with the crop that is set for it."""
+        """Return a detector with the crop that is set for it.
+
+        Examples
+        --------
+        >>> from gpucal.settings.detectors import DETECTORS
+        >>> gpucal.Calibration(crop={"AIRS-CH0": (50, 60)}).cropped(DETECTORS["AIRS-CH0"]).width
+        10
+        """
         return replace(detector, crop=self.crop[detector.name])
+
+
+def _differences(settings: Calibration, base: Calibration) -> dict[str, Any]:
+    """Return the settings that differ from others; of settings by detector, only the detectors that differ."""
+    mine, others = settings.to_dict(), base.to_dict()
+    changes = {name: value for name, value in mine.items() if value != others[name]}
+    for name, value in changes.items():
+        if isinstance(value, dict):
+            changes[name] = {detector: one for detector, one in value.items() if one != others[name][detector]}
+    return changes
 
 
 def _documented(docstring: str) -> str:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["DETECTORS", "ORDER", "Detector"]
+__all__ = ["DETECTORS", "ORDER", "Detector", "curve_name"]
 
 
 @dataclass(frozen=True)
@@ -121,3 +121,26 @@ DETECTORS: Mapping[str, Detector] = MappingProxyType(
 
 ORDER = tuple(sorted(DETECTORS, key=lambda name: not DETECTORS[name].photometer))
 """Detectors in the order of the 283 light curves, side by side: photometers first."""
+
+
+def curve_name(detector: str, column: int | None) -> str:
+    """Return the competition's name of a light curve: ``wl_1`` is FGS1, ``wl_2`` the first column of AIRS-CH0.
+
+    Parameters
+    ----------
+    detector : str
+        The detector's name.
+    column : int or None
+        The stored column; None for a photometer.
+
+    Returns
+    -------
+    str
+        Of a column that the competition leaves out, detector and column, such as ``AIRS-CH0_038``.
+    """
+    first, crop = 1, DETECTORS[detector].crop
+    for other in map(DETECTORS.__getitem__, ORDER[: ORDER.index(detector)]):
+        first += 1 if other.photometer else other.width
+    if column is None:
+        return f"wl_{first}"
+    return f"wl_{first + column - crop[0]}" if column in range(*crop) else f"{detector}_{column:03d}"

@@ -101,9 +101,9 @@ def curves(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def change_table(path: Path) -> None:
     table = pq.read_table(path)
-    values = table["AIRS-CH0_100"].to_numpy().copy()
+    values = table["wl_63"].to_numpy().copy()
     values[-1] += 1
-    pq.write_table(table.set_column(table.column_names.index("AIRS-CH0_100"), "AIRS-CH0_100", pa.array(values)), path)
+    pq.write_table(table.set_column(table.column_names.index("wl_63"), "wl_63", pa.array(values)), path)
 
 
 CURVE_DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {

@@ -230,9 +230,9 @@ def test_the_product_is_light_curves_and_nothing_else(old: Made, tmp_path: Path)
     assert expected.flux.shape == (2, 4, 283)
     table = pq.read_table(out / "light-curves.parquet")
     assert table.num_rows == 8
-    np.testing.assert_array_equal(table["FGS1"].to_numpy(), expected.flux[:, :, 0].ravel())
-    np.testing.assert_array_equal(table["AIRS-CH0_039"].to_numpy(), expected.flux[:, :, 1].ravel())
-    np.testing.assert_array_equal(table["AIRS-CH0_320_error"].to_numpy(), expected.error[:, :, 282].ravel())
+    np.testing.assert_array_equal(table["wl_1"].to_numpy(), expected.flux[:, :, 0].ravel())
+    np.testing.assert_array_equal(table["wl_2"].to_numpy(), expected.flux[:, :, 1].ravel())
+    np.testing.assert_array_equal(table["wl_283_error"].to_numpy(), expected.error[:, :, 282].ravel())
     names = {path.name for path in out.rglob("*") if path.is_file()}
     assert not any("signal" in name for name in names)
     for name in DETECTORS:  # which pixels are in them
