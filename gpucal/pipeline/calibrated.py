@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 
 from gpucal.errors import ConfigError, OutputError
 from gpucal.science.bad_pixels import unusable
-from gpucal.science.light_curves import Aperture, Choices, LightCurve, light_curve, light_curve_with_errors
+from gpucal.science.light_curves import (
+    Aperture,
+    Choices,
+    LightCurve,
+    light_curve,
+    light_curve_of_plan,
+    light_curve_with_errors,
+)
 from gpucal.science.noise import noise_excess, read_variance, variance
 from gpucal.science.plan import Plan
 from gpucal.settings.detectors import Detector
@@ -54,6 +61,8 @@ class Calibrated:
         Reads the variance from the results folder, where it is stored there.
     stored_read_variance : callable, optional
         The same for `read_variance`.
+    stored_light_curve : callable, optional
+        Reads the light curves with errors that a results folder holds beside the signal.
     time_bounds : ndarray of float64, shape (time, 2), optional
         Times of the first and the last read of each bin, hours; None in folders that older versions wrote.
     """
@@ -69,6 +78,7 @@ class Calibrated:
     plan: Plan | None = field(default=None, repr=False)
     stored_variance: Callable[[], NDArray[Any]] | None = field(default=None, repr=False)
     stored_read_variance: Callable[[], NDArray[Any]] | None = field(default=None, repr=False)
+    stored_light_curve: Callable[[], LightCurve] | None = field(default=None, repr=False)
     time_bounds: NDArray[np.float64] | None = field(default=None, repr=False)
 
     @property
@@ -157,9 +167,15 @@ class Calibrated:
         Raises
         ------
         ConfigError, OutputError
-            As for `light_curve`; errors need the variance too.
+            As for `light_curve`. From a results folder, errors for other choices than those of the settings need its
+            variance too.
         """
-        return light_curve_with_errors(self.signal, self.dq, self._aperture(choices), self.variance)
+        aperture = self._aperture(choices)
+        if self.stored_light_curve is not None and aperture == self._aperture({}):
+            return self.stored_light_curve()
+        if self.plan is not None and aperture.weights == "plain" and isinstance(self.signal, np.ndarray):
+            return light_curve_of_plan(self.signal, self.dq, aperture, self.plan)
+        return light_curve_with_errors(self.signal, self.dq, aperture, self.variance)
 
     def _aperture(self, choices: Choices) -> Aperture:
         if unknown := choices.keys() - Choices.__annotations__.keys():
@@ -250,15 +266,16 @@ class Calibrated:
 def arrays_of(cal: Calibrated, product: str, with_variance: bool) -> dict[str, NDArray[Any]]:
     """Return the arrays that a results folder stores for an item, by kind.
 
-    Cubes have ``signal`` and, with ``with_variance``, ``variance`` and its part ``readvariance``; light curves have
-    ``flux`` and ``error``. Both have ``dq``, ``time``, ``bounds`` (of the bins) and ``wavelength``.
+    All have ``flux`` and ``error``, ``dq``, ``time``, ``bounds`` (of the bins) and ``wavelength``. Cubes have
+    ``signal`` too, and with ``with_variance``, ``variance`` and its part ``readvariance``.
     """
     kind = cal.signal.dtype
     axes = cal.axes | ({} if cal.time_bounds is None else {"bounds": cal.time_bounds})
     with np.errstate(over="ignore"):  # outliers may exceed float32's range
+        curve = cal.light_curve_with_errors()
+        curves = {"flux": curve.flux.astype(kind), "error": curve.error.astype(kind)}
         if product == "light-curves":
-            curve = cal.light_curve_with_errors()
-            return {"flux": curve.flux.astype(kind), "error": curve.error.astype(kind), "dq": cal.dq, **axes}
+            return {**curves, "dq": cal.dq, **axes}
         variances = {"variance": cal.variance, "readvariance": cal.read_variance} if with_variance else {}
         stored = {name: values.astype(kind) for name, values in variances.items() if values is not None}
-    return {"signal": cal.signal, "dq": cal.dq, **stored, **axes}
+    return {"signal": cal.signal, "dq": cal.dq, **stored, **curves, **axes}
