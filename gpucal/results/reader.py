@@ -234,7 +234,7 @@ class Results:
         return stacked(self.path, (self.light_curves_of(key, **choices) for key in complete(self)), len(self))
 
     def light_curves_with_errors(self, **choices: Unpack[Choices]) -> LightCurve:
-        """Sum every complete observation as `light_curves` does, with errors.
+        """Sum every complete observation as `light_curves` does, with errors, or read what was stored.
 
         Parameters
         ----------
@@ -244,7 +244,8 @@ class Results:
         Returns
         -------
         LightCurve
-            ``flux`` and ``error``, each (observation, time, 283), electrons.
+            ``flux`` and ``error``, each (observation, time, 283), electrons, rounded to the type of the stored arrays.
+            Errors are NaN without read noise, and, as is logged once, for items of 0.1 without a variance.
 
         Raises
         ------
@@ -324,7 +325,7 @@ class Results:
         ConfigError, OutputError
             As for `light_curves`, but the number of bins may differ.
         """
-        if self._holds_curve(key, detector, choices):
+        if self._is_stored(key, detector, choices) and "signal" not in self._record(key, detector)["files"]:
             return self._read(key, detector, "flux").astype(np.float64)
         return self.calibrated(key, detector).light_curve(**choices)
 
@@ -352,7 +353,7 @@ class Results:
         ConfigError, OutputError
             As for `light_curve`; choices need the cube's stored variance.
         """
-        if self._holds_curve(key, detector, choices):
+        if self._is_stored(key, detector, choices):
             return self._stored_curves(key, detector)
         return self.calibrated(key, detector).light_curve_with_errors(**choices)
 
@@ -406,8 +407,8 @@ class Results:
         """
         return self._read(key, detector, "bounds") if "bounds" in self._record(key, detector)["files"] else None
 
-    def _holds_curve(self, key: tuple[int, int], detector: str, choices: Choices) -> bool:
-        """Tell whether to read the stored light curve; raises OutputError for choices where there is no cube."""
+    def _is_stored(self, key: tuple[int, int], detector: str, choices: Choices) -> bool:
+        """Tell whether the light curve asked for is stored; raises OutputError for choices where there is no cube."""
         files = self._record(key, detector)["files"]
         if choices and "signal" not in files:
             which = ", ".join(choices)
@@ -423,9 +424,8 @@ class Results:
         if not self._lacks_errors:
             self._lacks_errors = True
             problem = "holds cubes of an older version without errors, which are NaN here"
-            log.warning(
-                "%s: %s; for errors, run `gpucal calibrate DATASET %s --overwrite`", *(self.path, problem, self.path)
-            )
+            mend = f"run `gpucal calibrate DATASET {self.path} --overwrite`"
+            log.warning("%s: %s; for errors, %s", self.path, problem, mend)
         flux = cal.light_curve()
         return LightCurve(flux, np.full_like(flux, np.nan))
 

@@ -201,8 +201,8 @@ def light_curve_of_plan(signal: NDArray[Any], dq: NDArray[np.uint8], aperture: A
     flux = np.empty((len(signal), 1 if photometer else len(c)))
     squared = np.empty_like(flux)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        share = np.where(unused, 0.0, (c / divisor) ** 2)
-        reads = 2 * plan.pairs_per_bin * share * read**2
+        share = np.where(unused, 0.0, plan.electron * (c / divisor) ** 2)
+        reads = 2 * plan.pairs_per_bin / plan.electron * read**2
         for part in time_parts(signal):
             charge = signal[part].astype(np.float64)
             np.copyto(charge, 0.0, where=unused)
@@ -210,8 +210,8 @@ def light_curve_of_plan(signal: NDArray[Any], dq: NDArray[np.uint8], aperture: A
             charge *= divisor
             charge += dark * plan.tau_s[part, None, None]
             np.maximum(charge, 0.0, out=charge)
-            np.einsum(sums, charge, plan.electron * share, out=squared[part, 0] if photometer else squared[part])
-        squared += reads.sum() if photometer else reads.sum(axis=1)
+            charge += reads
+            np.einsum(sums, charge, share, out=squared[part, 0] if photometer else squared[part])
         nothing = unused.all() if photometer else unused.all(axis=1)
         flux[:, nothing] = squared[:, nothing] = np.nan
         interpolate(flux[:, :, None], columns)
