@@ -61,10 +61,10 @@ class Calibrated:
         Reads the variance from the results folder, where it is stored there.
     stored_read_variance : callable, optional
         The same for `read_variance`.
-    stored_light_curve : callable, optional
-        Reads the light curves with errors that a results folder holds beside the signal.
     time_bounds : ndarray of float64, shape (time, 2), optional
         Times of the first and the last read of each bin, hours; None in folders that older versions wrote.
+    stored_light_curve : callable, optional
+        Reads the light curves with errors that a results folder holds beside the signal.
     """
 
     planet: int
@@ -78,8 +78,8 @@ class Calibrated:
     plan: Plan | None = field(default=None, repr=False)
     stored_variance: Callable[[], NDArray[Any]] | None = field(default=None, repr=False)
     stored_read_variance: Callable[[], NDArray[Any]] | None = field(default=None, repr=False)
-    stored_light_curve: Callable[[], LightCurve] | None = field(default=None, repr=False)
     time_bounds: NDArray[np.float64] | None = field(default=None, repr=False)
+    stored_light_curve: Callable[[], LightCurve] | None = field(default=None, repr=False)
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -148,8 +148,11 @@ class Calibrated:
             If weights need a variance that was not stored.
         """
         aperture = self._aperture(choices)
-        variances = self.variance if aperture.weights == "variance" else None
-        return light_curve(self.signal, self.dq, aperture, variances)
+        if aperture.weights != "variance":
+            return light_curve(self.signal, self.dq, aperture)
+        if self.plan is None and self.stored_variance is None and self._is_stored(aperture):
+            return self.light_curve_with_errors().flux
+        return light_curve(self.signal, self.dq, aperture, self.variance)
 
     def light_curve_with_errors(self, **choices: Unpack[Choices]) -> LightCurve:
         """Sum the signal over usable pixels, with errors.
@@ -171,11 +174,14 @@ class Calibrated:
             variance too.
         """
         aperture = self._aperture(choices)
-        if self.stored_light_curve is not None and aperture == self._aperture({}):
+        if self.stored_light_curve is not None and self._is_stored(aperture):
             return self.stored_light_curve()
         if self.plan is not None and aperture.weights == "plain" and isinstance(self.signal, np.ndarray):
             return light_curve_of_plan(self.signal, self.dq, aperture, self.plan)
         return light_curve_with_errors(self.signal, self.dq, aperture, self.variance)
+
+    def _is_stored(self, aperture: Aperture) -> bool:
+        return self.stored_light_curve is not None and aperture == self._aperture({})
 
     def _aperture(self, choices: Choices) -> Aperture:
         if unknown := choices.keys() - Choices.__annotations__.keys():

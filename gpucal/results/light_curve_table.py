@@ -53,8 +53,7 @@ def write_light_curves(results: Results) -> None:
     Raises
     ------
     OutputError
-        If nothing is complete, observations differ in bins or columns, or a file
-        cannot be read or written.
+        If nothing is complete, observations differ in bins or columns, or a file cannot be read or written.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

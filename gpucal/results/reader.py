@@ -421,12 +421,12 @@ class Results:
 
     def _without_errors(self, cal: Calibrated) -> LightCurve:
         """Return the light curves of an item of 0.1 without a variance; their errors are not known."""
+        flux = cal.light_curve()
         if not self._lacks_errors:
             self._lacks_errors = True
             problem = "holds cubes of an older version without errors, which are NaN here"
             mend = f"run `gpucal calibrate DATASET {self.path} --overwrite`"
             log.warning("%s: %s; for errors, %s", self.path, problem, mend)
-        flux = cal.light_curve()
         return LightCurve(flux, np.full_like(flux, np.nan))
 
     def _joined(self, curves: Iterable[NDArray[np.float64]]) -> NDArray[np.float64]:

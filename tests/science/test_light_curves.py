@@ -313,6 +313,7 @@ def test_cubes_have_light_curves_with_errors(old: Made, tmp_path: Path, options:
         cal, curve = results.calibrated((17, 0), name), results.light_curve_with_errors((17, 0), name)
         for stored, read in zip(curve, cal.light_curve_with_errors(), strict=True):
             np.testing.assert_array_equal(stored, read)
+        np.testing.assert_allclose(cal.light_curve(), curve.flux, rtol=1e-5, atol=1.0)
         excess = cal.noise_excess("wavelength")
         assert excess.shape == (curve.flux.shape[1],)
         size, cube = ((cubes / "17" / "0" / f"{name}.{kind}.npy").stat().st_size for kind in ("flux", "signal"))
