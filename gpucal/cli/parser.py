@@ -225,7 +225,7 @@ def _parsers() -> tuple[_Parser, Mapping[str, _Parser]]:
         type=one_of(FORMATS),
         choices=[*FORMATS],
         default="cubes",
-        help="what to write; cubes by default; light curves need --variance, or --product light-curves, of calibrate",
+        help="what to write; cubes by default",
     )
     verb.add_argument(
         "--format",

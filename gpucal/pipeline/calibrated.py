@@ -15,7 +15,15 @@ from gpucal.display.svg import white_light as white_light_svg
 from gpucal.errors import ConfigError, GpucalError, OutputError
 from gpucal.pipeline.plots import Curves, draw, new_figure
 from gpucal.science.bad_pixels import unusable
-from gpucal.science.light_curves import Aperture, Choices, LightCurve, light_curve, light_curve_with_errors, white_light
+from gpucal.science.light_curves import (
+    Aperture,
+    Choices,
+    LightCurve,
+    light_curve,
+    light_curve_of_plan,
+    light_curve_with_errors,
+    white_light,
+)
 from gpucal.science.noise import noise_excess, read_variance, variance
 from gpucal.science.plan import DQ, Plan
 from gpucal.settings.calibration import Calibration
@@ -62,6 +70,8 @@ class Calibrated:
         The same for `read_variance`.
     time_bounds : ndarray of float64, shape (time, 2), optional
         Times of the first and the last read of each bin, hours; None in folders that older versions wrote.
+    stored_light_curve : callable, optional
+        Reads the light curves with errors that a results folder holds beside the signal.
 
     Examples
     --------
@@ -91,6 +101,7 @@ class Calibrated:
     stored_variance: Callable[[], NDArray[Any]] | None = field(default=None, repr=False)
     stored_read_variance: Callable[[], NDArray[Any]] | None = field(default=None, repr=False)
     time_bounds: NDArray[np.float64] | None = field(default=None, repr=False)
+    stored_light_curve: Callable[[], LightCurve] | None = field(default=None, repr=False)
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -166,8 +177,11 @@ class Calibrated:
         ((2, 282), (2, 282))
         """
         aperture = self._aperture(choices)
-        variances = self.variance if aperture.weights == "variance" else None
-        return light_curve(self.signal, self.dq, aperture, variances)
+        if aperture.weights != "variance":
+            return light_curve(self.signal, self.dq, aperture)
+        if self.plan is None and self.stored_variance is None and self._is_stored(aperture):
+            return self.light_curve_with_errors().flux
+        return light_curve(self.signal, self.dq, aperture, self.variance)
 
     def light_curve_with_errors(self, **choices: Unpack[Choices]) -> LightCurve:
         """Sum the signal over usable pixels, with errors.
@@ -185,7 +199,8 @@ class Calibrated:
         Raises
         ------
         ConfigError, OutputError
-            As for `light_curve`; errors need the variance too.
+            As for `light_curve`. From a results folder, errors for other choices than those of the settings need its
+            variance too.
 
         Examples
         --------
@@ -195,7 +210,15 @@ class Calibrated:
         >>> bool((error < flux).all())
         True
         """
-        return light_curve_with_errors(self.signal, self.dq, self._aperture(choices), self.variance)
+        aperture = self._aperture(choices)
+        if self.stored_light_curve is not None and self._is_stored(aperture):
+            return self.stored_light_curve()
+        if self.plan is not None and aperture.weights == "plain" and isinstance(self.signal, np.ndarray):
+            return light_curve_of_plan(self.signal, self.dq, aperture, self.plan)
+        return light_curve_with_errors(self.signal, self.dq, aperture, self.variance)
+
+    def _is_stored(self, aperture: Aperture) -> bool:
+        return self.stored_light_curve is not None and aperture == self._aperture({})
 
     def _aperture(self, choices: Choices) -> Aperture:
         if unknown := choices.keys() - Choices.__annotations__.keys():
@@ -275,7 +298,7 @@ class Calibrated:
 
     def _curves(self) -> Curves:
         """Compute what is drawn, with errors where a variance is known."""
-        has_errors = self.plan is not None or self.stored_variance is not None
+        has_errors = any(of is not None for of in (self.plan, self.stored_variance, self.stored_light_curve))
         flux, error = self.light_curve_with_errors() if has_errors else (self.light_curve(), None)
         with np.errstate(invalid="ignore", over="ignore"):  # of bad pixels
             image = np.where(self.mask, np.nan, self.signal.mean(axis=0, dtype=np.float64))
@@ -383,15 +406,16 @@ def _span(values: NDArray[np.float64], unit: str) -> str:
 def arrays_of(cal: Calibrated, product: str, with_variance: bool) -> dict[str, NDArray[Any]]:
     """Return the arrays that a results folder stores for an item, by kind.
 
-    Cubes have ``signal`` and, with ``with_variance``, ``variance`` and its part ``readvariance``; light curves have
-    ``flux`` and ``error``. Both have ``dq``, ``time``, ``bounds`` (of the bins) and ``wavelength``.
+    All have ``flux`` and ``error``, ``dq``, ``time``, ``bounds`` (of the bins) and ``wavelength``. Cubes have
+    ``signal`` too, and with ``with_variance``, ``variance`` and its part ``readvariance``.
     """
     kind = cal.signal.dtype
     axes = cal.axes | ({} if cal.time_bounds is None else {"bounds": cal.time_bounds})
     with np.errstate(over="ignore"):  # outliers may exceed float32's range
+        curve = cal.light_curve_with_errors()
+        curves = {"flux": curve.flux.astype(kind), "error": curve.error.astype(kind)}
         if product == "light-curves":
-            curve = cal.light_curve_with_errors()
-            return {"flux": curve.flux.astype(kind), "error": curve.error.astype(kind), "dq": cal.dq, **axes}
+            return {**curves, "dq": cal.dq, **axes}
         variances = {"variance": cal.variance, "readvariance": cal.read_variance} if with_variance else {}
         stored = {name: values.astype(kind) for name, values in variances.items() if values is not None}
-    return {"signal": cal.signal, "dq": cal.dq, **stored, **axes}
+    return {"signal": cal.signal, "dq": cal.dq, **stored, **curves, **axes}

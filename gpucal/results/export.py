@@ -40,7 +40,7 @@ def export(results: Results, to: Path, format: str, product: str = "cubes") -> l
 
     ``fits``: a file per item, named by planet, visit and detector; see `gpucal.pipeline.fits.to_hdus`.
 
-    Light curves, from cubes with variances or from stored light curves; see `gpucal.results.curve_files`:
+    Light curves, as a run stored them, or from the cubes of 0.1; see `gpucal.results.curve_files`:
 
     ``fits``, ``ecsv``: a file per observation. ``csv``: a table of all, and one that describes its columns.
     ``npy``: stacks of all.
@@ -66,9 +66,8 @@ def export(results: Results, to: Path, format: str, product: str = "cubes") -> l
     ConfigError
         If the product is unknown, or has no such format.
     OutputError
-        If nothing is complete, the folder holds light curves and no cubes, or cubes without the variances that errors
-        need, stacked observations differ in shape or axes, the store exists, the target is in the data set, or
-        something cannot be read or written.
+        If nothing is complete, the folder holds light curves and no cubes, stacked observations differ in shape or
+        axes, the store exists, the target is in the data set, or something cannot be read or written.
     MissingExtra
         If zarr is not installed.
     """

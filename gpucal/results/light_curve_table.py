@@ -65,8 +65,7 @@ def write_light_curves(results: Results) -> None:
     Raises
     ------
     OutputError
-        If nothing is complete, observations differ in bins or columns, errors need variances that were not stored, or
-        a file cannot be read or written.
+        If nothing is complete, observations differ in bins or columns, or a file cannot be read or written.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

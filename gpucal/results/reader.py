@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import tokenize
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Unpack, overload
@@ -165,6 +166,7 @@ class Results:
         self.ids = [key for key in keys if all(ItemId(*key, name) in done for name in DETECTORS)]
         self.failed = {item: str(r.get("error", "failed")) for item, r in found.first.items() if item not in done}
         self._records = done
+        self._lacks_errors = False  # whether that was said
         self._homes = {item: home for item, (home, _) in found.done.items()}
         if (different := len({str(r.get("settings")) for r in done.values()})) > 1:
             log.warning(
@@ -471,7 +473,8 @@ class Results:
         Returns
         -------
         Calibrated
-            Without a plan; with its variance if that was stored.
+            Without a plan; with its variance if that was stored, and with its light curves with errors. An item of 0.1
+            without a variance has errors that are NaN, which is logged once.
 
         Raises
         ------
@@ -491,7 +494,7 @@ class Results:
         stored = {
             kind: partial(self._read, key, detector, kind) for kind in ("variance", "readvariance") if kind in files
         }
-        return Calibrated(
+        cal = Calibrated(
             planet=key[0],
             visit=key[1],
             detector=Calibration.from_dict(history["settings"]).cropped(DETECTORS[detector]),
@@ -502,8 +505,12 @@ class Results:
             provenance=history,
             stored_variance=stored.get("variance"),
             stored_read_variance=stored.get("readvariance"),
+            stored_light_curve=partial(self._stored_curves, key, detector) if "flux" in files else None,
             time_bounds=self.time_bounds(key, detector),
         )
+        if not files.keys() & {"flux", "variance"}:
+            return replace(cal, stored_light_curve=partial(self._without_errors, cal))
+        return cal
 
     def light_curves(self, **choices: Unpack[Choices]) -> NDArray[np.float64]:
         """Sum every complete observation over its usable spatial pixels, or read its light curves if they were stored.
@@ -535,7 +542,7 @@ class Results:
         return stacked(self.path, (self.light_curves_of(key, **choices) for key in complete(self)), len(self))
 
     def light_curves_with_errors(self, **choices: Unpack[Choices]) -> LightCurve:
-        """Sum every complete observation as `light_curves` does, with errors.
+        """Sum every complete observation as `light_curves` does, with errors, or read what was stored.
 
         Parameters
         ----------
@@ -545,12 +552,13 @@ class Results:
         Returns
         -------
         LightCurve
-            ``flux`` and ``error``, each (observation, time, 283), electrons.
+            ``flux`` and ``error``, each (observation, time, 283), electrons, rounded to the type of the stored arrays.
+            Errors are NaN without read noise, and, as is logged once, for items of 0.1 without a variance.
 
         Raises
         ------
         ConfigError, OutputError
-            As for `light_curves`; cubes need their stored variances.
+            As for `light_curves`; choices need the cubes' stored variances.
 
         Examples
         --------
@@ -651,8 +659,8 @@ class Results:
         >>> res.light_curve((20955726, 0), "AIRS-CH0").shape
         (2, 282)
         """
-        if "flux" in self._record(key, detector)["files"]:
-            return self._stored_curve(key, detector, "flux", choices)
+        if self._is_stored(key, detector, choices) and "signal" not in self._record(key, detector)["files"]:
+            return self._read(key, detector, "flux").astype(np.float64)
         return self.calibrated(key, detector).light_curve(**choices)
 
     def light_curve_with_errors(self, key: tuple[int, int], detector: str, **choices: Unpack[Choices]) -> LightCurve:
@@ -677,7 +685,7 @@ class Results:
         KeyError
             If the detector is unknown.
         ConfigError, OutputError
-            As for `light_curve`; cubes need their stored variances.
+            As for `light_curve`; choices need the cube's stored variance.
 
         Examples
         --------
@@ -686,8 +694,8 @@ class Results:
         >>> error.shape
         (2, 1)
         """
-        if "flux" in self._record(key, detector)["files"]:
-            return LightCurve(*(self._stored_curve(key, detector, kind, choices) for kind in ("flux", "error")))
+        if self._is_stored(key, detector, choices):
+            return self._stored_curves(key, detector)
         return self.calibrated(key, detector).light_curve_with_errors(**choices)
 
     def axes(self, key: tuple[int, int], detector: str) -> dict[str, NDArray[np.float64]]:
@@ -746,11 +754,27 @@ class Results:
         """
         return self._read(key, detector, "bounds") if "bounds" in self._record(key, detector)["files"] else None
 
-    def _stored_curve(self, key: tuple[int, int], detector: str, kind: str, choices: Choices) -> NDArray[np.float64]:
-        if choices:
+    def _is_stored(self, key: tuple[int, int], detector: str, choices: Choices) -> bool:
+        """Tell whether the light curve asked for is stored; raises OutputError for choices where there is no cube."""
+        files = self._record(key, detector)["files"]
+        if choices and "signal" not in files:
             which = ", ".join(choices)
             raise OutputError(f"{self.path}: holds light curves as they were made; calibrate again to choose {which}")
-        return self._read(key, detector, kind).astype(np.float64)
+        return "flux" in files and not choices
+
+    def _stored_curves(self, key: tuple[int, int], detector: str) -> LightCurve:
+        flux, error = (self._read(key, detector, kind).astype(np.float64) for kind in ("flux", "error"))
+        return LightCurve(flux, error)
+
+    def _without_errors(self, cal: Calibrated) -> LightCurve:
+        """Return the light curves of an item of 0.1 without a variance; their errors are not known."""
+        flux = cal.light_curve()
+        if not self._lacks_errors:
+            self._lacks_errors = True
+            problem = "holds cubes of an older version without errors, which are NaN here"
+            mend = f"run `gpucal calibrate DATASET {self.path} --overwrite`"
+            log.warning("%s: %s; for errors, %s", self.path, problem, mend)
+        return LightCurve(flux, np.full_like(flux, np.nan))
 
     def _joined(self, curves: Iterable[NDArray[np.float64]]) -> NDArray[np.float64]:
         """Put the light curves of the detectors side by side."""

@@ -83,8 +83,8 @@ def run(
     dtype : dtype
         Type of the stored arrays.
     product : {'cubes', 'light-curves'}
-        Store cubes, or only light curves with their errors. Light curves are stored for each observation, and for all
-        together in ``light-curves.parquet`` and ``light-curves.npy``, see
+        Store cubes and light curves with their errors, or light curves only; these are stored for each observation, and
+        for all together in ``light-curves.parquet`` and ``light-curves.npy``, see
         `gpucal.results.light_curve_table.write_light_curves`.
     variance : bool
         Store the cubes' variances too.
