@@ -288,9 +288,9 @@ def test_one_product_takes_the_place_of_the_other(old: Made, tmp_path: Path) -> 
     assert main([*arguments, "--product", "light-curves", "--overwrite"]) == 0
     kept = {path.name for path in (tmp_path / "17" / "0").iterdir()}
     assert kept == {
-        *("FGS1.json", "FGS1.flux.npy", "FGS1.error.npy", "FGS1.dq.npy", "FGS1.time.npy"),
+        *("FGS1.json", "FGS1.flux.npy", "FGS1.error.npy", "FGS1.dq.npy", "FGS1.time.npy", "FGS1.bounds.npy"),
         *("AIRS-CH0.json", "AIRS-CH0.flux.npy", "AIRS-CH0.error.npy", "AIRS-CH0.dq.npy"),
-        *("AIRS-CH0.time.npy", "AIRS-CH0.wavelength.npy"),
+        *("AIRS-CH0.time.npy", "AIRS-CH0.wavelength.npy", "AIRS-CH0.bounds.npy"),
     }
     summary = gpucal.run(
         gpucal.open_dataset(old[0]), tmp_path, Calibration(bins=BINS), planets=[17], product="light-curves"
