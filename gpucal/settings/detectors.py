@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from gpucal.errors import UnknownDetector
+from gpucal.hints import did_you_mean, near
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["DETECTORS", "ORDER", "Detector"]
+__all__ = ["DETECTORS", "ORDER", "Detector", "detector_of"]
 
 
 @dataclass(frozen=True)
@@ -121,3 +124,13 @@ DETECTORS: Mapping[str, Detector] = MappingProxyType(
 
 ORDER = tuple(sorted(DETECTORS, key=lambda name: not DETECTORS[name].photometer))
 """Detectors in the order of the 283 light curves, side by side: photometers first."""
+
+
+def detector_of(detector: object) -> Detector:
+    """Return a detector, which may be given by its name; raises UnknownDetector for anything else."""
+    if isinstance(detector, Detector):
+        return detector
+    if not isinstance(detector, str) or detector not in DETECTORS:
+        hint = did_you_mean(near(detector, DETECTORS)) if isinstance(detector, str) else ""
+        raise UnknownDetector(f"no detector {detector!r}; there are {', '.join(DETECTORS)}{hint}")
+    return DETECTORS[detector]
