@@ -22,6 +22,7 @@ __all__ = [
     "OutputError",
     "OutputLost",
     "RunWarning",
+    "UnknownDetector",
     "Unstackable",
 ]
 
@@ -41,6 +42,13 @@ class GpucalError(Exception):
 
 class ConfigError(GpucalError, ValueError):
     """A setting, or a combination of settings, is not possible."""
+
+
+class UnknownDetector(ConfigError, KeyError):
+    """There is no detector of that name."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # a KeyError would show it in quotes
 
 
 class DatasetError(GpucalError, LookupError):

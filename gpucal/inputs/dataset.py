@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gpucal.display.shown import Shown, listed, shortened
-from gpucal.errors import DatasetError
+from gpucal.errors import ConfigError, DatasetError
 from gpucal.hints import did_you_mean, joined, near_path, near_planets
 from gpucal.inputs.calibration_files import (
     Adc,
@@ -35,7 +35,9 @@ from gpucal.inputs.calibration_files import (
 )
 from gpucal.inputs.files import leads_nowhere, missing, packed_beside
 from gpucal.inputs.tables import label_table, observation_table, star_table
-from gpucal.settings.detectors import DETECTORS, Detector
+from gpucal.settings.arguments import path_of
+from gpucal.settings.calibration import Calibration
+from gpucal.settings.detectors import DETECTORS, Detector, detector_of
 from gpucal.settings.ids import ItemId, as_id, why_no_id
 
 if TYPE_CHECKING:
@@ -164,13 +166,13 @@ class Observation:
     def _suffix(self) -> str:
         return self.dataset.layout.suffix.format(visit=self.visit)
 
-    def where(self, detector: Detector) -> str:
+    def where(self, detector: Detector | str) -> str:
         """Return planet, visit and detector, for messages.
 
         Parameters
         ----------
-        detector : Detector
-            The detector.
+        detector : Detector or str
+            The detector, or its name.
 
         Returns
         -------
@@ -179,58 +181,58 @@ class Observation:
         """
         return str(self.item(detector))
 
-    def item(self, detector: Detector) -> ItemId:
+    def item(self, detector: Detector | str) -> ItemId:
         """Return the id of what is made of the reads of one detector.
 
         Parameters
         ----------
-        detector : Detector
-            The detector.
+        detector : Detector or str
+            The detector, or its name.
 
         Returns
         -------
         ItemId
             Its text is `where`.
         """
-        return ItemId(self.planet, self.visit, detector.name)
+        return ItemId(self.planet, self.visit, detector_of(detector).name)
 
-    def signal_path(self, detector: Detector) -> Path:
+    def signal_path(self, detector: Detector | str) -> Path:
         """Return the path of the raw reads.
 
         Parameters
         ----------
-        detector : Detector
-            The detector.
+        detector : Detector or str
+            The detector, or its name.
 
         Returns
         -------
         Path
             A Parquet file, which may be missing.
         """
-        return self._folder / f"{detector.name}_signal{self._suffix()}.parquet"
+        return self._folder / f"{detector_of(detector).name}_signal{self._suffix()}.parquet"
 
-    def calibration_path(self, detector: Detector) -> Path:
+    def calibration_path(self, detector: Detector | str) -> Path:
         """Return the path of the calibration frames.
 
         Parameters
         ----------
-        detector : Detector
-            The detector.
+        detector : Detector or str
+            The detector, or its name.
 
         Returns
         -------
         Path
             A folder, which may be missing.
         """
-        return self._folder / f"{detector.name}_calibration{self._suffix()}"
+        return self._folder / f"{detector_of(detector).name}_calibration{self._suffix()}"
 
-    def files(self, detector: Detector) -> dict[str, str]:
+    def files(self, detector: Detector | str) -> dict[str, str]:
         """Name the inputs of one detector, as paths inside the data set.
 
         Parameters
         ----------
-        detector : Detector
-            The detector.
+        detector : Detector or str
+            The detector, or its name.
 
         Returns
         -------
@@ -241,13 +243,13 @@ class Observation:
         names = {name: path.relative_to(self.dataset.path).as_posix() for name, path in paths.items()}
         return {**names, "adc": self.dataset.layout.adc.format(split=self.split), "axes": _AXES}
 
-    def frames(self, detector: Detector) -> CalibrationFrames:
+    def frames(self, detector: Detector | str) -> CalibrationFrames:
         """Return the calibration frames, read and validated; files with the same content are parsed once.
 
         Parameters
         ----------
-        detector : Detector
-            The detector.
+        detector : Detector or str
+            The detector, or its name.
 
         Returns
         -------
@@ -259,15 +261,15 @@ class Observation:
         InputError
             If a file is missing, unreadable, or of the wrong shape or type.
         """
-        return self.dataset._calibration_frames(self.calibration_path(detector), detector)
+        return self.dataset._calibration_frames(self.calibration_path(detector), detector_of(detector))
 
-    def adc(self, detector: Detector) -> Adc:
+    def adc(self, detector: Detector | str) -> Adc:
         """Look up gain and offset.
 
         Parameters
         ----------
-        detector : Detector
-            The detector.
+        detector : Detector or str
+            The detector, or its name.
 
         Returns
         -------
@@ -279,15 +281,15 @@ class Observation:
         InputError
             If the planet is not in the ADC table, or its gain or offset is not usable.
         """
-        return self.dataset._adc_of(self.planet, self.split, detector)
+        return self.dataset._adc_of(self.planet, self.split, detector_of(detector))
 
-    def axis(self, detector: Detector) -> Axis:
+    def axis(self, detector: Detector | str) -> Axis:
         """Return the time, wavelength and integration time axes of ``axis_info.parquet``.
 
         Parameters
         ----------
-        detector : Detector
-            The detector.
+        detector : Detector or str
+            The detector, or its name.
 
         Returns
         -------
@@ -299,7 +301,7 @@ class Observation:
         InputError
             If a column is missing or unusable.
         """
-        return self.dataset._axis_of(detector)
+        return self.dataset._axis_of(detector_of(detector))
 
 
 class Dataset:
@@ -307,7 +309,7 @@ class Dataset:
 
     Parameters
     ----------
-    path : Path
+    path : str or Path
         The folder that holds ``train/`` or ``test/``, the ADC table and ``axis_info.parquet``.
     split : {'train', 'test'}, optional
         Only this split; by default all splits in the folder.
@@ -328,8 +330,10 @@ class Dataset:
     (0, True, 2)
     """
 
-    def __init__(self, path: Path, split: str | None = None) -> None:
-        self.path = path
+    def __init__(self, path: str | Path, split: str | None = None) -> None:
+        self.path = path = path_of("path", path)
+        if split is not None and not isinstance(split, str):
+            raise ConfigError(f"split = {split!r}: must be {joined(SPLITS)}")
         splits = [name for name in ([split] if split else SPLITS) if (path / name).is_dir()]
         if not splits:
             raise DatasetError(f"{path}: {_why_no_competition(path, split)}")
@@ -366,6 +370,8 @@ class Dataset:
     def __getitem__(self, key: int | Key) -> Observation:
         found = self._find(key)
         if found is None:
+            if isinstance(key, tuple) and len(key) != 2:
+                raise DatasetError(f"{self.path}: no observation {key!r}; write ds[planet] or ds[planet, visit]")
             planet, visit = key if isinstance(key, tuple) else (key, 0)
             what = f"planet {planet}" + (f" visit {visit}" if isinstance(key, tuple) else "")
             kind = why_no_id(planet)
@@ -515,6 +521,32 @@ class Dataset:
         wanted = as_id(planet)
         return [visit for found, visit in self._observations if found == wanted]
 
+    def settings(self, **changes: object) -> Calibration:
+        """Return the settings of the data set's preset, with changes.
+
+        Parameters
+        ----------
+        **changes
+            Setting name to new value, see `gpucal.Calibration`. Of settings by detector, such as ``bins``, the
+            detectors that are not named keep theirs.
+
+        Returns
+        -------
+        Calibration
+            The settings, for `gpucal.run`, `gpucal.calibrate` and `gpucal.stream`.
+
+        Raises
+        ------
+        ConfigError
+            If a name is unknown or a value is not possible.
+
+        Examples
+        --------
+        >>> settings = ds.settings(bins={"FGS1": "24s"}, linearity=False)  # doctest: +SKIP
+        >>> gpucal.run(ds, "out", settings)  # doctest: +SKIP
+        """
+        return Calibration.preset(self.layout.preset).replace(**changes)
+
     def _calibration_frames(self, folder: Path, detector: Detector) -> CalibrationFrames:
         raw = read_raw_frames(folder)
         key = (detector, digest_of(raw))
@@ -570,7 +602,7 @@ def open_dataset(path: str | Path, split: str | None = None) -> Dataset:
     <gpucal Dataset ariel-data-challenge-2025: 2025 layout, 2 observations>
     """
     try:
-        return Dataset(Path(path), split)
+        return Dataset(path_of("path", path), split)
     except OSError as error:
         reason = error.strerror or error
         raise DatasetError(f"{path}: cannot be read ({reason}); give a competition folder that can") from error

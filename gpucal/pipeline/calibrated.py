@@ -257,7 +257,7 @@ class Calibrated:
         >>> cal.noise_excess(per="wavelength").shape
         (282,)
         """
-        if per not in ("pixel", "wavelength"):
+        if not isinstance(per, str) or per not in ("pixel", "wavelength"):
             raise ConfigError(f"per = {per!r}: must be one of pixel, wavelength")
         if per == "pixel":
             excess: NDArray[np.float64] = noise_excess(self.signal, self.variance)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import operator
 import tokenize
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from gpucal.display.shown import Shown, listed, shortened
 from gpucal.display.svg import white_light as white_light_svg
-from gpucal.errors import GpucalError, OutputError, Unstackable
+from gpucal.errors import ConfigError, GpucalError, OutputError, Unstackable
 from gpucal.hints import did_you_mean, joined, near_planets
 from gpucal.inputs.dataset import open_dataset
 from gpucal.pipeline.calibrated import Calibrated
@@ -26,8 +27,9 @@ from gpucal.results.records import record_path
 from gpucal.results.stacking import one_by_one, stacked
 from gpucal.results.tables import Rows, curve_table, failure_table, item_table
 from gpucal.science.light_curves import Choices, LightCurve, white_light
+from gpucal.settings.arguments import path_of
 from gpucal.settings.calibration import Calibration
-from gpucal.settings.detectors import DETECTORS, ORDER, curve_name
+from gpucal.settings.detectors import DETECTORS, ORDER, curve_name, detector_of
 from gpucal.settings.ids import ItemId, as_id
 
 if TYPE_CHECKING:
@@ -68,8 +70,7 @@ class ResultArray:
     """
 
     def __init__(self, results: Results, detector: str, kind: str = "signal") -> None:
-        if detector not in DETECTORS:
-            raise KeyError(f"no detector {detector!r}; there are {', '.join(DETECTORS)}")
+        detector_of(detector)
         self._results = results
         self._detector = detector
         self._kind = kind
@@ -89,7 +90,11 @@ class ResultArray:
     def __getitem__(self, index: int | slice | tuple[Any, ...]) -> NDArray[Any]:
         first, rest = (index[0], index[1:]) if isinstance(index, tuple) else (index, ())
         if not isinstance(first, slice):
-            array = self._results._read(self._results.ids[first], self._detector, self._kind, mapped=bool(rest))
+            try:
+                number = operator.index(first)
+            except TypeError as error:
+                raise ConfigError(f"{self._detector}[{first!r}]: an index must be an integer or a slice") from error
+            array = self._results._read(self._results.ids[number], self._detector, self._kind, mapped=bool(rest))
             return np.array(array[rest]) if rest else array
         chosen = range(*first.indices(len(self)))
         read = chosen or range(len(self))[:1]  # an empty slice needs the shape of an observation
@@ -125,9 +130,9 @@ class Results:
 
     Parameters
     ----------
-    path : Path
+    path : str or Path
         The results folder.
-    *more : Path
+    *more : str or Path
         Further folders. The first one that has an item decides, whether the item is finished or failed there. They
         precede folders that are only noted.
     settings : str, optional
@@ -153,9 +158,11 @@ class Results:
     ((2, 282, 32), (2, 282, 32))
     """
 
-    def __init__(self, path: Path, *more: Path, settings: str | None = None) -> None:
-        self.path = path
-        found = gather(path, more, settings)
+    def __init__(self, path: str | Path, *more: str | Path, settings: str | None = None) -> None:
+        self.path = path = path_of("path", path)
+        if settings is not None and not isinstance(settings, str):
+            raise ConfigError(f"settings = {settings!r}: must be the hash of settings, a text")
+        found = gather(path, [path_of("more", one) for one in more], settings)
         self.elsewhere = found.elsewhere
         if not found.first and self.elsewhere:
             raise OutputError(missing(path, self.elsewhere))
@@ -180,7 +187,7 @@ class Results:
     def __contains__(self, key: object) -> bool:
         """Tell whether an observation is complete, by (planet, visit), or any observation of a planet, by its id."""
         if isinstance(key, tuple):
-            return _key(key) in self.ids
+            return self._knows(_key(key))
         wanted = as_id(key)
         return any(planet == wanted for planet, _ in self.ids)
 
@@ -785,11 +792,13 @@ class Results:
         return np.concatenate(parts, axis=1)
 
     def _record(self, key: tuple[int, int], detector: str) -> dict[str, Any]:
-        if detector not in DETECTORS:
-            raise KeyError(f"no detector {detector!r}; there are {', '.join(DETECTORS)}")
-        if (found := _key(key)) not in self.ids:
+        detector_of(detector)
+        if not self._knows(found := _key(key)):
             self._refuse(key)
         return self._records[ItemId(*found, detector)]
+
+    def _knows(self, key: object) -> bool:
+        return isinstance(key, tuple) and all(isinstance(part, int) for part in key) and key in self.ids
 
     def _refuse(self, key: object) -> NoReturn:
         """Raise the error for an observation that is not complete."""
@@ -868,7 +877,7 @@ def open_results(path: str | Path, *more: str | Path) -> Results:
     >>> res.ids
     [(20955726, 0), (2355445450, 0)]
     """
-    results = Results(Path(path), *map(Path, more))
+    results = Results(path, *more)
     if results.elsewhere:
         log.warning("%s", missing(results.path, results.elsewhere))
     return results

@@ -137,6 +137,7 @@ class _Work:
         if is_there and path.stat().st_mtime >= since:
             self.summary.done += 1
             self.summary.left -= 1
+            self.summary.end(item.id, "calibrated")
         else:
             is_kept = is_there and not self.job.overwrite
             self._record(Outcome(item, None if is_kept else error.at(str(item.id)), "", {}))
@@ -210,6 +211,7 @@ class _Work:
                 self._fail(outcome, error)
             elif result is None:
                 self.summary.skipped += 1
+                self.summary.end(item.id, "finished before")
             elif isinstance(result, InputError):
                 self._fail(outcome, result)
             else:
@@ -234,6 +236,7 @@ class _Work:
                     quality=on_quality,
                 )
                 self.summary.done += 1
+                self.summary.end(item.id, "calibrated")
                 self.summary.decoded(outcome.pages.ways)
                 self.summary.spent({**outcome.seconds, "write": time.perf_counter() - start})
                 self.took.append(time.monotonic() - self.ended)
@@ -251,6 +254,7 @@ class _Work:
         line = str(error) if isinstance(error, InputError) else f"{key}: {error}"
         log.error("%s", line)
         self.summary.failed[str(key)] = line
+        self.summary.end(key, "failed")
         if isinstance(error, OutputLost):
             self.summary.stopped = self._missing_space()
         # If another run has claimed the item, that run records its outcome. If no record can be written, see the log.

@@ -9,6 +9,7 @@ import difflib
 import hashlib
 import json
 import tomllib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from inspect import cleandoc
@@ -19,11 +20,12 @@ from typing import Any
 
 from gpucal.display.shown import MOST_CHARACTERS, Shown, listed, shortened
 from gpucal.errors import ConfigError
-from gpucal.settings.detectors import Detector
+from gpucal.settings.arguments import path_of, require_kind
+from gpucal.settings.detectors import Detector, detector_of
 from gpucal.settings.rules import OPEN, PRESET_SETTINGS
 from gpucal.settings.table import SETTINGS, Settings
 
-__all__ = ["PRESETS", "Calibration"]
+__all__ = ["PRESETS", "Calibration", "settings_of"]
 
 
 @dataclass(frozen=True, init=False, repr=False, eq=False)  # those of the table serve; made again, they take 2 ms
@@ -145,6 +147,8 @@ class Calibration(Settings):
         >>> gpucal.Calibration.from_dict({"preset": "ariel2024", "hot_sigma": 4})
         Calibration.preset('ariel2024').replace(hot_sigma=4.0)
         """
+        if not isinstance(settings, Mapping) or not all(isinstance(name, str) for name in settings):
+            raise ConfigError(f"settings = {settings!r}: must map names to values, such as {{'mask': False}}")
         named = dict(settings)
         base = cls.preset(named.pop("preset")) if "preset" in named else cls()
         return base.replace(**named)
@@ -269,7 +273,7 @@ class Calibration(Settings):
         >>> gpucal.Calibration(bins={"FGS1": "144s"}).pairs_per_bin(DETECTORS["FGS1"], 0.4)
         360
         """
-        bin_ = self.bins[detector.name] if self.binning else 1
+        bin_ = self.bins[detector_of(detector).name] if self.binning else 1
         if isinstance(bin_, int):
             return bin_
         pairs = round(float(bin_.removesuffix("s")) / pair_s) if pair_s > 0 else 0
@@ -286,6 +290,7 @@ class Calibration(Settings):
         >>> gpucal.Calibration(crop={"AIRS-CH0": (50, 60)}).cropped(DETECTORS["AIRS-CH0"]).width
         10
         """
+        detector = detector_of(detector)
         return replace(detector, crop=self.crop[detector.name])
 
 
@@ -313,10 +318,28 @@ if Calibration.__doc__:  # not under python -OO
     Calibration.__doc__ = _documented(Calibration.__doc__)
 
 
+def settings_of(settings: object, config: object, level: int = 3) -> Calibration:
+    """Return the settings of a call, which may have them under their old name ``config``, with a warning.
+
+    ``level`` is that of the public function's caller, for the warning. Raises ConfigError for both names, and for
+    another type.
+    """
+    if config is not None:
+        if settings is not None:
+            raise ConfigError("settings and config: give settings alone; config is its old name")
+        warnings.warn("config= is settings= now; the old name goes in 0.3", DeprecationWarning, stacklevel=level)
+        settings = config
+    if settings is None:
+        return Calibration()
+    require_kind("settings", settings, Calibration, "ds.settings(bins={'FGS1': '24s'})")
+    assert isinstance(settings, Calibration)
+    return settings
+
+
 def read_toml(path: str | Path) -> dict[str, Any]:
     """Read a TOML file into plain values, those of an ``[output]`` table included."""
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return tomllib.loads(path_of("path", path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}; give the path of a TOML file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

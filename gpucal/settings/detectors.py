@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from gpucal.errors import UnknownDetector
+from gpucal.hints import did_you_mean, near
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["DETECTORS", "ORDER", "Detector", "curve_name"]
+__all__ = ["DETECTORS", "ORDER", "Detector", "curve_name", "detector_of"]
 
 
 @dataclass(frozen=True)
@@ -144,3 +147,13 @@ def curve_name(detector: str, column: int | None) -> str:
     if column is None:
         return f"wl_{first}"
     return f"wl_{first + column - crop[0]}" if column in range(*crop) else f"{detector}_{column:03d}"
+
+
+def detector_of(detector: object) -> Detector:
+    """Return a detector, which may be given by its name; raises UnknownDetector for anything else."""
+    if isinstance(detector, Detector):
+        return detector
+    if not isinstance(detector, str) or detector not in DETECTORS:
+        hint = did_you_mean(near(detector, DETECTORS)) if isinstance(detector, str) else ""
+        raise UnknownDetector(f"no detector {detector!r}; there are {', '.join(DETECTORS)}{hint}")
+    return DETECTORS[detector]
