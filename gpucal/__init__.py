@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gpucal.results.submission import submission
     from gpucal.runs.run import run
     from gpucal.runs.summary import Summary
+    from gpucal.science import steps
     from gpucal.science.plan import DQ
     from gpucal.settings.calibration import Calibration
 
@@ -37,6 +38,7 @@ __all__ = [
     "open_dataset",
     "open_results",
     "run",
+    "steps",
     "stream",
     "submission",
 ]
@@ -64,8 +66,12 @@ _ROOMS = {
     "submission": "results.submission",
 }
 
+_MODULES = {"steps": "science.steps"}
+
 
 def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return importlib.import_module(f"gpucal.{_MODULES[name]}")
     if name not in _ROOMS:
         raise AttributeError(f"module 'gpucal' has no attribute {name!r}")
     return getattr(importlib.import_module(f"gpucal.{_ROOMS[name]}"), name)

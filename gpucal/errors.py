@@ -5,6 +5,7 @@ The line names the planet, the detector, the file, the problem and its mend, as 
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 __all__ = [
@@ -21,16 +22,33 @@ __all__ = [
     "OutputError",
     "OutputLost",
     "RunWarning",
+    "UnknownDetector",
     "Unstackable",
 ]
 
 
 class GpucalError(Exception):
-    """Base of everything gpucal raises on purpose."""
+    """Base of everything gpucal raises on purpose.
+
+    Examples
+    --------
+    >>> try:
+    ...     gpucal.open_dataset("nowhere")
+    ... except gpucal.GpucalError as error:
+    ...     print(error)
+    nowhere: does not exist; give the competition folder, which holds train/ or test/
+    """
 
 
 class ConfigError(GpucalError, ValueError):
     """A setting, or a combination of settings, is not possible."""
+
+
+class UnknownDetector(ConfigError, KeyError):
+    """There is no detector of that name."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # a KeyError would show it in quotes
 
 
 class DatasetError(GpucalError, LookupError):
@@ -80,6 +98,11 @@ class RunWarning(UserWarning):
     """A run left something undone; the line gives the number of items and the first cause."""
 
 
+# Planet, visit and detector, then a file, as the lines of an InputError begin.
+_WHERE = re.compile(r"(planet \d+ visit \d+ \S+): ")
+_FILE = re.compile(r"((?:.*?/)?[^/:]*\.(?:parquet|csv)|/[^:]*): ")
+
+
 class InputError(GpucalError, ValueError):
     """One observation's input is unusable: the error costs that observation, never the run.
 
@@ -105,6 +128,15 @@ class InputError(GpucalError, ValueError):
     def at(self, where: str) -> InputError:
         """Return the same error with planet, visit and detector in ``where``, unless they are known already."""
         return self if self.where else InputError(self.problem, self.mend, self.path, where)
+
+    @classmethod
+    def parsed(cls, line: str) -> InputError:
+        """Take apart a line that such an error printed; what cannot be found in it is empty."""
+        where = _WHERE.match(line)
+        rest = line[where.end() :] if where else line
+        path = _FILE.match(rest)
+        problem, _, mend = (rest[path.end() :] if path else rest).rpartition("; ")
+        return cls(problem or mend, mend if problem else "", Path(path[1]) if path else None, where[1] if where else "")
 
     def __str__(self) -> str:
         parts = [self.where, str(self.path) if self.path else "", self.problem]

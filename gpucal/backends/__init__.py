@@ -199,6 +199,16 @@ def load(name: str) -> Backend:
     return backend
 
 
+def named(name: object = None) -> str:
+    """Return the backend that is asked for by name or by GPUCAL_BACKEND; ConfigError is raised if there is none."""
+    wanted = name
+    if name is None or isinstance(name, str):
+        wanted = name or os.environ.get("GPUCAL_BACKEND") or "auto"
+    if not isinstance(wanted, str) or wanted not in ("auto", *PREFERENCE):
+        raise ConfigError(f"backend = {wanted!r}: must be one of auto, {', '.join(PREFERENCE)}")
+    return wanted
+
+
 def choose(name: str | None = None) -> Backend:
     """Choose a backend: by name, by the environment variable GPUCAL_BACKEND, or the fastest that can run here.
 
@@ -220,9 +230,7 @@ def choose(name: str | None = None) -> Backend:
     BackendUnavailable
         If the backend asked for by name cannot run here.
     """
-    wanted = name or os.environ.get("GPUCAL_BACKEND") or "auto"
-    if wanted not in ("auto", *PREFERENCE):
-        raise ConfigError(f"backend = {wanted!r}: must be one of auto, {', '.join(PREFERENCE)}")
+    wanted = named(name)
     if wanted != "auto":
         return load(wanted)
     reasons, level = [], logging.INFO

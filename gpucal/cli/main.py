@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import os
+import shlex
 import signal
 import sys
 import traceback
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 from gpucal._version import __version__
 from gpucal.cli.grouping import Kinds
 from gpucal.cli.parser import WRONG, parsed
-from gpucal.errors import GpucalError, OutputError
+from gpucal.errors import ConfigError, GpucalError, OutputError, OutputLost
 from gpucal.hints import blocking_file, did_you_mean, near_path
 from gpucal.runs.interrupts import SIGNALLED, Interrupts
 from gpucal.settings.options import output_from, settings_from
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from gpucal.inputs.dataset import Observation
     from gpucal.results.reader import Results
     from gpucal.runs.request import Request
+    from gpucal.runs.summary import Summary
 
 __all__ = ["console", "main"]
 
@@ -64,7 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         Exit code.
     """
-    arguments = parsed(sys.argv[1:] if argv is None else argv)
+    words = sys.argv[1:] if argv is None else argv
+    arguments = parsed(words)
+    arguments.command = shlex.join(["gpucal", *words])
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("gpucal: %(message)s"))
     log = logging.getLogger("gpucal")
@@ -132,7 +136,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     request = _request(arguments)
     with _client(arguments) as client, _grouped(arguments):
         watch = Watch(arguments.interrupts, deadline(arguments.time_limit))
-        summary = carry_out(request, watch, client=client, progress=sys.stderr.isatty())
+        summary = carry_out(request, watch, client=client, progress=True, command=arguments.command)
     if summary.stopped == "interrupted":
         if arguments.json:
             _say(json.dumps(summary.to_dict()))
@@ -140,11 +144,16 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     _say(
         json.dumps(summary.to_dict())
         if arguments.json
-        else f"{summary}. Results: {arguments.out}. Next: gpucal report {arguments.out}"
+        else f"{summary}. Results: {arguments.out}. Next: {_next(arguments, summary)}"
     )
     if summary.left and summary.stopped == "time limit":
         return LATE  # so that a script may repeat the run while items are left, even if some failed
     return FAILED if summary.failed else LATE if summary.left else DONE
+
+
+def _next(arguments: argparse.Namespace, summary: Summary) -> str:
+    """Name the next step after a run: the same command if something is left, else a look at the results."""
+    return "the same command continues" if summary.left else f"gpucal report {arguments.out}"
 
 
 def _request(arguments: argparse.Namespace) -> Request:
@@ -211,12 +220,18 @@ def _client(arguments: argparse.Namespace) -> AbstractContextManager[Any]:
 
 def _verify(arguments: argparse.Namespace) -> int:
     from gpucal.results.verify import verify
+    from gpucal.runs.progress import shown
 
     found, kinds = 0, Kinds()
-    for line in verify(arguments.out):
-        found += 1
-        if arguments.all or kinds.is_news(line):
-            _say(line)
+    with shown(0, "item") as show:
+
+        def tell(ended: int, total: int) -> None:
+            show(ended, found, total)
+
+        for line in verify(arguments.out, tell):
+            found += 1
+            if arguments.all or kinds.is_news(line):
+                _say(line)
     _say_rest(arguments, kinds, shown=True)
     mend = "; remove the files that do not match and run `gpucal calibrate` again" if found else ""
     _say(f"{arguments.out}: {found or 'no'} mismatch{'es' if found != 1 else ''}{mend}")
@@ -255,25 +270,33 @@ def _results(arguments: argparse.Namespace) -> Results:
 
 
 def _synth(arguments: argparse.Namespace) -> int:
+    from gpucal.runs.progress import shown
+    from gpucal.settings.detectors import DETECTORS
     from gpucal.synthetic.competition import synthesize
 
-    planets = synthesize(
-        arguments.out,
-        layout=arguments.layout,
-        planets=arguments.planets,
-        frames=arguments.frames,
-        seed=arguments.seed,
-        calibration=arguments.calibration,
-    )
+    files = arguments.planets * len(DETECTORS)
+    ended = iter(range(1, files + 1))
+    with shown(files, "file") as show:
+        planets = synthesize(
+            arguments.out,
+            layout=arguments.layout,
+            planets=arguments.planets,
+            frames=arguments.frames,
+            seed=arguments.seed,
+            calibration=arguments.calibration,
+            progress=lambda _: show(next(ended)),
+        )
     _say(f"planets {' '.join(map(str, planets))} in {arguments.out}, their truth in {arguments.out / 'truth'}")
     return DONE
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    from gpucal.synthetic.demo import demo
+    from gpucal.runs.progress import shown
+    from gpucal.synthetic.demo import STEPS, demo
 
-    for line in demo(arguments.out, arguments.frames):
-        _say(line)
+    with shown(STEPS, "step") as show:
+        for line in demo(arguments.out, arguments.frames, show):
+            _say(line)
     return DONE
 
 
@@ -362,23 +385,54 @@ def _bench(arguments: argparse.Namespace) -> int:
 
 def _export(arguments: argparse.Namespace) -> int:
     from gpucal.results.export import export
+    from gpucal.runs.progress import shown
 
     results = _results(arguments)
-    written = export(results, arguments.to, arguments.format, arguments.product)
+    with shown(0, "item") as show:
+        written = export(
+            results,
+            arguments.to,
+            arguments.format,
+            arguments.product,
+            lambda ended, total: show(ended, total=total),
+        )
     _say(f"{len(results)} observations in {', '.join(map(str, written[:4]))}{', ...' if len(written) > 4 else ''}")
     return DONE
 
 
 def _plot(arguments: argparse.Namespace) -> int:
-    from gpucal.results.plot import plot_light_curves
-    from gpucal.results.reader import ORDER
+    from gpucal.results.plot import save_observation, save_overview
+    from gpucal.results.reader import complete
 
-    results, key = _results(arguments), (arguments.planet, arguments.visit)
-    curves = {name: (results.axes(key, name)["time"], results.light_curve(key, name)) for name in ORDER}
-    picture = arguments.out / f"{arguments.planet}-{arguments.visit}.png"
-    plot_light_curves(picture, f"planet {arguments.planet} visit {arguments.visit}", curves)
-    _say(f"light curve in {picture}")
-    return DONE
+    if arguments.planet is None and arguments.visit is not None:
+        raise ConfigError("--visit: of which planet? write `gpucal plot OUT PLANET --visit N`")
+    if arguments.planet is not None and arguments.all:
+        raise ConfigError("PLANET and --all: one or the other")
+    results, to = _results(arguments), arguments.to or arguments.out
+    if arguments.planet is None and not arguments.all:
+        save_overview(results, to / "overview.png")
+        _say(f"white light of every observation in {to / 'overview.png'}")
+        return DONE
+    if not arguments.all:
+        key = (arguments.planet, arguments.visit or 0)
+        save_observation(results, key, _picture_of(to, key))
+        _say(f"light curve in {_picture_of(to, key)}")
+        return DONE
+    failed = 0
+    for key in complete(results):
+        try:
+            save_observation(results, key, _picture_of(to, key))
+        except OutputLost:
+            raise
+        except OutputError as error:  # a damaged observation costs its own picture
+            failed += 1
+            _say(f"gpucal: {error}", sys.stderr)
+    _say(f"{len(results) - failed} pictures in {to}")
+    return FAILED if failed else DONE
+
+
+def _picture_of(to: Path, key: tuple[int, int]) -> Path:
+    return to / f"{key[0]}-{key[1]}.png"
 
 
 _VERBS: Mapping[str, Callable[[argparse.Namespace], int]] = {
@@ -403,6 +457,8 @@ _READ_OUT = ("verify", "report", "export", "plot")
 def _say(line: str, stream: TextIO | None = None) -> None:
     stream = stream or sys.stdout
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    # A name of a file that is not UTF-8 is printed as on the standard error output, with backslashes.
-    stream.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
-    stream.flush()  # now, while signals and broken pipes are still handled
+    bars = sys.modules.get("tqdm")
+    with bars.tqdm.external_write_mode(stream) if bars else nullcontext():  # a bar stays below the line
+        # A name of a file that is not UTF-8 is printed as on the standard error output, with backslashes.
+        stream.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        stream.flush()  # now, while signals and broken pipes are still handled

@@ -225,7 +225,7 @@ def _parsers() -> tuple[_Parser, Mapping[str, _Parser]]:
         type=one_of(FORMATS),
         choices=[*FORMATS],
         default="cubes",
-        help="what to write; cubes by default; light curves need --variance, or --product light-curves, of calibrate",
+        help="what to write; cubes by default",
     )
     verb.add_argument(
         "--format",
@@ -236,10 +236,14 @@ def _parsers() -> tuple[_Parser, Mapping[str, _Parser]]:
     )
     _add_resume_from(verb, _TOO)
 
-    verb = _verb(verbs, "plot", "draw a calibrated planet's light curves")
-    verb.add_argument("out", metavar="OUT", type=location, help="results folder; the picture goes there too")
-    verb.add_argument("planet", metavar="PLANET", type=planet, help="the planet's id")
-    verb.add_argument("--visit", type=whole, default=0, metavar="N", help="number of the observation; 0 by default")
+    verb = _verb(verbs, "plot", "draw all calibrated observations in one picture, or one observation in detail")
+    verb.add_argument("out", metavar="OUT", type=location, help="results folder")
+    verb.add_argument(
+        "planet", metavar="PLANET", type=planet, nargs="?", help="draw this planet; without it, all in one picture"
+    )
+    verb.add_argument("--visit", type=whole, metavar="N", help="number of the planet's observation; 0 by default")
+    verb.add_argument("--all", action="store_true", help="draw every observation, a picture each")
+    verb.add_argument("--out", dest="to", type=location, metavar="DIR", help="folder of the pictures; by default OUT")
     _add_resume_from(verb, _TOO)
     return made, verbs.choices
 

@@ -26,6 +26,7 @@ from gpucal.settings.ids import as_id
 
 __all__ = [
     "DEGREE",
+    "FRAMES",
     "Adc",
     "AdcTable",
     "Axis",
@@ -152,6 +153,9 @@ _FRAMES: Mapping[str, _Frame] = MappingProxyType(
         "read": _Frame(is_required=False, least=0.0, must_be="finite and not negative"),
     }
 )
+
+FRAMES = tuple(_FRAMES)
+"""The names of the calibration files of one detector, without their ending."""
 
 
 def read_raw_frames(folder: Path) -> dict[str, bytes]:

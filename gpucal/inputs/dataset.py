@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from gpucal.errors import DatasetError
+from gpucal.display.shown import Shown, listed, shortened
+from gpucal.errors import ConfigError, DatasetError
 from gpucal.hints import did_you_mean, joined, near_path, near_planets
 from gpucal.inputs.calibration_files import (
     Adc,
@@ -33,8 +34,14 @@ from gpucal.inputs.calibration_files import (
     read_raw_frames,
 )
 from gpucal.inputs.files import leads_nowhere, missing, packed_beside
-from gpucal.settings.detectors import DETECTORS, Detector
+from gpucal.inputs.tables import label_table, observation_table, star_table
+from gpucal.settings.arguments import path_of
+from gpucal.settings.calibration import Calibration
+from gpucal.settings.detectors import DETECTORS, Detector, detector_of
 from gpucal.settings.ids import ItemId, as_id, why_no_id
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["SPLITS", "Dataset", "Observation", "is_competition", "open_dataset"]
 
@@ -103,7 +110,7 @@ _ITEM = re.compile(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Observation:
     """One visit of one planet, with the paths of its files. Making one reads nothing.
 
@@ -117,12 +124,35 @@ class Observation:
         Visit number, from 0.
     split : str
         ``'train'`` or ``'test'``.
+
+    Examples
+    --------
+    >>> ds = gpucal.open_dataset("ariel-data-challenge-2025")
+    >>> ds[20955726]
+    <gpucal Observation planet 20955726 visit 0
+      data set  ariel-data-challenge-2025, train
+      AIRS-CH0  ... MB of raw reads
+      FGS1      ... MB of raw reads>
     """
 
     dataset: Dataset = field(repr=False)
     planet: int
     visit: int
     split: str
+
+    def __repr__(self) -> str:
+        return self._shown().text()
+
+    def _repr_html_(self) -> str:
+        return self._shown().html()
+
+    def _shown(self) -> Shown:
+        facts = {"data set": f"{shortened(str(self.dataset.path), 60)}, {self.split}"}
+        for detector in DETECTORS.values():
+            signal, calibration = self.signal_path(detector), self.calibration_path(detector)
+            size = f"{signal.stat().st_size / 1e6:,.1f} MB of raw reads" if signal.is_file() else "no raw reads"
+            facts[detector.name] = size + ("" if calibration.is_dir() else ", no calibration frames")
+        return Shown(f"Observation planet {self.planet} visit {self.visit}", facts)
 
     @property
     def key(self) -> Key:
@@ -136,13 +166,13 @@ class Observation:
     def _suffix(self) -> str:
         return self.dataset.layout.suffix.format(visit=self.visit)
 
-    def where(self, detector: Detector) -> str:
+    def where(self, detector: Detector | str) -> str:
         """Return planet, visit and detector, for messages.
 
         Parameters
         ----------
-        detector : Detector
-            The detector.
+        detector : Detector or str
+            The detector, or its name.
 
         Returns
         -------
@@ -151,58 +181,58 @@ class Observation:
         """
         return str(self.item(detector))
 
-    def item(self, detector: Detector) -> ItemId:
+    def item(self, detector: Detector | str) -> ItemId:
         """Return the id of what is made of the reads of one detector.
 
         Parameters
         ----------
-        detector : Detector
-            The detector.
+        detector : Detector or str
+            The detector, or its name.
 
         Returns
         -------
         ItemId
             Its text is `where`.
         """
-        return ItemId(self.planet, self.visit, detector.name)
+        return ItemId(self.planet, self.visit, detector_of(detector).name)
 
-    def signal_path(self, detector: Detector) -> Path:
+    def signal_path(self, detector: Detector | str) -> Path:
         """Return the path of the raw reads.
 
         Parameters
         ----------
-        detector : Detector
-            The detector.
+        detector : Detector or str
+            The detector, or its name.
 
         Returns
         -------
         Path
             A Parquet file, which may be missing.
         """
-        return self._folder / f"{detector.name}_signal{self._suffix()}.parquet"
+        return self._folder / f"{detector_of(detector).name}_signal{self._suffix()}.parquet"
 
-    def calibration_path(self, detector: Detector) -> Path:
+    def calibration_path(self, detector: Detector | str) -> Path:
         """Return the path of the calibration frames.
 
         Parameters
         ----------
-        detector : Detector
-            The detector.
+        detector : Detector or str
+            The detector, or its name.
 
         Returns
         -------
         Path
             A folder, which may be missing.
         """
-        return self._folder / f"{detector.name}_calibration{self._suffix()}"
+        return self._folder / f"{detector_of(detector).name}_calibration{self._suffix()}"
 
-    def files(self, detector: Detector) -> dict[str, str]:
+    def files(self, detector: Detector | str) -> dict[str, str]:
         """Name the inputs of one detector, as paths inside the data set.
 
         Parameters
         ----------
-        detector : Detector
-            The detector.
+        detector : Detector or str
+            The detector, or its name.
 
         Returns
         -------
@@ -213,13 +243,13 @@ class Observation:
         names = {name: path.relative_to(self.dataset.path).as_posix() for name, path in paths.items()}
         return {**names, "adc": self.dataset.layout.adc.format(split=self.split), "axes": _AXES}
 
-    def frames(self, detector: Detector) -> CalibrationFrames:
+    def frames(self, detector: Detector | str) -> CalibrationFrames:
         """Return the calibration frames, read and validated; files with the same content are parsed once.
 
         Parameters
         ----------
-        detector : Detector
-            The detector.
+        detector : Detector or str
+            The detector, or its name.
 
         Returns
         -------
@@ -231,15 +261,15 @@ class Observation:
         InputError
             If a file is missing, unreadable, or of the wrong shape or type.
         """
-        return self.dataset._calibration_frames(self.calibration_path(detector), detector)
+        return self.dataset._calibration_frames(self.calibration_path(detector), detector_of(detector))
 
-    def adc(self, detector: Detector) -> Adc:
+    def adc(self, detector: Detector | str) -> Adc:
         """Look up gain and offset.
 
         Parameters
         ----------
-        detector : Detector
-            The detector.
+        detector : Detector or str
+            The detector, or its name.
 
         Returns
         -------
@@ -251,15 +281,15 @@ class Observation:
         InputError
             If the planet is not in the ADC table, or its gain or offset is not usable.
         """
-        return self.dataset._adc_of(self.planet, self.split, detector)
+        return self.dataset._adc_of(self.planet, self.split, detector_of(detector))
 
-    def axis(self, detector: Detector) -> Axis:
+    def axis(self, detector: Detector | str) -> Axis:
         """Return the time, wavelength and integration time axes of ``axis_info.parquet``.
 
         Parameters
         ----------
-        detector : Detector
-            The detector.
+        detector : Detector or str
+            The detector, or its name.
 
         Returns
         -------
@@ -271,7 +301,7 @@ class Observation:
         InputError
             If a column is missing or unusable.
         """
-        return self.dataset._axis_of(detector)
+        return self.dataset._axis_of(detector_of(detector))
 
 
 class Dataset:
@@ -279,7 +309,7 @@ class Dataset:
 
     Parameters
     ----------
-    path : Path
+    path : str or Path
         The folder that holds ``train/`` or ``test/``, the ADC table and ``axis_info.parquet``.
     split : {'train', 'test'}, optional
         Only this split; by default all splits in the folder.
@@ -288,10 +318,22 @@ class Dataset:
     ------
     DatasetError
         If the folder is not a competition folder.
+
+    Examples
+    --------
+    >>> ds = gpucal.open_dataset("ariel-data-challenge-2025")
+    >>> ds
+    <gpucal Dataset ariel-data-challenge-2025: 2025 layout, 2 observations>
+    >>> [obs.key for obs in ds]
+    [(20955726, 0), (2355445450, 0)]
+    >>> ds[20955726].visit, 20955726 in ds, len(ds)
+    (0, True, 2)
     """
 
-    def __init__(self, path: Path, split: str | None = None) -> None:
-        self.path = path
+    def __init__(self, path: str | Path, split: str | None = None) -> None:
+        self.path = path = path_of("path", path)
+        if split is not None and not isinstance(split, str):
+            raise ConfigError(f"split = {split!r}: must be {joined(SPLITS)}")
         splits = [name for name in ([split] if split else SPLITS) if (path / name).is_dir()]
         if not splits:
             raise DatasetError(f"{path}: {_why_no_competition(path, split)}")
@@ -328,6 +370,8 @@ class Dataset:
     def __getitem__(self, key: int | Key) -> Observation:
         found = self._find(key)
         if found is None:
+            if isinstance(key, tuple) and len(key) != 2:
+                raise DatasetError(f"{self.path}: no observation {key!r}; write ds[planet] or ds[planet, visit]")
             planet, visit = key if isinstance(key, tuple) else (key, 0)
             what = f"planet {planet}" + (f" visit {visit}" if isinstance(key, tuple) else "")
             kind = why_no_id(planet)
@@ -361,7 +405,94 @@ class Dataset:
         return {**vars(self), "_frames": {}, "_axes": {}, "_adc": {}}
 
     def __repr__(self) -> str:
-        return f"<gpucal Dataset {self.path}: {self.layout.name} layout, {len(self)} observations>"
+        return Shown(self._title).text()
+
+    def _repr_html_(self) -> str:
+        splits = Counter(obs.split for obs in self)
+        facts = {split: f"{count:,} observations" for split, count in splits.items()}
+        facts |= {"planets": listed([*map(str, self.planets)], 5), "preset": self.layout.preset}
+        facts["tables"] = ", ".join(name for name in ("table()", "stars()", "labels()"))
+        return Shown(self._title, facts).html()
+
+    @property
+    def _title(self) -> str:
+        return f"Dataset {shortened(str(self.path), 400)}: {self.layout.name} layout, {len(self)} observations"
+
+    def _ipython_key_completions_(self) -> list[int | Key]:
+        return [*self.planets, *(key for key in self._observations if key[1])]
+
+    def table(self) -> pd.DataFrame:
+        """List the observations, with what their files hold.
+
+        Returns
+        -------
+        DataFrame
+            A row for each observation: ``planet_id``, ``visit``, ``split``, ``files`` (of signal and calibration that
+            are there), ``frames`` (of AIRS-CH0, as its file says) and ``frames_FGS1``. Frames are missing values where
+            a file is missing or damaged; ``gpucal check`` says why.
+
+        Examples
+        --------
+        >>> ds = gpucal.open_dataset("ariel-data-challenge-2025")
+        >>> ds.table()
+            planet_id  visit  split  files  frames  frames_FGS1
+        0    20955726      0  train     12     120         1440
+        1  2355445450      0  train     12     120         1440
+        """
+        return observation_table([*self])
+
+    def stars(self) -> pd.DataFrame:
+        """Read what is known of the stars and orbits.
+
+        Returns
+        -------
+        DataFrame
+            A row for each planet: ``planet_id`` and the columns of ``train_star_info.csv``; in 2024 ``star``, the
+            number of the star, of ``train_adc_info.csv``.
+
+        Raises
+        ------
+        DatasetError
+            If there is no such table.
+        InputError
+            If a table cannot be read, or a line in it is not usable.
+
+        Examples
+        --------
+        >>> ds = gpucal.open_dataset("ariel-data-challenge-2025")
+        >>> list(ds.stars())
+        ['planet_id', 'Rs', 'Ms', 'Ts', 'Mp', 'e', 'P', 'sma', 'i']
+        >>> len(ds.table().merge(ds.stars()))
+        2
+        """
+        return star_table(self.path, self.layout.name, {obs.planet: obs.split for obs in self})
+
+    def labels(self) -> pd.DataFrame:
+        """Read the true spectra of the train planets.
+
+        Returns
+        -------
+        DataFrame
+            A row for each planet that has one: ``planet_id``, then ``wl_1`` (FGS1) and so on, transit depths.
+            ``attrs["wavelengths"]`` has the wavelength of each column, µm, if ``wavelengths.csv`` is there.
+
+        Raises
+        ------
+        DatasetError
+            If there are no labels, as for the test planets.
+        InputError
+            If a table cannot be read, or a line in it is not usable.
+
+        Examples
+        --------
+        >>> ds = gpucal.open_dataset("ariel-data-challenge-2025")
+        >>> labels = ds.labels()
+        >>> labels.shape
+        (2, 284)
+        >>> round(labels.attrs["wavelengths"]["wl_2"], 3)
+        3.895
+        """
+        return label_table(self.path, self.layout.name, self.planets)
 
     @property
     def planets(self) -> list[int]:
@@ -380,9 +511,41 @@ class Dataset:
         -------
         list of int
             Empty if the planet is not in the folder.
+
+        Examples
+        --------
+        >>> ds = gpucal.open_dataset("ariel-data-challenge-2025")
+        >>> ds.visits(20955726)
+        [0]
         """
         wanted = as_id(planet)
         return [visit for found, visit in self._observations if found == wanted]
+
+    def settings(self, **changes: object) -> Calibration:
+        """Return the settings of the data set's preset, with changes.
+
+        Parameters
+        ----------
+        **changes
+            Setting name to new value, see `gpucal.Calibration`. Of settings by detector, such as ``bins``, the
+            detectors that are not named keep theirs.
+
+        Returns
+        -------
+        Calibration
+            The settings, for `gpucal.run`, `gpucal.calibrate` and `gpucal.stream`.
+
+        Raises
+        ------
+        ConfigError
+            If a name is unknown or a value is not possible.
+
+        Examples
+        --------
+        >>> settings = ds.settings(bins={"FGS1": "24s"}, linearity=False)  # doctest: +SKIP
+        >>> gpucal.run(ds, "out", settings)  # doctest: +SKIP
+        """
+        return Calibration.preset(self.layout.preset).replace(**changes)
 
     def _calibration_frames(self, folder: Path, detector: Detector) -> CalibrationFrames:
         raw = read_raw_frames(folder)
@@ -429,9 +592,17 @@ def open_dataset(path: str | Path, split: str | None = None) -> Dataset:
     ------
     DatasetError
         If the folder is not a competition folder, or a planet is in both splits and none was chosen.
+
+    Examples
+    --------
+    >>> ds = gpucal.open_dataset("ariel-data-challenge-2025")
+    >>> ds.planets
+    [20955726, 2355445450]
+    >>> gpucal.open_dataset("ariel-data-challenge-2025", split="train")
+    <gpucal Dataset ariel-data-challenge-2025: 2025 layout, 2 observations>
     """
     try:
-        return Dataset(Path(path), split)
+        return Dataset(path_of("path", path), split)
     except OSError as error:
         reason = error.strerror or error
         raise DatasetError(f"{path}: cannot be read ({reason}); give a competition folder that can") from error

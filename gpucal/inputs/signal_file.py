@@ -25,12 +25,24 @@ from numpy.typing import NDArray
 from gpucal.errors import InputError
 from gpucal.inputs.counts import Block, decode_counts, parse_metadata, typed_errors
 from gpucal.inputs.files import AGAIN, missing, open_regular, shortened
-from gpucal.inputs.parquet.footer import MAGIC, MOST_FOR_ARROW, Footer, check_length, end_of, footer_length
+from gpucal.inputs.parquet.footer import (
+    MAGIC,
+    MOST_FOR_ARROW,
+    Footer,
+    check_length,
+    count_rows,
+    end_of,
+    footer_length,
+)
 from gpucal.inputs.parquet.pages import PageTable, check_chunks, page_table, read_footer, unfit_columns
 from gpucal.inputs.parquet.tables import pixel_columns
+from gpucal.inputs.parquet.thrift import Unreadable
 from gpucal.settings.detectors import Detector
 
-__all__ = ["Loaded", "Signal", "ends_of", "fingerprint_of", "open_signal"]
+__all__ = ["Loaded", "Signal", "ends_of", "fingerprint_of", "frames_in", "open_signal"]
+
+# Bytes of a footer that hold the schema of AIRS-CH0, as most writers have it.
+_SCHEMA = 2**19
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,6 +246,25 @@ def fingerprint_of(path: Path) -> str:
             return _fingerprint(end_of(stream, path), stream.seek(0, 2))
     except OSError as error:
         raise _unreadable(error, path) from error
+
+
+def frames_in(path: Path) -> int:
+    """Return the number of frames that a signal file's footer gives, without checking the rest of it.
+
+    Raises InputError if the file is missing, or its footer cannot be read.
+    """
+    try:
+        with BufferedReader(open_regular(path)) as stream:
+            length = footer_length(stream, path)
+            for size in (min(_SCHEMA, length), length):
+                stream.seek(-8 - length, 2)
+                try:
+                    return count_rows(stream.read(size) + bytes(8), size)
+                except Unreadable as error:
+                    problem = f"is not a readable Parquet file: its footer {error}"
+    except OSError as error:
+        raise missing(path, "signal") if isinstance(error, FileNotFoundError) else _unreadable(error, path) from error
+    raise InputError(problem, AGAIN, path)
 
 
 def ends_of(path: Path, name: str) -> tuple[int, int, bool]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain, islice, repeat
 from numbers import Integral
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
@@ -14,12 +15,14 @@ from numpy.typing import DTypeLike
 
 from gpucal.backends import Pages, choose
 from gpucal.errors import ConfigError, InputError
-from gpucal.inputs.dataset import Observation
+from gpucal.inputs.dataset import Dataset, Observation, open_dataset
 from gpucal.pipeline.calibrated import Calibrated
 from gpucal.pipeline.machine import usable_cores
+from gpucal.pipeline.memory import checked_memory
 from gpucal.pipeline.stream import AHEAD, Item, Pipeline, open_items
-from gpucal.settings.calibration import Calibration
-from gpucal.settings.detectors import DETECTORS
+from gpucal.settings.arguments import require_kind, require_switches
+from gpucal.settings.calibration import Calibration, settings_of
+from gpucal.settings.detectors import DETECTORS, Detector, detector_of
 
 __all__ = ["calibrate", "checked_dtype", "checked_threads", "decoded_pages", "stream"]
 
@@ -27,12 +30,13 @@ __all__ = ["calibrate", "checked_dtype", "checked_threads", "decoded_pages", "st
 def calibrate(
     obs: Observation,
     detector: str,
-    config: Calibration | None = None,
+    settings: Calibration | None = None,
     *,
     backend: str | None = None,
     device: bool = False,
     dtype: DTypeLike = np.float64,
     workers: int | None = None,
+    config: Calibration | None = None,
 ) -> Calibrated:
     """Calibrate one detector of one observation.
 
@@ -44,8 +48,9 @@ def calibrate(
         An observation of a data set that `gpucal.open_dataset` opened.
     detector : {'AIRS-CH0', 'FGS1'}
         The detector's name.
-    config : Calibration, optional
-        Settings. Those left open take the preset of the data set's layout; by default all are left open.
+    settings : Calibration, optional
+        Settings, such as ``obs.dataset.settings(bins={'FGS1': '24s'})``. Those left open take the preset of the data
+        set's layout; by default all are left open.
     backend : {'auto', 'cupy', 'numba', 'numpy'}, optional
         The backend that computes. By default GPUCAL_BACKEND, else the fastest that can run here.
     device : bool
@@ -54,6 +59,8 @@ def calibrate(
         Type of the result, float64 or float32. The arithmetic is always float64.
     workers : int, optional
         Threads that decode and bin. By default one per usable core.
+    config : Calibration, optional
+        The old name of ``settings``.
 
     Returns
     -------
@@ -63,56 +70,103 @@ def calibrate(
     Raises
     ------
     ConfigError
-        If the detector or dtype is unknown.
+        If the detector or dtype is unknown, or an argument is of a wrong type.
     BackendUnavailable
         If the chosen backend cannot run here.
     InputError
         If the observation's files cannot be used.
+
+    Examples
+    --------
+    >>> obs = gpucal.open_dataset("ariel-data-challenge-2025")[20955726]
+    >>> cal = gpucal.calibrate(obs, "AIRS-CH0")
+    >>> cal.signal.shape
+    (2, 282, 32)
+    >>> gpucal.calibrate(obs, "FGS1", gpucal.Calibration(bins={"FGS1": "24s"})).signal.shape
+    (12, 32, 32)
     """
-    (cal,) = stream([obs], detector, config, backend=backend, device=device, dtype=dtype, workers=workers)
+    require_kind("obs", obs, Observation, "ds[17]")
+    asked = settings_of(settings, config)
+    (cal,) = stream([obs], detector, asked, backend=backend, device=device, dtype=dtype, workers=workers)
     return cal
 
 
 def stream(
-    observations: Iterable[Observation],
+    observations: Iterable[Observation] | str | Path,
     detector: str,
-    config: Calibration | None = None,
+    settings: Calibration | None = None,
     *,
     backend: str | None = None,
     device: bool = False,
     dtype: DTypeLike = np.float64,
     workers: int | None = None,
-    memory: int | None = None,
+    memory: int | str | None = None,
+    config: Calibration | None = None,
 ) -> Iterator[Calibrated]:
     """Calibrate observations in order. The next ones are read and decoded while the caller uses one.
 
     Parameters
     ----------
-    observations : iterable of Observation
-        The observations, such as a `Dataset`.
+    observations : iterable of Observation, or str or Path
+        The observations, such as a `Dataset` or its path.
     detector : {'AIRS-CH0', 'FGS1'}
         The detector's name.
-    config, backend, device, dtype, workers
+    settings, backend, device, dtype, workers, config
         As for `calibrate`.
-    memory : int, optional
+    memory : int or str, optional
         As for `run`.
 
-    Yields
-    ------
-    Calibrated
+    Returns
+    -------
+    iterator of Calibrated
         One result per observation.
+
+    Raises
+    ------
+    ConfigError, BackendUnavailable, InputError
+        As for `calibrate`. Those of observations come when their turn has come.
+
+    Examples
+    --------
+    >>> ds = gpucal.open_dataset("ariel-data-challenge-2025")
+    >>> for cal in gpucal.stream(ds, "FGS1"):
+    ...     print(cal.planet, cal.signal.shape)
+    20955726 (2, 32, 32)
+    2355445450 (2, 32, 32)
     """
-    if detector not in DETECTORS:
-        raise ConfigError(f"no detector {detector!r}; there are {', '.join(DETECTORS)}")
-    kind, threads = checked_dtype(dtype), checked_threads(workers)
-    asked = config or Calibration()
-    settings = ((obs, asked.filled(obs.dataset.layout.preset)) for obs in observations)
-    items = (Item(obs, filled.cropped(DETECTORS[detector]), filled) for obs, filled in settings)
+    asked, named = settings_of(settings, config), detector_of(detector)
+    require_switches(device=device)
+    kind, threads, limit = checked_dtype(dtype), checked_threads(workers), checked_memory(memory)
+    if isinstance(observations, (str, Path)):
+        observations = open_dataset(observations)
+    if not isinstance(observations, Iterable):
+        require_kind("observations", observations, Dataset, "gpucal.open_dataset('data')")
+    return _streamed(
+        observations, named, asked, "cupy" if device and backend is None else backend, device, kind, threads, limit
+    )
+
+
+def _streamed(
+    observations: Iterable[Observation],
+    detector: Detector,
+    asked: Calibration,
+    backend: str | None,
+    device: bool,
+    kind: np.dtype[Any],
+    threads: int,
+    memory: int | None,
+) -> Iterator[Calibrated]:
+    def item_of(obs: Observation) -> Item:
+        require_kind("observations", obs, Observation, "ds[17]")
+        filled = asked.filled(obs.dataset.layout.preset)
+        return Item(obs, filled.cropped(detector), filled)
+
+    items = map(item_of, observations)
     # This thread asks the caller's iterable, which may belong to it; the pipeline's reader opens what it gives.
     waiting: SimpleQueue[Item | None] = SimpleQueue()
     for item in islice(chain(items, repeat(None)), AHEAD):  # None is the end
         waiting.put(item)
-    computes = choose("cupy" if device and backend is None else backend)
+    computes = choose(backend)
     opened = open_items(iter(waiting.get, None))
     with (
         Pipeline(opened, computes, dtype=kind, threads=threads, memory=memory, device=device) as pipeline,

@@ -10,22 +10,36 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from gpucal.errors import ConfigError, OutputError
+from gpucal.display.shown import Shown
+from gpucal.display.svg import white_light as white_light_svg
+from gpucal.errors import ConfigError, GpucalError, OutputError
+from gpucal.pipeline.plots import Curves, draw, new_figure
 from gpucal.science.bad_pixels import unusable
-from gpucal.science.light_curves import Aperture, Choices, LightCurve, light_curve, light_curve_with_errors
+from gpucal.science.light_curves import (
+    Aperture,
+    Choices,
+    LightCurve,
+    light_curve,
+    light_curve_of_plan,
+    light_curve_with_errors,
+    white_light,
+)
 from gpucal.science.noise import noise_excess, read_variance, variance
-from gpucal.science.plan import Plan
+from gpucal.science.plan import DQ, Plan
+from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import Detector
 from gpucal.settings.ids import ItemId
 
 if TYPE_CHECKING:
     import xarray
     from astropy.nddata import NDData
+    from matplotlib.axes import Axes
+    from matplotlib.figure import FigureBase
 
 __all__ = ["Calibrated", "arrays_of"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Calibrated:
     """One detector of one observation, calibrated and binned.
 
@@ -56,6 +70,23 @@ class Calibrated:
         The same for `read_variance`.
     time_bounds : ndarray of float64, shape (time, 2), optional
         Times of the first and the last read of each bin, hours; None in folders that older versions wrote.
+    stored_light_curve : callable, optional
+        Reads the light curves with errors that a results folder holds beside the signal.
+
+    Examples
+    --------
+    >>> obs = gpucal.open_dataset("ariel-data-challenge-2025")[20955726]
+    >>> cal = gpucal.calibrate(obs, "AIRS-CH0")
+    >>> cal
+    <gpucal Calibrated planet 20955726 visit 0 AIRS-CH0
+      signal      (2, 282, 32) (time, wavelength, spatial), electrons, float64
+      time        0.01937 to 0.05938 h
+      wavelength  3.895 to 1.952 µm
+      flags       ... of 9,024 pixels: DEAD ...
+      settings    ariel2025
+      made        ..., gpucal ...>
+    >>> cal.variance.shape, cal.mask.shape
+    ((2, 282, 32), (282, 32))
     """
 
     planet: int
@@ -70,6 +101,7 @@ class Calibrated:
     stored_variance: Callable[[], NDArray[Any]] | None = field(default=None, repr=False)
     stored_read_variance: Callable[[], NDArray[Any]] | None = field(default=None, repr=False)
     time_bounds: NDArray[np.float64] | None = field(default=None, repr=False)
+    stored_light_curve: Callable[[], LightCurve] | None = field(default=None, repr=False)
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -136,10 +168,20 @@ class Calibrated:
             If a choice is not possible.
         OutputError
             If weights need a variance that was not stored.
+
+        Examples
+        --------
+        >>> obs = gpucal.open_dataset("ariel-data-challenge-2025")[20955726]
+        >>> cal = gpucal.calibrate(obs, "AIRS-CH0")
+        >>> cal.light_curve().shape, cal.light_curve(rows=(8, 24)).shape
+        ((2, 282), (2, 282))
         """
         aperture = self._aperture(choices)
-        variances = self.variance if aperture.weights == "variance" else None
-        return light_curve(self.signal, self.dq, aperture, variances)
+        if aperture.weights != "variance":
+            return light_curve(self.signal, self.dq, aperture)
+        if self.plan is None and self.stored_variance is None and self._is_stored(aperture):
+            return self.light_curve_with_errors().flux
+        return light_curve(self.signal, self.dq, aperture, self.variance)
 
     def light_curve_with_errors(self, **choices: Unpack[Choices]) -> LightCurve:
         """Sum the signal over usable pixels, with errors.
@@ -157,9 +199,26 @@ class Calibrated:
         Raises
         ------
         ConfigError, OutputError
-            As for `light_curve`; errors need the variance too.
+            As for `light_curve`. From a results folder, errors for other choices than those of the settings need its
+            variance too.
+
+        Examples
+        --------
+        >>> obs = gpucal.open_dataset("ariel-data-challenge-2025")[20955726]
+        >>> cal = gpucal.calibrate(obs, "AIRS-CH0")
+        >>> flux, error = cal.light_curve_with_errors()
+        >>> bool((error < flux).all())
+        True
         """
-        return light_curve_with_errors(self.signal, self.dq, self._aperture(choices), self.variance)
+        aperture = self._aperture(choices)
+        if self.stored_light_curve is not None and self._is_stored(aperture):
+            return self.stored_light_curve()
+        if self.plan is not None and aperture.weights == "plain" and isinstance(self.signal, np.ndarray):
+            return light_curve_of_plan(self.signal, self.dq, aperture, self.plan)
+        return light_curve_with_errors(self.signal, self.dq, aperture, self.variance)
+
+    def _is_stored(self, aperture: Aperture) -> bool:
+        return self.stored_light_curve is not None and aperture == self._aperture({})
 
     def _aperture(self, choices: Choices) -> Aperture:
         if unknown := choices.keys() - Choices.__annotations__.keys():
@@ -190,8 +249,15 @@ class Calibrated:
         ------
         ConfigError
             If ``per`` is neither of the two.
+
+        Examples
+        --------
+        >>> obs = gpucal.open_dataset("ariel-data-challenge-2025")[20955726]
+        >>> cal = gpucal.calibrate(obs, "AIRS-CH0")
+        >>> cal.noise_excess(per="wavelength").shape
+        (282,)
         """
-        if per not in ("pixel", "wavelength"):
+        if not isinstance(per, str) or per not in ("pixel", "wavelength"):
             raise ConfigError(f"per = {per!r}: must be one of pixel, wavelength")
         if per == "pixel":
             excess: NDArray[np.float64] = noise_excess(self.signal, self.variance)
@@ -200,6 +266,71 @@ class Calibrated:
         of_curves: NDArray[np.float64] = noise_excess(curve.flux, curve.error**2)
         return of_curves
 
+    def plot(self, figure: FigureBase | None = None) -> dict[str, Axes]:
+        """Draw the product: white light with errors and scatter, wavelengths over time, mean spectrum, flags.
+
+        Parameters
+        ----------
+        figure : matplotlib Figure or SubFigure, optional
+            An empty one with a constrained layout; by default a new one of ``matplotlib.pyplot``.
+
+        Returns
+        -------
+        dict of str to Axes
+            ``white``, ``residuals``, ``flags``, and ``image`` and ``spectrum``, or ``mean`` for FGS1.
+
+        Raises
+        ------
+        MissingExtra
+            If matplotlib is not installed.
+
+        Examples
+        --------
+        >>> obs = gpucal.open_dataset("ariel-data-challenge-2025")[20955726]
+        >>> cal = gpucal.calibrate(obs, "AIRS-CH0")
+        >>> axes = cal.plot()
+        >>> sorted(axes)
+        ['flags', 'image', 'residuals', 'spectrum', 'white']
+        >>> axes["white"].figure.figure.savefig("light-curve.png")
+        """
+        drawn = draw(new_figure(8.0) if figure is None else figure, self.where, [self.to_host()._curves()])
+        return drawn[self.detector.name]
+
+    def _curves(self) -> Curves:
+        """Compute what is drawn, with errors where a variance is known."""
+        has_errors = any(of is not None for of in (self.plan, self.stored_variance, self.stored_light_curve))
+        flux, error = self.light_curve_with_errors() if has_errors else (self.light_curve(), None)
+        with np.errstate(invalid="ignore", over="ignore"):  # of bad pixels
+            image = np.where(self.mask, np.nan, self.signal.mean(axis=0, dtype=np.float64))
+        return Curves(self.detector, self.time, flux, error, self.wavelength, self.dq, image)
+
+    def __repr__(self) -> str:
+        return self._shown().text()
+
+    def _repr_html_(self) -> str:
+        shown = self._shown()
+        if not isinstance(self.signal, np.ndarray):
+            return Shown(shown.title, {**shown.facts, "white light": "on the device; to_host() copies it"}).html()
+        try:
+            white, _ = white_light(self.light_curve())
+        except GpucalError as error:
+            return Shown(shown.title, {**shown.facts, "white light": str(error)}).html()
+        return Shown(shown.title, shown.facts, white_light_svg({self.detector.name: (self.time, white)})).html()
+
+    def _shown(self) -> Shown:
+        axes = "(time, x, y)" if self.detector.photometer else "(time, wavelength, spatial)"
+        counts = {str(flag.name): int(((self.dq & np.uint8(flag)) != 0).sum()) for flag in DQ}
+        flags = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
+        facts = {"signal": f"{self.signal.shape} {axes}, electrons, {self.signal.dtype}"}
+        facts |= {
+            name: _span(values, unit) for (name, values), unit in zip(self.axes.items(), ("h", "µm"), strict=False)
+        }
+        facts["flags"] = f"{int((self.dq != 0).sum()):,} of {self.dq.size:,} pixels" + (f": {flags}" if flags else "")
+        history = self.provenance
+        facts["settings"] = Calibration.from_dict(history["settings"]).summary
+        facts["made"] = f"{history['created']}, gpucal {history['version']}, {history['backend']}"
+        return Shown(f"Calibrated {self.where}", facts)
+
     def to_host(self) -> Calibrated:
         """Copy a result that was left on a device to NumPy arrays.
 
@@ -207,6 +338,13 @@ class Calibrated:
         -------
         Calibrated
             The copy, or this object if its arrays are NumPy arrays.
+
+        Examples
+        --------
+        >>> obs = gpucal.open_dataset("ariel-data-challenge-2025")[20955726]
+        >>> cal = gpucal.calibrate(obs, "AIRS-CH0")
+        >>> cal.to_host() is cal  # it was not left on a device
+        True
         """
         signal = self.signal
         if isinstance(signal, np.ndarray):
@@ -220,6 +358,13 @@ class Calibrated:
         -------
         NDData
             Axes (time, wavelength, spatial); see `gpucal.pipeline.convert.to_nddata`.
+
+        Examples
+        --------
+        >>> obs = gpucal.open_dataset("ariel-data-challenge-2025")[20955726]
+        >>> cal = gpucal.calibrate(obs, "AIRS-CH0")
+        >>> cal.to_nddata().unit
+        Unit("electron")
         """
         from gpucal.pipeline.convert import to_nddata
 
@@ -232,6 +377,13 @@ class Calibrated:
         -------
         xarray.Dataset
             ``signal``, ``variance``, ``dq``; see `gpucal.pipeline.convert.to_xarray`.
+
+        Examples
+        --------
+        >>> obs = gpucal.open_dataset("ariel-data-challenge-2025")[20955726]
+        >>> cal = gpucal.calibrate(obs, "AIRS-CH0")
+        >>> cal.to_xarray()["signal"].dims
+        ('time', 'wavelength', 'spatial')
         """
         from gpucal.pipeline.convert import to_xarray
 
@@ -247,18 +399,23 @@ class Calibrated:
         return int(kind), int(number)
 
 
+def _span(values: NDArray[np.float64], unit: str) -> str:
+    return f"{values[0]:.4g} to {values[-1]:.4g} {unit}" if values.size else "none"
+
+
 def arrays_of(cal: Calibrated, product: str, with_variance: bool) -> dict[str, NDArray[Any]]:
     """Return the arrays that a results folder stores for an item, by kind.
 
-    Cubes have ``signal`` and, with ``with_variance``, ``variance`` and its part ``readvariance``; light curves have
-    ``flux`` and ``error``. Both have ``dq``, ``time``, ``bounds`` (of the bins) and ``wavelength``.
+    All have ``flux`` and ``error``, ``dq``, ``time``, ``bounds`` (of the bins) and ``wavelength``. Cubes have
+    ``signal`` too, and with ``with_variance``, ``variance`` and its part ``readvariance``.
     """
     kind = cal.signal.dtype
     axes = cal.axes | ({} if cal.time_bounds is None else {"bounds": cal.time_bounds})
     with np.errstate(over="ignore"):  # outliers may exceed float32's range
+        curve = cal.light_curve_with_errors()
+        curves = {"flux": curve.flux.astype(kind), "error": curve.error.astype(kind)}
         if product == "light-curves":
-            curve = cal.light_curve_with_errors()
-            return {"flux": curve.flux.astype(kind), "error": curve.error.astype(kind), "dq": cal.dq, **axes}
+            return {**curves, "dq": cal.dq, **axes}
         variances = {"variance": cal.variance, "readvariance": cal.read_variance} if with_variance else {}
         stored = {name: values.astype(kind) for name, values in variances.items() if values is not None}
-    return {"signal": cal.signal, "dq": cal.dq, **stored, **axes}
+    return {"signal": cal.signal, "dq": cal.dq, **stored, **curves, **axes}

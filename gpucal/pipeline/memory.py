@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import CancelledError
+from numbers import Integral
 from pathlib import Path
 from threading import Condition
 
@@ -14,8 +15,19 @@ from gpucal.errors import ConfigError, InputError
 from gpucal.inputs.parquet.layout import COLUMNS
 from gpucal.inputs.parquet.pages import most_bytes
 from gpucal.inputs.signal_file import Signal
+from gpucal.settings.arguments import from_text
+from gpucal.settings.values import size
 
-__all__ = ["COUNT_BLOCK", "DEFAULT_MEMORY", "PAGE_BLOCK", "PROCESS", "THREAD", "Budget", "working_bytes"]
+__all__ = [
+    "COUNT_BLOCK",
+    "DEFAULT_MEMORY",
+    "PAGE_BLOCK",
+    "PROCESS",
+    "THREAD",
+    "Budget",
+    "checked_memory",
+    "working_bytes",
+]
 
 DEFAULT_MEMORY = 650_000_000
 """Default limit of the peak resident memory, bytes; an item that needs more is still calibrated, alone."""
@@ -132,3 +144,14 @@ class Budget:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+
+def checked_memory(memory: object) -> int | None:
+    """Return a limit of memory in bytes, which may be a text such as 2GB; raises ConfigError if it is neither."""
+    if isinstance(memory, str):
+        return from_text("memory", memory, size)
+    if memory is None:
+        return None
+    if isinstance(memory, bool) or not isinstance(memory, Integral):
+        raise ConfigError(f"memory = {memory!r}: must be a number of bytes, or a text such as '2GB'")
+    return int(memory)

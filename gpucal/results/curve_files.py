@@ -24,6 +24,7 @@ from gpucal.results.curves import Curve, common_curves, curves_of
 from gpucal.results.history import history
 from gpucal.results.reader import ORDER, Results
 from gpucal.results.stacking import differing
+from gpucal.results.stacks import Show, counted
 from gpucal.settings.detectors import DETECTORS
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def columns_of(curves: Sequence[Curve]) -> dict[str, tuple[str | None, str, Curv
     return columns | errors
 
 
-def write_fits(results: Results, to: Path) -> list[Path]:
+def write_fits(results: Results, to: Path, show: Show) -> list[Path]:
     """Write a FITS file for each observation.
 
     The table LIGHT_CURVES has the columns of `columns_of`, CURVES says what each light curve is, TIME has the bins of
@@ -68,7 +69,7 @@ def write_fits(results: Results, to: Path) -> list[Path]:
     written = []
     with placing(to) as stage:
         to.mkdir(parents=True, exist_ok=True)
-        for key in results.ids:
+        for key in counted(results, show):
             curves = curves_of(results, key)
             hdus = fits.HDUList([_primary(results, key), _curve_table(results, key, curves)])
             hdus += [
@@ -81,7 +82,7 @@ def write_fits(results: Results, to: Path) -> list[Path]:
     return written
 
 
-def write_ecsv(results: Results, to: Path) -> list[Path]:
+def write_ecsv(results: Results, to: Path, show: Show) -> list[Path]:
     """Write an ECSV file for each observation, with the columns of `columns_of`.
 
     A column's ``meta`` has detector, column and wavelength_um. The table's ``meta`` has provenance as JSON.
@@ -91,7 +92,7 @@ def write_ecsv(results: Results, to: Path) -> list[Path]:
     written = []
     with placing(to) as stage:
         to.mkdir(parents=True, exist_ok=True)
-        for key in results.ids:
+        for key in counted(results, show):
             columns = columns_of(curves_of(results, key))
             values = _values(results, key, _kind(results, [key]))
             made = [
@@ -104,7 +105,7 @@ def write_ecsv(results: Results, to: Path) -> list[Path]:
     return written
 
 
-def write_csv(results: Results, to: Path) -> list[Path]:
+def write_csv(results: Results, to: Path, show: Show) -> list[Path]:
     """Write ``light-curves.csv``, a row for each observation and bin, with the columns of `columns_of`.
 
     ``light-curves.columns.csv`` has the unit, wavelength, detector, detector column and description of each column;
@@ -132,13 +133,13 @@ def write_csv(results: Results, to: Path) -> list[Path]:
         stream = opened.enter_context(stage(targets[0]).open("wb"))  # pyarrow takes no path that is not UTF-8
         options = WriteOptions(quoting_style="none")
         rows_of_all = opened.enter_context(CSVWriter(stream, schema, write_options=options))
-        for key in results.ids:
+        for key in counted(results, show):
             values = _values(results, key, kind)
             rows_of_all.write_batch(pa.RecordBatch.from_arrays([pa.array(of) for of in values], schema=schema))
     return targets
 
 
-def write_npy(results: Results, to: Path) -> list[Path]:
+def write_npy(results: Results, to: Path, show: Show) -> list[Path]:
     """Write the light curves of all observations as NumPy files.
 
     ``light-curves.flux.npy`` and ``light-curves.error.npy`` (observation, time, curve), ``light-curves.time.npy``
@@ -166,7 +167,7 @@ def write_npy(results: Results, to: Path) -> list[Path]:
         append = {name: opened.enter_context(npy_writer(stage(targets[name]), *of)) for name, of in kinds.items()}
         append["wavelength"](wavelengths)
         append["ids"](ids)
-        for key in results.ids:
+        for key in counted(results, show):
             curve = results.light_curves_with_errors_of(key)
             if curve.flux.shape != shape:
                 raise differing(results.path, shape, curve.flux.shape)

@@ -8,7 +8,7 @@ from gpucal.errors import Unstackable
 from gpucal.results.reader import ORDER, Results
 from gpucal.results.stacking import one_by_one
 from gpucal.settings.calibration import Calibration
-from gpucal.settings.detectors import DETECTORS, Detector
+from gpucal.settings.detectors import DETECTORS, curve_name
 
 __all__ = ["Curve", "common_curves", "curves_of"]
 
@@ -33,18 +33,8 @@ class Curve:
 
     @property
     def name(self) -> str:
-        """The competition's name, ``wl_1`` to ``wl_283``, or that of a column which the competition leaves out."""
-        first, crop = 1, DETECTORS[self.detector].crop
-        for other in ORDER[: ORDER.index(self.detector)]:
-            first += _width(DETECTORS[other])
-        if self.column is None:
-            return f"wl_{first}"
-        return f"wl_{first + self.column - crop[0]}" if self.column in range(*crop) else self.plain_name
-
-    @property
-    def plain_name(self) -> str:
-        """The name by detector and column."""
-        return self.detector if self.column is None else f"{self.detector}_{self.column:03d}"
+        """The competition's name, see `gpucal.settings.detectors.curve_name`."""
+        return curve_name(self.detector, self.column)
 
     @property
     def description(self) -> str:
@@ -80,7 +70,3 @@ def _columns(results: Results, key: tuple[int, int]) -> list[tuple[str, int | No
         detector = Calibration.from_dict(settings).cropped(DETECTORS[name])
         columns += [(name, None)] if detector.photometer else [(name, column) for column in range(*detector.crop)]
     return columns
-
-
-def _width(detector: Detector) -> int:
-    return 1 if detector.photometer else detector.width

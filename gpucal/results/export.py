@@ -6,7 +6,6 @@ Each observation is written under temporary names, which are renamed when all of
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import product
 from pathlib import Path
 from pkgutil import resolve_name
 
@@ -17,12 +16,19 @@ from gpucal.results.atomic import placing
 from gpucal.results.formats import FORMATS
 from gpucal.results.origin import is_inside
 from gpucal.results.reader import Results, complete
+from gpucal.results.stacks import Show, counted
 from gpucal.settings.detectors import DETECTORS
 
 __all__ = ["FORMATS", "export", "write_fits"]
 
 
-def export(results: Results, to: Path, format: str, product: str = "cubes") -> list[Path]:
+def export(
+    results: Results,
+    to: Path,
+    format: str,
+    product: str = "cubes",
+    show: Show = lambda ended, total: None,
+) -> list[Path]:
     """Write every complete observation in another format.
 
     Stacks (npy, zarr) have one set of axes, those of the first observation, so all observations must share them.
@@ -40,7 +46,7 @@ def export(results: Results, to: Path, format: str, product: str = "cubes") -> l
 
     ``fits``: a file per item, named by planet, visit and detector; see `gpucal.pipeline.fits.to_hdus`.
 
-    Light curves, from cubes with variances or from stored light curves; see `gpucal.results.curve_files`:
+    Light curves, as a run stored them, or from the cubes of 0.1; see `gpucal.results.curve_files`:
 
     ``fits``, ``ecsv``: a file per observation. ``csv``: a table of all, and one that describes its columns.
     ``npy``: stacks of all.
@@ -55,6 +61,8 @@ def export(results: Results, to: Path, format: str, product: str = "cubes") -> l
         The format.
     product : {'cubes', 'light-curves'}
         What to write.
+    show : callable
+        Called with the number of items that were read, and of all.
 
     Returns
     -------
@@ -66,9 +74,8 @@ def export(results: Results, to: Path, format: str, product: str = "cubes") -> l
     ConfigError
         If the product is unknown, or has no such format.
     OutputError
-        If nothing is complete, the folder holds light curves and no cubes, or cubes without the variances that errors
-        need, stacked observations differ in shape or axes, the store exists, the target is in the data set, or
-        something cannot be read or written.
+        If nothing is complete, the folder holds light curves and no cubes, stacked observations differ in shape or
+        axes, the store exists, the target is in the data set, or something cannot be read or written.
     MissingExtra
         If zarr is not installed.
     """
@@ -85,17 +92,18 @@ def export(results: Results, to: Path, format: str, product: str = "cubes") -> l
     for home in {record.get("dataset") for record in results._records.values()}:
         if home and is_inside(Path(to), [Path(home, part) for part in ("", *SPLITS)]):
             raise OutputError(f"{to}: is in the data set {home}; choose another folder")
-    write: Callable[[Results, Path], list[Path]] = resolve_name(FORMATS[product][format])
-    return write(results, Path(to))
+    write: Callable[[Results, Path, Show], list[Path]] = resolve_name(FORMATS[product][format])
+    return write(results, Path(to), show)
 
 
-def write_fits(results: Results, to: Path) -> list[Path]:
+def write_fits(results: Results, to: Path, show: Show) -> list[Path]:
     """Write a FITS file for each item; see `export`."""
     written = []
     with placing(to) as stage:
         to.mkdir(parents=True, exist_ok=True)
-        for key, detector in product(results.ids, DETECTORS):
-            cal = results.calibrated(key, detector)
-            written.append(to / f"{cal.planet}-{cal.visit}-{detector}.fits")
-            to_hdus(cal).writeto(stage(written[-1]), checksum=True)
+        for key in counted(results, show):
+            for detector in DETECTORS:
+                cal = results.calibrated(key, detector)
+                written.append(to / f"{cal.planet}-{cal.visit}-{detector}.fits")
+                to_hdus(cal).writeto(stage(written[-1]), checksum=True)
     return written

@@ -2,33 +2,43 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from itertools import product
+from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gpucal.errors import OutputError
 from gpucal.results.atomic import npy_writer, placing
 from gpucal.results.corner import ALL, temporary_name
 from gpucal.results.curves import common_curves
 from gpucal.results.history import history
 from gpucal.results.reader import ORDER, Results, complete
 from gpucal.results.stacking import differing
-from gpucal.settings.detectors import DETECTORS
+from gpucal.results.tables import attributes
+from gpucal.settings.detectors import DETECTORS, curve_name
 
 if TYPE_CHECKING:
+    import pandas as pd
     import pyarrow as pa
 
-__all__ = ["LIGHT_CURVES", "light_curves_are_current", "write_light_curves"]
+__all__ = ["LIGHT_CURVES", "light_curves_are_current", "new_names", "read_light_curves", "write_light_curves"]
 
 LIGHT_CURVES = ("light-curves.npy", "light-curves.errors.npy", "light-curves.ids.npy", "light-curves.parquet")
 """The files that `write_light_curves` writes."""
 
 # The detector whose times are those of the rows: AIRS-CH0.
 _CLOCK = next(iter(DETECTORS))
+
+# Columns before the light curves, and what two of them were called in 0.1.
+_KEYS, _RENAMED = 4, MappingProxyType({"planet": "planet_id", "time_h": "time"})
 
 # The fewest rows in a row group. A group per observation has 187 rows. With 570 columns and 1100 observations the
 # file's index alone then takes 1.1 GB of memory, writing 26 s, and reading a column 0.9 s, not 0.1 GB, 4 s and 0.1 s.
@@ -40,10 +50,12 @@ def write_light_curves(results: Results) -> None:
 
     ``light-curves.npy`` and ``light-curves.errors.npy`` have shape (observation, time, 283) and the items' dtype, in
     electrons; FGS1 is first. ``light-curves.ids.npy`` has planet and visit, (observation, 2), integers.
-    ``light-curves.parquet`` has a row for each observation and bin. Its columns are ``planet``, ``visit``, ``bin``,
-    ``time_h`` (AIRS-CH0's), ``FGS1``, then ``AIRS-CH0_039`` and so on by stored column, then the same names with
-    ``_error``. A column's metadata have its ``wavelength_um``. A row group holds whole observations. The schema's
-    metadata have the provenance as JSON under ``gpucal``, see `gpucal.results.history`.
+    ``light-curves.parquet`` has a row for each observation and bin. Its columns are ``planet_id``, ``visit``, ``bin``,
+    ``time`` (AIRS-CH0's, hours), ``wl_1`` (FGS1), ``wl_2`` and so on, see `gpucal.settings.detectors.curve_name`, then
+    the same names with ``_error``. A column's metadata have its ``wavelength_um``. A row group holds whole
+    observations. The schema's metadata have the provenance as JSON under ``gpucal``, see `gpucal.results.history`, and
+    the units and wavelengths, which pandas reads as ``attrs``. `read_light_curves` reads the files of 0.1 too, which
+    have other names.
 
     Parameters
     ----------
@@ -53,15 +65,14 @@ def write_light_curves(results: Results) -> None:
     Raises
     ------
     OutputError
-        If nothing is complete, observations differ in bins or columns, errors need variances that were not stored, or
-        a file cannot be read or written.
+        If nothing is complete, observations differ in bins or columns, or a file cannot be read or written.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     keys = complete(results)
     curves = common_curves(results)
-    names = [curve.plain_name for curve in curves]
+    names = [curve.name for curve in curves]
     kind = np.result_type(
         *(
             files["flux" if "flux" in files else "signal"]["dtype"]
@@ -97,6 +108,59 @@ def write_light_curves(results: Results) -> None:
                 waiting = []
 
 
+def read_light_curves(path: str | Path) -> pd.DataFrame:
+    """Read a ``light-curves.parquet``, also one that 0.1 wrote, in the competition's names.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    DataFrame
+        As `gpucal.Results.light_curve_table` returns it.
+
+    Raises
+    ------
+    OutputError
+        If the file is missing or cannot be read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with Path(path).open("rb") as stream:
+            found = pq.read_table(stream)
+    except (OSError, pa.ArrowException) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise OutputError(
+            f"{path}: cannot be read ({reason}); give a light-curves.parquet that gpucal wrote"
+        ) from error
+    found = found.rename_columns(new_names(found.column_names))
+    names = [name for name in found.column_names[_KEYS:] if not name.endswith("_error")]
+    about = (found.schema.field(name).metadata or {} for name in names)
+    um = [float(of.get(b"wavelength_um", "nan")) for of in about]
+    table: pd.DataFrame = found.replace_schema_metadata(None).to_pandas()
+    table.attrs.update(attributes(names, um))
+    return table
+
+
+def new_names(names: Sequence[str]) -> list[str]:
+    """Return the names of a file's columns, which may have the names that they had in 0.1."""
+    return [*map(_new_name, names)]
+
+
+def _new_name(name: str) -> str:
+    curve, error = (name.removesuffix("_error"), "_error") if name.endswith("_error") else (name, "")
+    detector, _, column = curve.rpartition("_")
+    if curve in DETECTORS:
+        return curve_name(curve, None) + error
+    if detector in DETECTORS and column.isdecimal():
+        return curve_name(detector, int(column)) + error
+    return _RENAMED.get(name, name)
+
+
 def light_curves_are_current(results: Results) -> bool:
     """Tell whether all files of `write_light_curves` are there and were made from exactly these results."""
     import pyarrow as pa
@@ -118,7 +182,7 @@ def _schema(
 ) -> pa.Schema:
     import pyarrow as pa
 
-    kinds = {"planet": pa.int64(), "visit": pa.int64(), "bin": pa.int32(), "time_h": pa.float64()}
+    kinds = {"planet_id": pa.int64(), "visit": pa.int64(), "bin": pa.int32(), "time": pa.float64()}
     keys = [pa.field(name, of) for name, of in kinds.items()]
     of_columns = [None if um is None else {"wavelength_um": repr(um)} for um in wavelengths_um]
     curves = [
@@ -126,7 +190,8 @@ def _schema(
         for what in ("", "_error")
         for name, about in zip(names, of_columns, strict=True)
     ]
-    return pa.schema([*keys, *curves], metadata={"gpucal": history})
+    about = attributes(names, [math.nan if um is None else um for um in wavelengths_um])
+    return pa.schema([*keys, *curves], metadata={"gpucal": history, "PANDAS_ATTRS": json.dumps(about)})
 
 
 def _rows(schema: pa.Schema, key: tuple[int, int], times: NDArray[np.float64], values: NDArray[Any]) -> pa.RecordBatch:

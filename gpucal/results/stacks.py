@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from itertools import product
 from pathlib import Path
@@ -22,9 +22,12 @@ from gpucal.results.stacking import differing, one_by_one
 from gpucal.science.plan import DQ
 from gpucal.settings.detectors import DETECTORS
 
-__all__ = ["Shape", "axes_in_all", "same_axes", "stacks_of", "write_npy"]
+__all__ = ["Shape", "Show", "axes_in_all", "counted", "same_axes", "stacks_of", "write_npy"]
 
 Shape: TypeAlias = "tuple[int, ...]"
+
+Show: TypeAlias = Callable[[int, int], object]
+"""Shows progress: called with the number of items that were read, and of all that will be."""
 
 # The stored arrays that are stacked, and their names in an export, which are those of `Calibrated`.
 _STACKED: Mapping[str, str] = MappingProxyType(
@@ -33,7 +36,7 @@ _STACKED: Mapping[str, str] = MappingProxyType(
 _AXES = ("time", "time_bounds", "wavelength")
 
 
-def write_npy(results: Results, to: Path) -> list[Path]:
+def write_npy(results: Results, to: Path, show: Show) -> list[Path]:
     """Write the stacks of each detector as NumPy files; see `export`."""
     if to.resolve().parent.parent == results.path.resolve():
         raise OutputError(f"{to}: is where the results' own files are; choose another folder")
@@ -52,7 +55,7 @@ def write_npy(results: Results, to: Path) -> list[Path]:
                     kind: opened.enter_context(npy_writer(target(f"{detector}.{kind}.npy"), *of))
                     for kind, of in arrays.items()
                 }
-                for cal in same_axes(results, detector):
+                for cal in same_axes(results, detector, show):
                     for kind, append in files.items():
                         append(getattr(cal, kind))
             axes = axes_in_all(results, detector)
@@ -89,10 +92,10 @@ def stacks_of(results: Results, detector: str) -> dict[str, tuple[Shape, np.dtyp
     return stacks
 
 
-def same_axes(results: Results, detector: str) -> Iterator[Calibrated]:
+def same_axes(results: Results, detector: str, show: Show) -> Iterator[Calibrated]:
     """Read a detector's items one by one; all must have the first one's axes."""
     axes = axes_in_all(results, detector)
-    for key in results.ids:
+    for key in counted(results, show, detector):
         cal = results.calibrated(key, detector)
         for name, values in axes.items():
             own = getattr(cal, name)
@@ -109,3 +112,15 @@ def axes_in_all(results: Results, detector: str) -> dict[str, NDArray[np.float64
         assert bounds is not None
         axes["time_bounds"] = bounds
     return axes
+
+
+def counted(results: Results, show: Show, detector: str | None = None) -> Iterator[tuple[int, int]]:
+    """Give planet and visit of each observation, and show how many items were read: one of each, or that of a detector.
+
+    Detectors are read one after the other.
+    """
+    names = [*DETECTORS]
+    before, each = (0, len(names)) if detector is None else (names.index(detector) * len(results), 1)
+    for number, key in enumerate(results.ids, 1):
+        yield key
+        show(before + number * each, len(names) * len(results))

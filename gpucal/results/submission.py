@@ -14,7 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from gpucal.errors import ConfigError, InputError
 from gpucal.hints import did_you_mean, near_planets
 from gpucal.results.atomic import write_atomically
-from gpucal.settings.ids import as_id, why_no_id
+from gpucal.settings.arguments import path_of
+from gpucal.settings.ids import as_id, ids_in, why_no_id
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,7 +73,7 @@ def submission(
     names, planets, where = _read(sample)
     columns = _columns(names, where)
     wanted = _sample_ids(planets, where)
-    given = [_planet(one) for one in ids]
+    given = [_planet(one) for one in ids_in(ids)]
     _check_planets(given, wanted)
     n_wavelengths = sum(kind == "wl" for kind, _ in columns)
     shape = (len(given), n_wavelengths)
@@ -87,7 +88,7 @@ def submission(
         | {f"{kind}_{number}": values[kind][:, number - 1] for kind, number in columns}
     )
     if to is not None:
-        write_atomically(Path(to), lambda temporary: made.to_csv(temporary, index=False))
+        write_atomically(path_of("to", to), lambda temporary: made.to_csv(temporary, index=False))
     return made
 
 

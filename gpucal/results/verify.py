@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from gpucal.errors import OutputError
 from gpucal.results.atomic import TEMPORARY
-from gpucal.results.light_curve_table import LIGHT_CURVES
+from gpucal.results.light_curve_table import LIGHT_CURVES, new_names
 from gpucal.results.other_folders import Found, gather, missing
 from gpucal.results.reader import DAMAGED, Results
 from gpucal.results.records import index_of, read_record, record_path, visit_folders
@@ -23,7 +23,7 @@ __all__ = ["verify"]
 log = logging.getLogger(__name__)
 
 
-def verify(path: str | Path) -> Iterator[str]:
+def verify(path: str | Path, show: Callable[[int, int], object] = lambda ended, total: None) -> Iterator[str]:
     """Compare every file of a results folder with its record.
 
     Arrays are compared with the size, shape, dtype and SHA-256 of their commit record, the manifest with the records,
@@ -34,6 +34,8 @@ def verify(path: str | Path) -> Iterator[str]:
     ----------
     path : str or Path
         The results folder.
+    show : callable
+        Called with the number of items that were compared, and of all.
 
     Yields
     ------
@@ -52,13 +54,15 @@ def verify(path: str | Path) -> Iterator[str]:
     if not items and not arrays and not (path / CONFIG).exists():
         raise OutputError(f"{path}: holds no results; make some with `gpucal calibrate DATASET {path}`")
     known: set[Path] = set()
-    for file in items:
+    for ended, file in enumerate(items, 1):
+        show(ended - 1, len(items))
         record = read_record(file)
         if record is None:
             yield f"{file}: is not a commit record"
             continue
         known |= {file.with_name(stored["file"]) for stored in record.get("files", {}).values()}
         yield from _about_item(file, record)
+    show(len(items), len(items))
     litter = {file for folder in (path, *folders) for file in folder.glob(f".*{TEMPORARY}")}
     for file in sorted((arrays | litter) - known):
         yield f"{file}: belongs to no record"
@@ -136,7 +140,8 @@ def _about_light_curves(path: Path, results: Results | None) -> Iterator[str]:
     n = 0  # observations so far; all three files have the same order
     with table.open("rb") as stream, pq.ParquetFile(stream) as opened:
         for group in map(opened.read_row_group, range(opened.num_row_groups)):
-            ids = np.stack([group["planet"].to_numpy(), group["visit"].to_numpy()], axis=1)
+            group = group.rename_columns(new_names(group.column_names))
+            ids = np.stack([group["planet_id"].to_numpy(), group["visit"].to_numpy()], axis=1)
             values = np.stack([column.to_numpy() for column in group.columns[4:]], axis=1)
             half = values.shape[1] // 2
             for planet, visit in dict.fromkeys(map(tuple, ids.tolist())):

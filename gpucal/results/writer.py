@@ -136,6 +136,7 @@ class Store:
         settings: str,
         inputs: str,
         seconds: float,
+        quality: Mapping[str, Any],
     ) -> None:
         """Write an item: first its arrays, then its record, each renamed into place.
 
@@ -152,6 +153,8 @@ class Store:
             Hash of the settings, and fingerprint of the inputs.
         seconds : float
             Time that the item took.
+        quality : mapping
+            Numbers on its quality, see `gpucal.science.quality.quality`.
 
         Raises
         ------
@@ -186,6 +189,7 @@ class Store:
                 "backend": cal.provenance["backend"],
                 "device": cal.provenance["device"],
                 "version": cal.provenance["version"],
+                "quality": quality,
                 "provenance": dict(cal.provenance),
             }
             _dump(record, stage(path))

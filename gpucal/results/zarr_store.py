@@ -17,7 +17,7 @@ from gpucal.pipeline.conventions import CONVENTIONS, SOURCE, attributes, axes_of
 from gpucal.results.atomic import placing
 from gpucal.results.history import history
 from gpucal.results.reader import Results
-from gpucal.results.stacks import Shape, axes_in_all, same_axes, stacks_of
+from gpucal.results.stacks import Shape, Show, axes_in_all, same_axes, stacks_of
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import DETECTORS
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["write_zarr"]
 
 
-def write_zarr(results: Results, to: Path) -> list[Path]:
+def write_zarr(results: Results, to: Path, show: Show) -> list[Path]:
     """Write the stacks of all detectors as one Zarr store; see `export`."""
     try:
         import zarr
@@ -42,7 +42,7 @@ def write_zarr(results: Results, to: Path) -> list[Path]:
         root = zarr.open_group(temporary, mode="w-", zarr_format=3, attributes={"creator": f"gpucal {__version__}"})
         for detector, arrays in stacks.items():
             group = root.create_group(detector, attributes=_about(results, detector))
-            _fill(group, results, detector, arrays)
+            _fill(group, results, detector, arrays, show)
         with warnings.catch_warnings():
             # zarr warns that the specification has no consolidated metadata yet; xarray warns where they are missing.
             warnings.filterwarnings("ignore", "Consolidated metadata")
@@ -73,7 +73,7 @@ def _about(results: Results, detector: str) -> dict[str, Any]:
 
 
 def _fill(
-    group: zarr.Group, results: Results, detector: str, arrays: Mapping[str, tuple[Shape, np.dtype[Any]]]
+    group: zarr.Group, results: Results, detector: str, arrays: Mapping[str, tuple[Shape, np.dtype[Any]]], show: Show
 ) -> None:
     """Write a detector's arrays, with a chunk per observation."""
 
@@ -101,7 +101,7 @@ def _fill(
         name: create(name, shape, kind, ("observation", *axes[-len(shape) + 1 :]), (1, *shape[1:]))
         for name, (shape, kind) in arrays.items()
     }
-    for i, cal in enumerate(same_axes(results, detector)):
+    for i, cal in enumerate(same_axes(results, detector, show)):
         for name, array in made.items():
             array[i] = getattr(cal, name)
 

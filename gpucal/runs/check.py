@@ -350,12 +350,12 @@ def _look_at_needs(
         )
         pixels, curves = detector.n_pixels, 1 if detector.photometer else detector.width
         cube = plan.n_bins * pixels
-        # Light curves: flux and errors of the item, and both in the files of all items, twice.
-        values = cube * (1 + job.variance) if job.product == "cubes" else 6 * plan.n_bins * curves
+        # Flux and errors of the item; without cubes, both are in the files of all items too, twice.
+        values = plan.n_bins * curves * (2 if job.product == "cubes" else 6)
+        values += cube * (1 + job.variance) if job.product == "cubes" else 0
         stored[name] = values * value_bytes + pixels + 8 * (plan.n_bins + curves) + _RECORD
-        needs_variance = job.variance or job.product == "light-curves"
         working = working_bytes(one.signal, job.threads, destination.page_block, by_pages=by_pages)
-        reserved[name] = working + cube * (value_bytes + needs_variance * (8 + value_bytes))
+        reserved[name] = working + cube * job.value_bytes
     for item in items:
         where, name = str(item.id), item.detector.name
         needed = sizes.get(item.id, 0) + reserved.get(name, 0)

@@ -99,7 +99,7 @@ def execute(devices: Sequence[str], job: Job, observations: list[Observation], w
                 processes.append(_Process(device, share, errors))
                 heard.append(pool.submit(processes[-1].hear))
             while wait(heard, timeout=0.5).not_done:
-                watch.show(sum(process.ended for process in processes))
+                watch.show(sum(one.ended for one in processes), sum(one.failed for one in processes))
                 if watch.interrupts.requested():
                     _end(processes)
             for one in heard:
@@ -121,7 +121,7 @@ class _Process:
 
     def __init__(self, device: str, share: Share, errors: IO[bytes]) -> None:
         self.device = device
-        self.ended = 0
+        self.ended = self.failed = 0
         self.is_told = False
         self.summary: Summary | None = None
         self.errors = errors
@@ -146,11 +146,11 @@ class _Process:
         with self.popen as popen, suppress(EOFError, pickle.UnpicklingError):  # of one that is killed
             assert popen.stdout is not None
             while True:
-                said: logging.LogRecord | int | Summary = pickle.load(popen.stdout)
+                said: logging.LogRecord | tuple[int, int] | Summary = pickle.load(popen.stdout)
                 if isinstance(said, Summary):
                     self.summary = said
-                elif isinstance(said, int):
-                    self.ended = said
+                elif isinstance(said, tuple):
+                    self.ended, self.failed = said
                 else:
                     local.relay(said, f"GPU {self.device}")
 
@@ -197,7 +197,7 @@ def work() -> None:
     logging.getLogger("gpucal").addHandler(QueueHandler(SimpleNamespace(put_nowait=say)))
     with Interrupts() as interrupts:
         interrupts.defer()
-        watch = Watch(interrupts, share.until, show=say)
+        watch = Watch(interrupts, share.until, show=lambda ended, failed: say((ended, failed)))
         try:
             with closing(Store(share.job.out)) as store:
                 local.execute(share.job, share.observations, watch, store)

@@ -7,6 +7,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from gpucal.pipeline.calibrate import checked_threads
 from gpucal.settings.calibration import Calibration
 
@@ -59,6 +61,16 @@ class Job:
     def threads(self) -> int:
         """Threads that decode and bin in this process."""
         return checked_threads(self.workers)
+
+    @property
+    def value_bytes(self) -> int:
+        """Bytes that a value of a cube takes until the item is written: the value, and what is made from it."""
+        stored = np.dtype(self.dtype).itemsize
+        # Light curves, the sixteenth of the bins that is summed at once, and numbers on quality; of 32 rows or more.
+        beside = 2
+        # A variance is computed in float64 and stored like the signal.
+        variance = 8 + stored if self.variance or self.config.weights == "variance" else 0
+        return stored + beside + variance
 
     @property
     def settings(self) -> str:

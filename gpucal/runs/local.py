@@ -22,6 +22,7 @@ from gpucal.results.records import is_finished, record_path
 from gpucal.results.writer import Store
 from gpucal.runs.job import Job
 from gpucal.runs.watch import Watch
+from gpucal.science.quality import quality
 from gpucal.settings.detectors import DETECTORS
 from gpucal.settings.ids import ItemId
 
@@ -92,9 +93,6 @@ class _Work:
     def do(self) -> None:
         """Calibrate until nothing is waiting; items that another run has claimed are looked at again."""
         job, kind = self.job, np.dtype(self.job.dtype)
-        needs_variance = job.variance or job.product == "light-curves"
-        # A variance is computed in float64 and stored like the signal.
-        value_bytes = kind.itemsize + needs_variance * (8 + kind.itemsize)
         while self.waiting and self._goes_on():
             self.busy.clear()
             backend = choose(job.backend)
@@ -105,7 +103,7 @@ class _Work:
                 dtype=kind,
                 threads=job.threads,
                 memory=job.memory,
-                value_bytes=value_bytes,
+                value_bytes=job.value_bytes,
             )
             with pipeline:
                 for outcome in pipeline.outcomes():
@@ -139,6 +137,7 @@ class _Work:
         if is_there and path.stat().st_mtime >= since:
             self.summary.done += 1
             self.summary.left -= 1
+            self.summary.end(item.id, "calibrated")
         else:
             is_kept = is_there and not self.job.overwrite
             self._record(Outcome(item, None if is_kept else error.at(str(item.id)), "", {}))
@@ -212,11 +211,19 @@ class _Work:
                 self._fail(outcome, error)
             elif result is None:
                 self.summary.skipped += 1
+                self.summary.end(item.id, "finished before")
             elif isinstance(result, InputError):
                 self._fail(outcome, result)
             else:
                 start = time.perf_counter()
                 arrays = arrays_of(result, product=self.job.product, with_variance=self.job.variance)
+                on_quality = quality(
+                    result.signal,
+                    result.dq,
+                    arrays["flux"],
+                    arrays["error"],
+                    photometer=item.detector.photometer,
+                )
                 self.sizes[item.detector.name] = sum(array.nbytes for array in arrays.values())
                 spent = sum(outcome.seconds.values())
                 self.store.commit(
@@ -226,8 +233,10 @@ class _Work:
                     settings=self.hash,
                     inputs=outcome.inputs,
                     seconds=spent,
+                    quality=on_quality,
                 )
                 self.summary.done += 1
+                self.summary.end(item.id, "calibrated")
                 self.summary.decoded(outcome.pages.ways)
                 self.summary.spent({**outcome.seconds, "write": time.perf_counter() - start})
                 self.took.append(time.monotonic() - self.ended)
@@ -245,6 +254,7 @@ class _Work:
         line = str(error) if isinstance(error, InputError) else f"{key}: {error}"
         log.error("%s", line)
         self.summary.failed[str(key)] = line
+        self.summary.end(key, "failed")
         if isinstance(error, OutputLost):
             self.summary.stopped = self._missing_space()
         # If another run has claimed the item, that run records its outcome. If no record can be written, see the log.

@@ -12,21 +12,24 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import DTypeLike
 
+from gpucal.backends import named
 from gpucal.errors import ConfigError, InputError
 from gpucal.inputs.dataset import Dataset, Observation
 from gpucal.inputs.signal_file import open_signal
 from gpucal.pipeline.calibrate import checked_dtype, checked_threads
-from gpucal.pipeline.memory import Budget
+from gpucal.pipeline.memory import Budget, checked_memory
 from gpucal.results.origin import require_outside, require_same_dataset
 from gpucal.results.other_folders import noted_folders
 from gpucal.results.records import records, require_records
 from gpucal.results.writer import Store
 from gpucal.runs.folder import changes
 from gpucal.runs.job import Job
+from gpucal.settings.arguments import from_text, path_of, require_switches
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import DETECTORS
 from gpucal.settings.ids import ids_in
 from gpucal.settings.rules import PRODUCTS
+from gpucal.settings.values import part as part_of
 
 __all__ = ["Request", "prepare"]
 
@@ -44,16 +47,16 @@ class Request:
     out: Path | None
     config: Calibration = field(default_factory=Calibration)
     planets: Iterable[object] | object | None = None
-    shard: tuple[int, int] | None = None
+    shard: tuple[int, int] | str | None = None
     backend: str | None = None
     dtype: DTypeLike = np.float32
     product: str = "cubes"
     variance: bool = False
     workers: int | None = None
-    memory: int | None = None
+    memory: int | str | None = None
     overwrite: bool = False
     add: bool = False
-    resume_from: Iterable[str | Path] = ()
+    resume_from: Iterable[str | Path] | str | Path = ()
     strict: bool = False
 
 
@@ -62,9 +65,12 @@ def prepare(request: Request) -> tuple[Job, list[Observation]]:
 
     Raises the errors of `gpucal.run` for a request that cannot be met.
     """
-    if request.product not in PRODUCTS:
+    if not isinstance(request.product, str) or request.product not in PRODUCTS:
         raise ConfigError(f"product = {request.product!r}: must be one of {', '.join(PRODUCTS)}")
-    dataset, out = request.dataset, request.out
+    names = ("variance", "overwrite", "add", "strict")
+    require_switches(**{name: getattr(request, name) for name in names})
+    named(request.backend)
+    dataset, out, memory = request.dataset, request.out, checked_memory(request.memory)
     planets: Iterable[int] = dataset.planets
     if request.planets is not None:
         planets = dict.fromkeys(dataset[one].planet for one in ids_in(request.planets))
@@ -78,10 +84,10 @@ def prepare(request: Request) -> tuple[Job, list[Observation]]:
         variance=request.variance and request.product == "cubes",  # light curves have errors anyway
         backend=request.backend,
         workers=None if request.workers is None else checked_threads(request.workers),
-        memory=request.memory,
+        memory=memory,
         overwrite=request.overwrite,
         strict=request.strict,
-        resume_from=tuple(require_records(Path(folder)) for folder in request.resume_from),
+        resume_from=tuple(require_records(folder) for folder in _folders(request.resume_from)),
     )
     here = [] if out is None else [out]
     for folder in here:
@@ -123,14 +129,22 @@ def _check_bins(observations: list[Observation], config: Calibration) -> None:
             raise ConfigError(f"bins: {detector.name} = {config.bins[detector.name]!r}: {problem}; {smaller}")
 
 
-def _shard(planets: list[int], shard: tuple[int, int] | None) -> list[int]:
+def _folders(resume_from: object) -> list[Path]:
+    if isinstance(resume_from, (str, bytes)) or not isinstance(resume_from, Iterable):
+        resume_from = [resume_from]
+    return [path_of("resume_from", folder) for folder in resume_from]
+
+
+def _shard(planets: list[int], shard: tuple[int, int] | str | None) -> list[int]:
     if shard is None:
         return planets
+    if isinstance(shard, str):
+        shard = from_text("shard", shard, part_of)
     try:
         part, parts = shard
         possible = all(isinstance(n, Integral) and not isinstance(n, bool) for n in shard) and 1 <= part <= parts
     except (TypeError, ValueError):
         possible = False
     if not possible:
-        raise ConfigError(f"shard = {shard!r}: must be (i, n), the i-th of n parts, i from 1 to n")
+        raise ConfigError(f"shard = {shard!r}: must be (i, n) or 'i/n', the i-th of n parts, i from 1 to n")
     return planets[part - 1 :: parts]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -17,18 +16,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import DTypeLike
 
-from gpucal.backends import choose
-from gpucal.errors import RunWarning
-from gpucal.inputs.dataset import Dataset, Observation
+from gpucal._version import __version__
+from gpucal.backends import choose, named
+from gpucal.errors import ConfigError, RunWarning
+from gpucal.inputs.dataset import Dataset, Observation, open_dataset
 from gpucal.results.writer import LOG, Store
 from gpucal.runs import gpus, local
 from gpucal.runs.folder import claimed, finish, note_others
 from gpucal.runs.interrupts import Interrupts
 from gpucal.runs.job import Job
+from gpucal.runs.progress import checked_progress, shown
 from gpucal.runs.request import Request, prepare
 from gpucal.runs.summary import RunFailed, Summary, logged_to
-from gpucal.runs.watch import Watch, deadline, shown
-from gpucal.settings.calibration import Calibration
+from gpucal.runs.watch import Watch, deadline
+from gpucal.settings.arguments import path_of, require_kind, require_switches
+from gpucal.settings.calibration import Calibration, settings_of
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -42,76 +44,84 @@ Execute = Callable[[Job, list[Observation], Watch, Store], None]
 
 
 def run(
-    dataset: Dataset,
+    dataset: Dataset | str | Path,
     out: str | Path,
-    config: Calibration | None = None,
+    settings: Calibration | None = None,
     *,
     planets: Iterable[object] | object | None = None,
-    shard: tuple[int, int] | None = None,
+    shard: tuple[int, int] | str | None = None,
     backend: str | None = None,
     dtype: DTypeLike = np.float32,
     product: str = "cubes",
     variance: bool = False,
     workers: int | None = None,
-    memory: int | None = None,
+    memory: int | str | None = None,
     overwrite: bool = False,
     add: bool = False,
-    resume_from: Iterable[str | Path] = (),
-    time_limit: float | None = None,
+    resume_from: Iterable[str | Path] | str | Path = (),
+    time_limit: float | str | None = None,
     strict: bool = False,
     client: Client | None = None,
     stop: Callable[[], bool] = lambda: False,
-    progress: bool = False,
+    progress: bool | str = "auto",
     raise_on_failure: bool = False,
+    config: Calibration | None = None,
 ) -> Summary:
     """Calibrate a data set into a results folder. Finished items are kept if their settings and inputs are the same.
 
     Parameters
     ----------
-    dataset : Dataset
-        The data set, from `gpucal.open_dataset`.
+    dataset : Dataset, or str or Path
+        The data set, from `gpucal.open_dataset`, or its folder.
     out : str or Path
         The results folder. Several runs may share one: no item is calibrated twice.
-    config : Calibration, optional
-        Settings. Those left open take the preset of the data set's layout; by default all are left open.
-    planets : iterable of int, or int, optional
-        Calibrate only these planets; ids may be texts or numbers of any type, see `gpucal.settings.ids.as_id`.
-    shard : tuple of int, optional
-        ``(i, n)`` for the i-th of n parts of the planets, i from 1.
+    settings : Calibration, optional
+        Settings, such as ``dataset.settings(bins={'FGS1': '24s'})``. Those left open take the preset of the data set's
+        layout; by default all are left open.
+    planets : iterable of int, or int or str, optional
+        Calibrate only these planets; ids may be texts or numbers of any type, see `gpucal.settings.ids.as_id`. A text
+        may hold several, as in ``'17, 23'``.
+    shard : tuple of int, or str, optional
+        ``(i, n)``, or ``'i/n'``, for the i-th of n parts of the planets, i from 1.
     backend, workers
         As for `gpucal.calibrate`.
     dtype : dtype
         Type of the stored arrays.
     product : {'cubes', 'light-curves'}
-        Store cubes, or only light curves with their errors. Light curves are stored for each observation, and for all
-        together in ``light-curves.parquet`` and ``light-curves.npy``, see
+        Store cubes and light curves with their errors, or light curves only; these are stored for each observation, and
+        for all together in ``light-curves.parquet`` and ``light-curves.npy``, see
         `gpucal.results.light_curve_table.write_light_curves`.
     variance : bool
         Store the cubes' variances too.
-    memory : int, optional
-        Limit of the peak resident memory, bytes. By default 650 MB per process, which a single item may exceed if it
-        needs more; a given limit holds. Host memory that CUDA takes is not counted.
+    memory : int or str, optional
+        Limit of the peak resident memory: bytes, or a text such as ``'2GB'``. By default 650 MB per process, which a
+        single item may exceed if it needs more; a given limit holds. Host memory that CUDA takes is not counted.
     overwrite : bool
         Calibrate everything again, also where the folder holds results of other settings.
     add : bool
         Let the folder hold this data set's results beside another one's. A planet and visit that both have is stored
         once: this data set's result replaces the other, and a warning says so.
-    resume_from : iterable of str or Path, optional
+    resume_from : iterable of str or Path, or one, optional
         Other results folders, such as an earlier session's. Their items with these settings and inputs count as done.
         The folders are not written to. The results folder notes the items that count, so that `gpucal.open_results` and
         later runs find them.
-    time_limit : float, optional
-        Seconds after which all work must have ended. An item that would end later is not begun.
+    time_limit : float or str, optional
+        Seconds, or a text such as ``'8.5h'``, after which all work must have ended. An item that would end later is not
+        begun.
     strict : bool
         Check input files fully, see `gpucal.inputs.signal_file.open_signal`.
     client : distributed.Client, optional
         Work on its Dask cluster, with a task per observation; ``workers`` and ``memory`` then apply to each worker.
     stop : callable
         Called between items. When it returns True no further item is begun, and the run ends as if interrupted.
-    progress : bool
-        Show a progress bar with planets a minute and the time left.
+    progress : bool or 'auto'
+        Show a progress bar with the count of failures, planets a minute and the time left, if the run takes longer than
+        2 s. Where there is neither a notebook nor a terminal, True writes a line a minute on the standard error output,
+        and ``'auto'`` writes none. The log always has these lines.
     raise_on_failure : bool
         Raise `gpucal.runs.summary.RunFailed` at the end if an item failed or is left, instead of a warning.
+    config : Calibration, optional
+        The old name of ``settings``.
 
     Returns
     -------
@@ -141,11 +151,26 @@ def run(
         At the end, with ``raise_on_failure``; its ``summary`` is the one that would have been returned.
     KeyboardInterrupt
         If the run is interrupted; the item being written is finished first.
+
+    Examples
+    --------
+    >>> ds = gpucal.open_dataset("ariel-data-challenge-2025")
+    >>> summary = gpucal.run(ds, "light-curves", planets=[20955726], product="light-curves")
+    >>> summary.done, summary.failed
+    (2, {})
+    >>> gpucal.open_results("light-curves").light_curves_with_errors().error.shape
+    (1, 2, 283)
     """
+    asked, folder = settings_of(settings, config), path_of("out", out)
+    opened = open_dataset(dataset) if isinstance(dataset, (str, Path)) else dataset
+    require_kind("dataset", opened, Dataset, "gpucal.open_dataset('data')")
+    require_switches(raise_on_failure=raise_on_failure)
+    if not callable(stop):
+        raise ConfigError(f"stop = {stop!r}: must be a function that returns True when the run is to end")
     request = Request(
-        dataset=dataset,
-        out=Path(out),
-        config=config or Calibration(),
+        dataset=opened,
+        out=folder,
+        config=asked,
         planets=planets,
         shard=shard,
         backend=backend,
@@ -160,20 +185,36 @@ def run(
         strict=strict,
     )
     watch = Watch(Interrupts(stop), deadline(time_limit))
-    with _told(watch.summary, Path(out), raise_on_failure, sys._getframe(1)):
-        return carry_out(request, watch, client=client, progress=progress)
+    caller = sys._getframe(1)
+    command = f"gpucal.run, called in {caller.f_code.co_filename}, line {caller.f_lineno}"
+    with _told(watch.summary, folder, raise_on_failure, caller):
+        del caller
+        return carry_out(request, watch, client=client, progress=progress, command=command)
 
 
-def carry_out(request: Request, watch: Watch, *, client: Client | None = None, progress: bool = False) -> Summary:
-    """Check a request, claim the folder, execute, finish; the errors are those of `run`."""
+def carry_out(
+    request: Request,
+    watch: Watch,
+    *,
+    client: Client | None = None,
+    progress: bool | str = False,
+    command: str,
+) -> Summary:
+    """Check a request, claim the folder, execute, finish; the errors are those of `run`.
+
+    The log begins with the version, the command and the data set.
+    """
     began, summary = time.monotonic(), watch.summary
+    progress = checked_progress(progress)
     job, observations = prepare(request)
     execute = _executor(job, observations, client)
     watch.interrupts.defer()
-    with closing(claimed(job, request.config)) as store, logged_to(job.out / LOG, summary):
+    with closing(claimed(job, request.config)) as store, logged_to(job.out / LOG, summary) as note:
+        for line in _heading(request, job, command, len(observations)):
+            note(line)
         note_others(store, job)
         try:
-            with shown(len(observations)) if progress else nullcontext(watch.show) as watch.show:
+            with shown(len(observations), "planet", progress, note) as watch.show:
                 execute(job, observations, watch, store)
         except KeyboardInterrupt:
             summary.stopped = "interrupted"
@@ -187,6 +228,14 @@ def carry_out(request: Request, watch: Watch, *, client: Client | None = None, p
     return summary
 
 
+def _heading(request: Request, job: Job, command: str, observations: int) -> Iterator[str]:
+    """Give the first lines of a run's log."""
+    yield f"gpucal {__version__}, Python {sys.version.split()[0]}: {command}"
+    dataset = request.dataset
+    what = f"{dataset.layout.name} layout, {observations:,} of its {len(dataset):,} observations"
+    yield f"data set {dataset.path.absolute()}: {what}; settings {job.settings_hash[:12]}"
+
+
 def _executor(job: Job, observations: list[Observation], client: Client | None) -> Execute:
     """Choose who does the work; raises BackendUnavailable if a backend that was asked for by name cannot run here."""
     if client is not None:
@@ -196,8 +245,8 @@ def _executor(job: Job, observations: list[Observation], client: Client | None) 
     if devices := gpus.gpus_for(job.backend, len({obs.planet for obs in observations}), job.memory):
         return partial(gpus.execute, devices)
     # The choice of `auto` is made later, by each process that calibrates.
-    if (named := job.backend or os.environ.get("GPUCAL_BACKEND") or "auto") != "auto":
-        choose(named)
+    if (asked := named(job.backend)) != "auto":
+        choose(asked)
     return local.execute
 
 

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gpucal.backends import Pages
+from gpucal.display.shown import Shown, listed
 from gpucal.errors import GpucalError
 from gpucal.results.atomic import unwritable
 from gpucal.settings.detectors import DETECTORS
+from gpucal.settings.ids import ItemId
 
 __all__ = ["RunFailed", "Summary", "logged_to"]
 
 log = logging.getLogger(__name__)
 
+# How an item can end. The first of those of an observation's items says how the observation has ended.
+_ENDS = ("failed", "calibrated", "finished before")
 
-@dataclass
+
+@dataclass(repr=False)
 class Summary:
     """The outcome of a run, counted in items; an item is one detector of one observation.
 
@@ -43,6 +48,13 @@ class Summary:
         The backend that ran.
     notes : list of str
         Files that were not written although nothing failed, such as light curves whose bins cannot be stacked.
+
+    Examples
+    --------
+    >>> ds = gpucal.open_dataset("ariel-data-challenge-2025")
+    >>> gpucal.run(ds, "calibrated", variance=True)  # everything in it is finished
+    <gpucal Summary
+      items    0 done, 4 finished before, 0 failed...>
     """
 
     done: int = 0
@@ -55,6 +67,25 @@ class Summary:
     pages: dict[str, int] = field(default_factory=dict)
     backend: str = ""
     notes: list[str] = field(default_factory=list)
+    _ends: dict[str, list[str]] = field(default_factory=dict, repr=False)
+
+    def end(self, item: ItemId, how: str) -> None:
+        """Note how an item has ended: ``calibrated``, ``finished before`` or ``failed``."""
+        self._ends.setdefault(f"{item.planet} {item.visit}", []).append(how)
+
+    @property
+    def observations(self) -> dict[str, int]:
+        """The numbers of observations that were calibrated, were finished before, have failed and are left.
+
+        One has failed if any of its items has, and is left if none has and not all have ended.
+        """
+        counts = dict.fromkeys((*_ENDS, "left"), 0)
+        for ends in self._ends.values():
+            if "failed" in ends or len(ends) == len(DETECTORS):
+                counts[next(how for how in _ENDS if how in ends)] += 1
+        items = self.left + sum(map(len, self._ends.values()))
+        counts["left"] = items // len(DETECTORS) - sum(counts.values())
+        return counts
 
     @property
     def planets_per_hour(self) -> float:
@@ -81,6 +112,7 @@ class Summary:
         self.done += other.done
         self.skipped += other.skipped
         self.failed |= other.failed
+        self._ends |= other._ends
         self.left += other.left
         self.stopped = self.stopped or other.stopped
         self.spent(other.stages)
@@ -95,8 +127,15 @@ class Summary:
         -------
         dict
             Plain values.
+
+        Examples
+        --------
+        >>> gpucal.Summary(done=2, seconds=1.0).to_dict()["planets_per_hour"]
+        3600.0
         """
-        return {**vars(self), "planets_per_hour": self.planets_per_hour, "slowest_stage": self.slowest_stage}
+        plain = {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        more = ("observations", "planets_per_hour", "slowest_stage")
+        return plain | {name: getattr(self, name) for name in more}
 
     @property
     def counts(self) -> str:
@@ -117,7 +156,36 @@ class Summary:
         said = "; ".join(filter(None, parts))
         return said and f"{out}: {said}"
 
+    def __repr__(self) -> str:
+        return self._shown().text()
+
+    def _repr_html_(self) -> str:
+        return self._shown().html()
+
+    def _shown(self) -> Shown:
+        stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in self.stages.items())
+        facts = {
+            "items": self.counts,
+            "time": f"{self.seconds:.1f} s, {self.planets_per_hour:,.0f} observations an hour" if self.done else "",
+            "backend": self.backend,
+            "stages": stages and f"{stages}, summed over threads",
+            "stopped": self.stopped,
+            "failed": listed([*self.failed.values()], 1),
+            "notes": listed(self.notes, 1),
+        }
+        return Shown("Summary", facts)
+
     def __str__(self) -> str:
+        counts = self.observations
+        done = counts["calibrated"]
+        more = [f"{counts[how]} {how}" for how in ("finished before", "failed", "left") if counts[how]]
+        of_all = [f"{name} failed" for name in self.failed if not name.startswith("planet ")]
+        said = [f"{done} observation{'s' * (done != 1)} calibrated", *more, *of_all]
+        return f"{', '.join(said)} in {self.seconds:.1f} s"
+
+    @property
+    def details(self) -> str:
+        """The numbers of items, the speed and the slowest stage, for the log."""
         line = f"{self.counts} in {self.seconds:.1f} s ({self.backend or 'no backend'})"
         if self.done:
             share = self.stages[self.slowest_stage] / sum(self.stages.values())
@@ -153,8 +221,10 @@ class _LogFile(logging.FileHandler):
 
 
 @contextmanager
-def logged_to(path: Path, summary: Summary) -> Iterator[None]:
+def logged_to(path: Path, summary: Summary) -> Iterator[Callable[[str], None]]:
     """Append log messages to a file, and the summary at the end, however the run ends.
+
+    Yields a function that writes a line to the file alone.
 
     Raises OutputError if the file cannot be opened.
     """
@@ -165,13 +235,17 @@ def logged_to(path: Path, summary: Summary) -> Iterator[None]:
     handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(message)s"))
     logger = logging.getLogger("gpucal")
     logger.addHandler(handler)
-    try:
-        yield
-    finally:
+
+    def note(line: str) -> None:
         # Not logged: below WARNING, the default level, it would be lost; at WARNING it would be shown twice.
+        handler.handle(logger.makeRecord(__name__, logging.INFO, __file__, 0, line, (), None))
+
+    try:
+        yield note
+    finally:
         lines = [f"pages: {Pages(**summary.pages)}"] if summary.pages else []
-        for line in (*lines, str(summary)):
-            handler.handle(logger.makeRecord(__name__, logging.INFO, __file__, 0, line, (), None))
+        for line in (*lines, summary.details):
+            note(line)
         logger.removeHandler(handler)
         with suppress(OSError):  # closing tries the failed write again, which has been reported
             handler.close()

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpucal.science.bad_pixels import Mend, carry_variance, find_mends, gather, interpolate, unusable
-from gpucal.science.plan import DQ
+from gpucal.science.plan import DQ, Plan
 from gpucal.science.steps import Array, namespace, time_parts
 from gpucal.settings.detectors import Detector
 from gpucal.settings.rules import Window, check_aperture, checked_window, checked_windows
@@ -34,8 +34,10 @@ __all__ = [
     "LightCurve",
     "coefficients",
     "light_curve",
+    "light_curve_of_plan",
     "light_curve_with_errors",
     "weighted_sum",
+    "white_light",
 ]
 
 
@@ -170,6 +172,54 @@ def light_curve_with_errors(
     return LightCurve(flux, xp.sqrt(squared))
 
 
+def light_curve_of_plan(signal: NDArray[Any], dq: NDArray[np.uint8], aperture: Aperture, plan: Plan) -> LightCurve:
+    """Sum a signal cube as `light_curve_with_errors` does with the variances of `gpucal.science.noise.variance`.
+
+    They are added up where they are made, so this takes a quarter of the time, and needs no memory for a second cube.
+
+    Parameters
+    ----------
+    signal : ndarray, shape (time, wavelength, spatial)
+        Calibrated signal, electrons; of NumPy.
+    dq, aperture
+        As for `light_curve`; the weights must be plain, as others need the variances before the sums.
+    plan : Plan
+        The plan that the signal was made with.
+
+    Returns
+    -------
+    LightCurve
+        ``flux`` and ``error``, each (time, wavelength) or (time, 1); NaN as in `light_curve`.
+    """
+    photometer = aperture.detector.photometer
+    inside, columns = _mends(dq, photometer)
+    c = _coefficients(signal, dq, inside, aperture, None)
+    unused = c == 0.0
+    frame = (plan.detector.shape[0], plan.detector.width)
+    maps = (values.reshape(frame).T for values in (plan.divisor, plan.dark, plan.read_noise))
+    divisor, dark, read = (np.where(unused, 0.0, values) for values in maps)
+    sums = "bxy,xy->b" if photometer else "bxy,xy->bx"
+    flux = np.empty((len(signal), 1 if photometer else len(c)))
+    squared = np.empty_like(flux)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        share = np.where(unused, 0.0, plan.electron * (c / divisor) ** 2)
+        reads = 2 * plan.pairs_per_bin / plan.electron * read**2
+        for part in time_parts(signal):
+            charge = signal[part].astype(np.float64)
+            np.copyto(charge, 0.0, where=unused)
+            np.einsum(sums, charge, c, out=flux[part, 0] if photometer else flux[part])
+            charge *= divisor
+            charge += dark * plan.tau_s[part, None, None]
+            np.maximum(charge, 0.0, out=charge)
+            charge += reads
+            np.einsum(sums, charge, share, out=squared[part, 0] if photometer else squared[part])
+        nothing = unused.all() if photometer else unused.all(axis=1)
+        flux[:, nothing] = squared[:, nothing] = np.nan
+        interpolate(flux[:, :, None], columns)
+        carry_variance(squared[:, :, None], columns)
+        return LightCurve(flux, np.sqrt(squared))
+
+
 def _mends(dq: NDArray[np.uint8], photometer: bool) -> tuple[list[Mend], list[Mend]]:
     """Return the mends inside a light curve, and those of whole light curves, as pixels of (wavelength, 1)."""
     mends = find_mends(dq) if (dq & np.uint8(DQ.INTERPOLATED)).any() else []
@@ -276,3 +326,29 @@ def _time_mean(values: Array) -> Array:
     xp = namespace(values)
     with np.errstate(invalid="ignore", over="ignore"):
         return xp.sum(values, axis=0, dtype=xp.float64) / values.shape[0]
+
+
+def white_light(
+    flux: NDArray[np.float64], error: NDArray[np.float64] | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """Sum light curves over wavelength; a curve that is not finite in every bin is left out, so that none jumps.
+
+    Parameters
+    ----------
+    flux : ndarray of float64, shape (time, wavelength)
+        Light curves, electrons.
+    error : ndarray of float64, shape (time, wavelength), optional
+        Their errors.
+
+    Returns
+    -------
+    flux, error : ndarray of float64, shape (time,)
+        The white light curve, NaN if no curve is finite; and its error, None if none was given.
+    """
+    used = np.isfinite(flux).all(axis=0)
+    if not used.any():
+        nothing = np.full(len(flux), np.nan)
+        return nothing, None if error is None else nothing
+    white = flux[:, used].sum(axis=1)
+    with np.errstate(over="ignore"):
+        return white, None if error is None else np.sqrt((error[:, used] ** 2).sum(axis=1))

@@ -11,7 +11,7 @@ from gpucal.science.bad_pixels import carry_variance, find_mends
 from gpucal.science.plan import DQ, Plan
 from gpucal.science.steps import Array, namespace, time_parts
 
-__all__ = ["noise_excess", "on_arrays", "read_variance", "variance"]
+__all__ = ["neighbour_residuals", "noise_excess", "on_arrays", "read_variance", "scatter", "variance"]
 
 # Median absolute difference of two draws from a normal distribution, in units of its standard deviation.
 _NORMAL = 0.6744897501960817 * 2.0**0.5
@@ -141,3 +141,38 @@ def noise_excess(values: Array, variances: Array) -> Array:
         # sorting puts NaN last, so a NaN anywhere makes the last value NaN, and with it the sum
         typical = (ordered[(n - 1) // 2, ...] + ordered[n // 2, ...]) / 2.0 + 0.0 * ordered[-1, ...]
         return typical / _NORMAL / xp.sqrt(xp.sum(variances, axis=0) / variances.shape[0])
+
+
+def scatter(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the standard deviation of noise from bin to bin: ``median |x[b+1] − x[b]| / (0.6745 · √2)``.
+
+    Parameters
+    ----------
+    values : ndarray of float64, shape (time, ...)
+        Light curves.
+
+    Returns
+    -------
+    ndarray of float64, shape (...)
+        In the unit of the values; NaN as in `noise_excess`.
+    """
+    result: NDArray[np.float64] = noise_excess(values, np.ones_like(values))
+    return result
+
+
+def neighbour_residuals(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Subtract from each bin the mean of the bins beside it, which takes away any transit and slow drift.
+
+    Parameters
+    ----------
+    values : ndarray of float64, shape (time, ...)
+        Light curves.
+
+    Returns
+    -------
+    ndarray of float64, shape (time, ...)
+        Scaled so that noise of standard deviation σ keeps σ; NaN in the first and the last bin.
+    """
+    residuals = np.full_like(values, np.nan, dtype=np.float64)
+    residuals[1:-1] = (values[1:-1] - (values[:-2] + values[2:]) / 2.0) / np.sqrt(1.5)
+    return residuals

@@ -35,7 +35,16 @@ __all__ = ["DQ", "DQ_DESCRIPTIONS", "Plan", "make_plan"]
 
 
 class DQ(enum.IntFlag):
-    """Data-quality bits of a pixel."""
+    """Data-quality bits of a pixel.
+
+    Examples
+    --------
+    >>> dq = np.array([0, 1, 3], np.uint8)
+    >>> (dq & gpucal.DQ.HOT) != 0
+    array([False, False,  True])
+    >>> [flag.name for flag in gpucal.DQ if flag & 3]
+    ['DEAD', 'HOT']
+    """
 
     DEAD = 1
     HOT = 2

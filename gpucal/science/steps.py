@@ -12,6 +12,14 @@ Raw detector reads come as ``(frame, spatial, wavelength)``; the result of each 
 
 Everything is float64, no input is changed, and results stay on the device of the inputs. The source of each formula is
 the organisers' calibration notebook of 14 August 2024.
+
+Examples
+--------
+>>> reads = np.array([[[1000]], [[1500]], [[1000]], [[1700]]], np.uint16)
+>>> electrons = gpucal.steps.adc(reads, gain=2.0, offset=-100.0)
+>>> pairs = gpucal.steps.cds(electrons)
+>>> gpucal.steps.bin(pairs, 2)[:, 0, 0]
+array([600.])
 """
 
 from __future__ import annotations

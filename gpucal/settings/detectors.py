@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from gpucal.errors import UnknownDetector
+from gpucal.hints import did_you_mean, near
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["DETECTORS", "ORDER", "Detector"]
+__all__ = ["DETECTORS", "ORDER", "Detector", "curve_name", "detector_of"]
 
 
 @dataclass(frozen=True)
@@ -121,3 +124,36 @@ DETECTORS: Mapping[str, Detector] = MappingProxyType(
 
 ORDER = tuple(sorted(DETECTORS, key=lambda name: not DETECTORS[name].photometer))
 """Detectors in the order of the 283 light curves, side by side: photometers first."""
+
+
+def curve_name(detector: str, column: int | None) -> str:
+    """Return the competition's name of a light curve: ``wl_1`` is FGS1, ``wl_2`` the first column of AIRS-CH0.
+
+    Parameters
+    ----------
+    detector : str
+        The detector's name.
+    column : int or None
+        The stored column; None for a photometer.
+
+    Returns
+    -------
+    str
+        Of a column that the competition leaves out, detector and column, such as ``AIRS-CH0_038``.
+    """
+    first, crop = 1, DETECTORS[detector].crop
+    for other in map(DETECTORS.__getitem__, ORDER[: ORDER.index(detector)]):
+        first += 1 if other.photometer else other.width
+    if column is None:
+        return f"wl_{first}"
+    return f"wl_{first + column - crop[0]}" if column in range(*crop) else f"{detector}_{column:03d}"
+
+
+def detector_of(detector: object) -> Detector:
+    """Return a detector, which may be given by its name; raises UnknownDetector for anything else."""
+    if isinstance(detector, Detector):
+        return detector
+    if not isinstance(detector, str) or detector not in DETECTORS:
+        hint = did_you_mean(near(detector, DETECTORS)) if isinstance(detector, str) else ""
+        raise UnknownDetector(f"no detector {detector!r}; there are {', '.join(DETECTORS)}{hint}")
+    return DETECTORS[detector]

@@ -64,8 +64,10 @@ def why_no_id(value: object) -> str:
 
 
 def ids_in(values: object) -> list[Any]:
-    """Return the ids of a collection, or the only one, of a text or number that is given alone."""
-    return [values] if isinstance(values, (str, bytes)) or not isinstance(values, Iterable) else [*values]
+    """Return the ids of a collection, or of a text, with commas between them, or the only one."""
+    if isinstance(values, str):
+        return [one.strip() for one in values.split(",") if one.strip()] or [values]
+    return [values] if isinstance(values, bytes) or not isinstance(values, Iterable) else [*values]
 
 
 def _integer(value: object) -> int | None:

@@ -147,7 +147,7 @@ def synthesize(
     visits: int = 1,
     splits: tuple[str, ...] = ("train",),
     workers: int | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Callable[[str], object] | None = None,
 ) -> list[int]:
     """Write a competition folder of synthetic raw reads, and their truth under ``truth/``.
 
@@ -302,7 +302,7 @@ class _Job:
     visits: int
     pool: ThreadPoolExecutor
     writer: ThreadPoolExecutor
-    progress: Callable[[str], None]
+    progress: Callable[[str], object]
 
     def write_split(self, split: str, ids: Sequence[int]) -> None:
         """Write the planets and the tables of one split."""

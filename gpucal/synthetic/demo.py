@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +17,23 @@ from gpucal.results.reader import ORDER
 from gpucal.settings.detectors import DETECTORS
 from gpucal.synthetic.competition import Truth, synthesize
 
-__all__ = ["demo"]
+__all__ = ["STEPS", "demo"]
+
+STEPS = 2 * len(DETECTORS)
+"""Steps of the demo that take a while: a signal file is made, and calibrated, for each detector."""
 
 
-def demo(out: Path, frames: int | None) -> Iterator[str]:
+def demo(out: Path, frames: int | None, show: Callable[[int], object] = lambda ended: None) -> Iterator[str]:
     """Make a synthetic planet, calibrate it, compare it with its truth and draw it, saying line by line what was done.
 
-    Raw data that are there already are used again. ``frames`` are AIRS-CH0 frames, 11250 by default. Raises OutputError
-    if the folder cannot be written, or holds only part of the raw data.
+    Raw data that are there already are used again. ``frames`` are AIRS-CH0 frames, 11250 by default. ``show`` is
+    called with the number of `STEPS` that have ended. Raises OutputError if the folder cannot be written, or holds only
+    part of the raw data.
     """
     for folder in (real := out.resolve(), *real.parents):
         if is_competition(folder):
             raise OutputError(f"{out}: is inside the competition folder {folder}; give another folder for the demo")
-    raw = out / "raw"
+    raw, made = out / "raw", count(1)
     truths = raw / "truth"
     if frames is None and truths.exists():
         obs = next(iter(open_dataset(raw)))
@@ -39,13 +44,14 @@ def demo(out: Path, frames: int | None) -> Iterator[str]:
             raise OutputError(f"{raw}: is not complete; remove it and run `gpucal demo` again")
         yield (f"planet {planet} is in {raw} already and is used again")
     else:
-        (planet,) = synthesize(raw, layout="2025", frames=frames)
+        (planet,) = synthesize(raw, layout="2025", frames=frames, progress=lambda _: show(next(made)))
         obs = open_dataset(raw)[planet]
     curves, models = {}, {}
-    for name in ORDER:
+    for ended, name in enumerate(ORDER, STEPS - len(ORDER) + 1):
         start = time.perf_counter()
         cal = calibrate(obs, name)
         seconds = time.perf_counter() - start
+        show(ended)
         truth = Truth.load(truths / str(planet) / "0" / f"{name}.npz")
         expected, noise = truth.expected(cal.detector, DETECTORS[name].bin_pairs)
         sigma = ((cal.signal - expected) / np.sqrt(noise))[:, ~cal.mask]

@@ -18,6 +18,7 @@ from gpucal.cli.main import main
 from gpucal.cli.parser import parsed
 from gpucal.errors import ConfigError, DatasetError, OutputError
 from gpucal.hints import near, near_path, near_planets
+from gpucal.runs import progress
 from gpucal.settings.options import settings_from
 
 FLAGS = [f"--bin={name}={pairs}" for name, pairs in BINS.items()]
@@ -289,7 +290,7 @@ def test_equal_failures_are_a_line_and_the_log_has_all(
     firsts = [next(line for line in shown if f"planet 100 visit 0 {name}" in line) for name in BINS]
     said = f"gpucal: 30 lines of this kind, all of them in {out}/gpucal.log; the first: "
     assert {one, other} == {said + first.removeprefix("gpucal: ") for first in firsts}
-    assert captured.out.startswith("0 done, 0 finished before, 60 failed")
+    assert captured.out.startswith("0 observations calibrated, 30 failed in ")
     log = (out / "gpucal.log").read_text()
     assert all(log.count(f"planet {planet} visit 0 ") == 2 for planet in range(100, 130))
 
@@ -306,10 +307,12 @@ def test_a_bar_on_the_terminal_does_not_undo_that(
     broken: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(progress, "AFTER", 0.0)
     assert main(["calibrate", str(broken), str(tmp_path / "out")]) == 1
     said = capfd.readouterr().err
     assert said.count("signal file is missing") == said.count("FGS1_signal.parquet: ") == FEW + 1
     assert "planets/min" in said
+    assert "60 failures" in said
 
 
 def test_equal_mismatches_are_a_line(desk: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -28,6 +28,7 @@ from gpucal import DQ, Calibration
 from gpucal.cli.main import main
 from gpucal.errors import ConfigError, InputError, RunWarning
 from gpucal.inputs.calibration_files import read_frames, read_raw_frames
+from gpucal.results.records import records
 from gpucal.settings.detectors import DETECTORS
 
 AIRS, FGS1 = DETECTORS["AIRS-CH0"], DETECTORS["FGS1"]
@@ -328,6 +329,12 @@ def test_a_run_without_read_noise(
     assert (summary.done, summary.failed) == (4, {})
     assert len(caplog.messages) == 1
     assert caplog.messages[0] in (tmp_path / "cubes" / "gpucal.log").read_text()
+    cubes = gpucal.open_results(tmp_path / "cubes")
+    assert np.isnan(cubes.light_curves_with_errors().error).all()
+    assert np.isfinite(cubes.light_curves_with_errors().flux).any()
+    (told,) = {json.dumps(record["quality"]["expected_ppm"]) for record in records(tmp_path / "cubes")}
+    assert told == "null"
+    assert len(caplog.messages) == 1
     summary = gpucal.run(dataset, tmp_path / "curves", CONFIG, product="light-curves", dtype=float)
     assert (summary.done, summary.failed) == (4, {})
     curve = gpucal.open_results(tmp_path / "curves").light_curve_with_errors((17, 0), "FGS1")

@@ -19,8 +19,14 @@ import gpucal
 from gpucal import Dataset
 from gpucal.errors import OutputError, Unstackable
 from gpucal.results import light_curve_table as module
-from gpucal.results.light_curve_table import LIGHT_CURVES, write_light_curves
+from gpucal.results.light_curve_table import (
+    LIGHT_CURVES,
+    light_curves_are_current,
+    read_light_curves,
+    write_light_curves,
+)
 from gpucal.results.records import records
+from gpucal.results.verify import verify
 
 
 @pytest.fixture(scope="module", params=["float32", "float64"])
@@ -39,18 +45,18 @@ def check_light_curves(out: Path) -> None:
     assert flux.dtype == error.dtype == kind
     np.testing.assert_array_equal(flux, both.flux.astype(kind))
     np.testing.assert_array_equal(error, both.error.astype(kind))
-    names = ["FGS1", *(f"AIRS-CH0_{column:03d}" for column in range(39, 321))]
+    names = [f"wl_{k}" for k in range(1, 284)]
     table = pd.read_parquet(out / "light-curves.parquet")
-    assert list(table) == ["planet", "visit", "bin", "time_h", *names, *(f"{name}_error" for name in names)]
+    assert list(table) == ["planet_id", "visit", "bin", "time", *names, *(f"{name}_error" for name in names)]
     assert [str(t) for t in table.dtypes[:5]] == ["int64", "int64", "int32", "float64", kind]
     rows = [(*key, k) for key in IDS for k in range(4)]
-    assert [*table[["planet", "visit", "bin"]].itertuples(index=False, name=None)] == rows
-    np.testing.assert_array_equal(table.time_h, np.concatenate([results.axes(key, "AIRS-CH0")["time"] for key in IDS]))
+    assert [*table[["planet_id", "visit", "bin"]].itertuples(index=False, name=None)] == rows
+    np.testing.assert_array_equal(table.time, np.concatenate([results.axes(key, "AIRS-CH0")["time"] for key in IDS]))
     np.testing.assert_array_equal(table[names].to_numpy(), flux.reshape(8, 283))
     np.testing.assert_array_equal(table[[f"{name}_error" for name in names]].to_numpy(), error.reshape(8, 283))
     np.testing.assert_array_equal(np.load(out / "light-curves.ids.npy"), IDS)
     schema = pq.read_schema(out / "light-curves.parquet")
-    assert schema.field("FGS1").metadata is None
+    assert schema.field("wl_1").metadata is None
     written = [
         float(schema.field(f"{name}{what}").metadata[b"wavelength_um"]) for what in ("", "_error") for name in names[1:]
     ]
@@ -60,6 +66,43 @@ def check_light_curves(out: Path) -> None:
     assert [(item["planet"], item["visit"], item["detector"]) for item in history["items"]] == order
     for item in history["items"]:
         check_history({**history["common"], **item})
+
+
+def test_pandas_reads_units_and_wavelengths(curves: Path) -> None:
+    path, results = curves / "light-curves.parquet", gpucal.open_results(curves)
+    expected = results.light_curve_table()
+    assert pd.read_parquet(path).attrs == expected.attrs
+    pd.testing.assert_frame_equal(pd.read_parquet(path), expected, check_exact=True)
+    found = read_light_curves(path)
+    pd.testing.assert_frame_equal(found, expected, check_exact=True)
+    assert found.attrs == expected.attrs
+
+
+def test_old_names_are_read(curves: Path, tmp_path: Path) -> None:
+    """As 0.1 named them, and without units."""
+    out = shutil.copytree(curves, tmp_path / "out")
+    path = out / "light-curves.parquet"
+    table, expected = pq.read_table(path), read_light_curves(path)
+    columns = ["FGS1", *(f"AIRS-CH0_{column:03d}" for column in range(39, 321))]
+    names = ["planet", "visit", "bin", "time_h", *columns, *(f"{name}_error" for name in columns)]
+    history = {b"gpucal": table.schema.metadata[b"gpucal"]}
+    pq.write_table(table.rename_columns(names).replace_schema_metadata(history), path)
+    found = read_light_curves(path)
+    pd.testing.assert_frame_equal(found, expected, check_exact=True)
+    assert found.attrs == expected.attrs
+    assert light_curves_are_current(gpucal.open_results(out))
+    assert [*verify(out)] == []
+    other = table.rename_columns(["planets", *names[1:]]).replace_schema_metadata(history)
+    pq.write_table(other, path)
+    assert len([*verify(out)]) == 1
+
+
+def test_a_file_that_is_no_table_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "x.parquet").write_bytes(b"x" * 20)
+    for name in ("x.parquet", "nothing.parquet"):
+        with pytest.raises(OutputError, match=r"cannot be read .*; give a light-curves\.parquet") as error:
+            read_light_curves(tmp_path / name)
+        one_line(error.value)
 
 
 def test_run_writes_light_curves(curves: Path) -> None:
@@ -150,13 +193,11 @@ def test_what_a_killed_run_left_is_told_from_what_is_there(planets: Dataset, tmp
     check()
 
 
-def test_light_curves_need_variances(visits: Dataset, tmp_path: Path) -> None:
+def test_light_curves_need_no_variances(visits: Dataset, tmp_path: Path) -> None:
     out = folder(visits, tmp_path / "out")
-    before = files(out)
-    with pytest.raises(OutputError, match="holds no variance; calibrate with --variance") as caught:
-        write_light_curves(gpucal.open_results(out))
-    one_line(caught.value)
-    assert files(out) == before
+    assert not any("variance" in name for name in files(out))
+    write_light_curves(gpucal.open_results(out))
+    check_light_curves(out)
 
 
 def test_a_full_disk_at_the_light_curves(curves: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,9 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
         lambda p: p.write_text(p.read_text().replace('"sha256": "', '"sha256": "0', 1)),
         "holds other values",
     ),
-    "a file of no record": (f"{AIRS}.flux.npy", lambda p: np.save(p, np.ones(3)), "belongs to no record"),
+    "a flipped bit in a light curve": (f"{AIRS}.flux.npy", lambda p: flip(p, 500), "holds other values"),
+    "errors that are lost": (f"{AIRS}.error.npy", Path.unlink, "cannot be read (No such file or directory)"),
+    "a file of no record": (f"{AIRS}.other.npy", lambda p: np.save(p, np.ones(3)), "belongs to no record"),
     "litter": ("23/0/.AIRS-CH0.dq.npy.1.tmp", lambda p: p.write_bytes(b""), "belongs to no record"),
     "an index of other times": (
         "manifest.parquet",
@@ -101,9 +103,9 @@ def curves(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def change_table(path: Path) -> None:
     table = pq.read_table(path)
-    values = table["AIRS-CH0_100"].to_numpy().copy()
+    values = table["wl_63"].to_numpy().copy()
     values[-1] += 1
-    pq.write_table(table.set_column(table.column_names.index("AIRS-CH0_100"), "AIRS-CH0_100", pa.array(values)), path)
+    pq.write_table(table.set_column(table.column_names.index("wl_63"), "wl_63", pa.array(values)), path)
 
 
 CURVE_DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {

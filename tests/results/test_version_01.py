@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -13,6 +14,7 @@ from competition_01 import PLANETS, RESULTS, SETTINGS, write_competition
 import gpucal
 from gpucal import Calibration
 from gpucal.cli.main import main
+from gpucal.results.export import export
 from gpucal.results.records import records
 from gpucal.results.verify import verify
 
@@ -89,6 +91,37 @@ def test_resuming(competition: Path, cubes: Path, notebook: Path) -> None:
     summary = gpucal.run(dataset, notebook, NOTEBOOK, product="light-curves", planets=PLANETS)
     assert (summary.done, summary.skipped, summary.failed) == (0, 4, {})
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_cubes_without_a_variance(
+    competition: Path, cubes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Their errors are NaN, which is said once; they count as finished, and verify finds nothing wrong with them."""
+    identity = json.dumps([UPDATED.content_hash, "float32", "cubes", False])
+    for path in cubes.glob("*/*/*.json"):
+        record = json.loads(path.read_text())
+        if record["status"] == "done":
+            del record["files"]["variance"]
+            record["settings"] = hashlib.sha256(identity.encode()).hexdigest()
+            path.write_text(json.dumps(record))
+    for path in cubes.glob("*/*/*.variance.npy"):
+        path.unlink()
+    settings = cubes / "config.toml"
+    settings.write_text(settings.read_text().replace("variance = true", "variance = false"))
+    summary = gpucal.run(gpucal.open_dataset(competition), cubes, UPDATED, planets=PLANETS)
+    assert (summary.done, summary.skipped, summary.failed) == (0, 4, {})
+    assert [*verify(cubes)] == []
+    caplog.clear()
+    results = gpucal.open_results(cubes)
+    flux, error = results.light_curves_with_errors()
+    np.testing.assert_array_equal(flux, results.light_curves())
+    assert np.isfinite(flux).any()
+    assert np.isnan(error).all()
+    assert np.isnan(results.calibrated(IDS[0], "FGS1").light_curve_with_errors().error).all()
+    (line,) = caplog.messages
+    assert line.startswith(f"{cubes}: holds cubes of an older version without errors, which are NaN here; ")
+    written = export(results, tmp_path / "to", "npy", "light-curves")
+    assert np.isnan(np.load(written[1])).all()
 
 
 def test_the_numbers_are_those_of_0_1(competition: Path, cubes: Path) -> None:

@@ -341,7 +341,7 @@ def test_nothing_is_begun_that_would_end_too_late(
     assert summary.done + summary.left == 24
 
 
-@pytest.mark.parametrize("limit", [0, -1, float("inf"), float("nan"), "8.5h", True])
+@pytest.mark.parametrize("limit", [0, -1, float("inf"), float("nan"), ["8.5h"], True])
 def test_impossible_time_limits(source: Path, tmp_path: Path, limit: object) -> None:
     with pytest.raises(ConfigError, match="time_limit = "):
         again(source, tmp_path / "out", time_limit=limit)
@@ -377,8 +377,8 @@ def test_shards_are_everything_once(source: Path, tmp_path: Path) -> None:
         ids += gpucal.open_results(tmp_path / str(part)).ids if summary.done else []
         assert again(source, out, shard=(part, 3)).skipped == 0
     assert sorted(ids) == gpucal.open_results(out).ids == [(17, 0), (23, 0)]
-    for shard in ((0, 2), (3, 2), (1.0, 2), "1/2", (1,), 3):
-        with pytest.raises(ConfigError, match="shard = "):
+    for shard in ((0, 2), (3, 2), (1.0, 2), "0/2", (1,), 3):
+        with pytest.raises(ConfigError, match=r"^shard( = |: '0/2' )"):
             again(source, out, shard=shard)
 
 
@@ -393,12 +393,11 @@ def test_the_command_line_says_how_to_go_on(
     figures = json.loads(captured.out)
     assert (figures["left"], figures["stopped"], figures["planets_per_hour"]) == (4, "time limit", 0)
     assert main(["calibrate", str(source), str(tmp_path / "out"), *bins, "--shard", "1/2"]) == 0
-    said = capsys.readouterr().out
-    assert said.startswith("2 done, 0 finished before, 0 failed in ")
-    assert "planets an hour, slowest stage " in said
+    assert capsys.readouterr().out.startswith("1 observation calibrated in ")
     again_from = ["--resume-from", str(tmp_path / "out")]
     assert main(["calibrate", str(source), str(tmp_path / "more"), *bins, *again_from]) == 0
-    assert capsys.readouterr().out.startswith("2 done, 2 finished before, 0 failed in ")
+    assert capsys.readouterr().out.startswith("1 observation calibrated, 1 finished before in ")
     log = (tmp_path / "out" / "gpucal.log").read_text()
     assert "time limit: 0 done" in log
     assert "INFO 2 done, 0 finished before, 0 failed" in log
+    assert "planets an hour, slowest stage " in log

@@ -15,7 +15,7 @@ from gpucal import DQ, Calibration
 from gpucal.cli.main import main
 from gpucal.errors import ConfigError, OutputError
 from gpucal.science.bad_pixels import carry_variance, find_mends, interpolate
-from gpucal.science.light_curves import Aperture, light_curve, light_curve_with_errors
+from gpucal.science.light_curves import Aperture, light_curve, light_curve_of_plan, light_curve_with_errors
 from gpucal.settings.detectors import DETECTORS, Detector
 
 AIRS = replace(DETECTORS["AIRS-CH0"], shape=(8, 6), crop=(0, 6))
@@ -109,6 +109,35 @@ def test_is_the_definition(
     np.testing.assert_array_equal(light_curve(signal, dq, aperture, variance), flux)
     for array, original in zip((signal, variance, dq), before, strict=True):
         np.testing.assert_array_equal(array, original)
+
+
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
+@pytest.mark.parametrize("gain", ["divide", "multiply"])
+@pytest.mark.parametrize("reduce", ["sum", "mean"])
+@pytest.mark.parametrize("bad_pixels", ["keep", "nan", "interpolate"])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("name", BINS)
+def test_errors_need_no_cube_of_variances(
+    old: Made, name: str, dtype: type[np.floating], bad_pixels: str, reduce: str, gain: str
+) -> None:
+    """Hostile frames, and charges below 0: the sums are those over the cube."""
+    config = Calibration(bins={name: 2}, bad_pixels=bad_pixels, reduce=reduce, gain=gain, integration="notebook")
+    cal = gpucal.calibrate(gpucal.open_dataset(old[0])[17], name, config, dtype=dtype)
+    for rows, background in ((None, ()), ((4, 20), ()), ((4, 20), ((0, 3), (25, 32)))):
+        aperture = Aperture(cal.detector, "plain", rows, background)
+        before = cal.signal.copy()
+        flux, error = light_curve_of_plan(cal.signal, cal.dq, aperture, cal.plan)
+        expected = light_curve_with_errors(cal.signal, cal.dq, aperture, cal.variance)
+        np.testing.assert_array_equal(cal.signal, before)
+        size = np.abs(cal.signal[:, ~cal.mask]).sum(dtype=float) if name == "FGS1" else np.abs(cal.signal).sum(axis=2)
+        size = np.where(np.isfinite(size), size, 0.0)
+        for got, of in ((np.isnan, flux), (np.isposinf, error)):
+            np.testing.assert_array_equal(got(of), got(expected.flux if of is flux else expected.error))
+        there = np.isfinite(expected.flux)
+        assert (np.abs(flux - expected.flux)[there] <= (1e-12 * size + 1e-12 * np.abs(expected.flux))[there]).all()
+        np.testing.assert_allclose(error, expected.error, rtol=1e-12)
+    plan = replace(cal.plan, read_noise=np.full_like(cal.plan.read_noise, np.nan))
+    assert np.isnan(light_curve_of_plan(cal.signal, cal.dq, aperture, plan).error).all()
 
 
 @pytest.mark.parametrize("weights", ["plain", "variance"])
@@ -230,9 +259,9 @@ def test_the_product_is_light_curves_and_nothing_else(old: Made, tmp_path: Path)
     assert expected.flux.shape == (2, 4, 283)
     table = pq.read_table(out / "light-curves.parquet")
     assert table.num_rows == 8
-    np.testing.assert_array_equal(table["FGS1"].to_numpy(), expected.flux[:, :, 0].ravel())
-    np.testing.assert_array_equal(table["AIRS-CH0_039"].to_numpy(), expected.flux[:, :, 1].ravel())
-    np.testing.assert_array_equal(table["AIRS-CH0_320_error"].to_numpy(), expected.error[:, :, 282].ravel())
+    np.testing.assert_array_equal(table["wl_1"].to_numpy(), expected.flux[:, :, 0].ravel())
+    np.testing.assert_array_equal(table["wl_2"].to_numpy(), expected.flux[:, :, 1].ravel())
+    np.testing.assert_array_equal(table["wl_283_error"].to_numpy(), expected.error[:, :, 282].ravel())
     names = {path.name for path in out.rglob("*") if path.is_file()}
     assert not any("signal" in name for name in names)
     for name in DETECTORS:  # which pixels are in them
@@ -269,11 +298,37 @@ def test_one_product_takes_the_place_of_the_other(old: Made, tmp_path: Path) -> 
     assert (summary.done, summary.skipped) == (0, 2)
 
 
-def test_cubes_without_variances_have_no_errors(old: Made, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [[], ["--variance"], ["--weights=variance"], ["--bad-pixels=interpolate"]], ids=str)
+def test_cubes_have_light_curves_with_errors(old: Made, tmp_path: Path, options: list[str]) -> None:
+    """The same as those of the other product, whether their variance is stored or not."""
+    arguments = ["calibrate", str(old[0]), "--planet", "17", *FLAGS, *options]
+    cubes, curves = tmp_path / "cubes", tmp_path / "curves"
+    assert main([*arguments[:2], str(cubes), *arguments[2:]]) == 0
+    assert main([*arguments[:2], str(curves), *arguments[2:], "--product", "light-curves"]) == 0
+    results, expected = gpucal.open_results(cubes), gpucal.open_results(curves).light_curves_with_errors()
+    assert np.isfinite(expected.error).any()
+    for stored, alone in zip(results.light_curves_with_errors(), expected, strict=True):
+        np.testing.assert_array_equal(stored, alone)
+    for name in DETECTORS:
+        cal, curve = results.calibrated((17, 0), name), results.light_curve_with_errors((17, 0), name)
+        for stored, read in zip(curve, cal.light_curve_with_errors(), strict=True):
+            np.testing.assert_array_equal(stored, read)
+        np.testing.assert_allclose(cal.light_curve(), curve.flux, rtol=1e-5, atol=1.0)
+        excess = cal.noise_excess("wavelength")
+        assert excess.shape == (curve.flux.shape[1],)
+        size, cube = ((cubes / "17" / "0" / f"{name}.{kind}.npy").stat().st_size for kind in ("flux", "signal"))
+        assert size - 128 == (cube - 128) // (32 if name == "AIRS-CH0" else 1024)
+
+
+def test_other_choices_need_the_variance(old: Made, tmp_path: Path) -> None:
     assert main(["calibrate", str(old[0]), str(tmp_path), "--planet", "17", *FLAGS]) == 0
     results = gpucal.open_results(tmp_path)
     assert np.isfinite(results.light_curves()).any()
-    for read in (results.light_curves_with_errors, lambda: results.light_curves(weights="variance")):
+    same = results.light_curves_with_errors(weights="plain", rows=None)
+    np.testing.assert_array_equal(same, results.light_curves_with_errors())
+    rows = (8, 24)
+    reads = (lambda: results.light_curves_with_errors(rows=rows), lambda: results.light_curves(weights="variance"))
+    for read in reads:
         with pytest.raises(OutputError, match="planet 17 visit 0 FGS1: its folder holds no variance; calibrate with"):
             read()
 

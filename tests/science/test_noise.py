@@ -23,8 +23,10 @@ from gpucal import Calibrated, Calibration
 from gpucal.backends import load
 from gpucal.errors import ConfigError
 from gpucal.pipeline.calibrated import arrays_of
+from gpucal.runs.job import Job
 from gpucal.science import noise
 from gpucal.science.bad_pixels import plan_repair
+from gpucal.science.quality import quality
 from gpucal.settings.detectors import DETECTORS
 from gpucal.synthetic import scene
 from gpucal.synthetic.competition import Truth, synthesize
@@ -188,24 +190,26 @@ def test_interpolated_pixels_have_the_variance_of_the_mean_they_are(sky: Sky) ->
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("product", ["cubes", "light-curves"])
+@pytest.mark.parametrize(("product", "with_variance"), [("cubes", True), ("cubes", False), ("light-curves", False)])
 @pytest.mark.parametrize(("name", "settings"), [
     ("AIRS-CH0", {"bins": {"AIRS-CH0": 8}}), ("AIRS-CH0", {"bins": {"AIRS-CH0": 1}, "crop": {"AIRS-CH0": (150, 160)}}),
     ("FGS1", {"bins": {"FGS1": 96}}), ("FGS1", {"bins": {"FGS1": 12}, "weights": "variance"}),
 ], ids=str)  # fmt: skip
-def test_variances_take_the_memory_that_is_reserved(
-    sky: Sky, name: str, settings: dict[str, Any], product: str, dtype: str
+def test_what_is_stored_takes_the_memory_that_is_reserved(
+    sky: Sky, name: str, settings: dict[str, Any], product: str, with_variance: bool, dtype: str
 ) -> None:
-    """As in gpucal/runs/local.py: float64, and stored like the signal. Of 187 bins, 1500 and 1500."""
-    obs = next(iter(gpucal.open_dataset(sky.folder)))
-    cal = gpucal.calibrate(obs, name, CONFIG.replace(**settings), dtype=dtype, backend="numpy")
+    """With the numbers on quality, which are made from it. Of 187 bins, 1500 and 1500."""
+    obs, config = next(iter(gpucal.open_dataset(sky.folder))), CONFIG.replace(**settings)
+    cal = gpucal.calibrate(obs, name, config, dtype=dtype, backend="numpy")
+    job = Job(sky.folder, config, dtype, product, with_variance, None, None, None)
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
-    arrays_of(cal, product, with_variance=True)
+    arrays = arrays_of(cal, product, with_variance=with_variance)
+    quality(cal.signal, cal.dq, arrays["flux"], arrays["error"], photometer=cal.detector.photometer)
     peak = tracemalloc.get_traced_memory()[1] - before
     tracemalloc.stop()
     one_bin = cal.dq.size * (8 + cal.signal.itemsize)  # the part of read noise, which is the same in all
-    reserved = cal.signal.size * (8 + cal.signal.itemsize) + one_bin
+    reserved = cal.signal.size * (job.value_bytes - cal.signal.itemsize) + (one_bin if with_variance else 0)
     assert peak <= reserved + 2**16  # and Python's own objects
 
 

@@ -308,7 +308,7 @@ def test_ids_of_more_than_31_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert [tuple(key) for key in results.ids] == keys
     write_light_curves(results)
     np.testing.assert_array_equal(np.load(tmp_path / "out" / "light-curves.ids.npy"), keys)
-    assert set(pq.read_table(tmp_path / "out" / "light-curves.parquet")["planet"].to_pylist()) == set(ids)
+    assert set(pq.read_table(tmp_path / "out" / "light-curves.parquet")["planet_id"].to_pylist()) == set(ids)
 
 
 def test_smallest_and_progress(tmp_path: Path) -> None:

@@ -152,7 +152,7 @@ def test_a_session_and_one_that_has_its_output(tmp_path: Path) -> None:
     run = execute(tmp_path / "first")
     assert run.text("install") == "gpucal is installed already\n"
     assert re.search(r"^auto: (cupy|numba|numpy)$", run.text("backend"), re.MULTILINE)
-    assert run.text("run").startswith("4 done, 0 finished before, 0 failed in ")
+    assert run.text("run").startswith("2 observations calibrated in ")
     assert len(run.text("run").splitlines()) == 1
     check_products(run, raw, "2024")
     check_torch(run, (2, 5, 282, 32))
@@ -162,7 +162,7 @@ def test_a_session_and_one_that_has_its_output(tmp_path: Path) -> None:
     again = raw.rename(tmp_path / "second" / "input" / raw.name)
     before = content(attached)
     run = execute(tmp_path / "second")
-    assert run.text("run").startswith("0 done, 4 finished before, 0 failed in ")
+    assert run.text("run").startswith("0 observations calibrated, 2 finished before in ")
     check_products(run, again, "2024")
     assert content(attached) == before
     assert list((tmp_path / "second" / "calibrated").rglob("*.npy")) == []
@@ -181,12 +181,12 @@ def test_a_session_cut_short_and_the_next(tmp_path: Path) -> None:
 
     run = execute(tmp_path, edits={"8.5 * 3600": "1e-3"}, GPUCAL_DATA=str(raw))
     assert run.state["summary"]["left"] == 8
-    assert "8 left" in run.text("run")
+    assert "4 left" in run.text("run")
     assert run.text("run").splitlines()[-1].startswith("to go on: save this version, attach its output")
     assert run.ids == [(first, 0), (first, 1)]
 
     run = execute(tmp_path, GPUCAL_DATA=str(raw))
-    assert run.text("run").startswith("4 done, 4 finished before, 0 failed in ")
+    assert run.text("run").startswith("2 observations calibrated, 2 finished before in ")
     assert "to go on" not in run.text("run")
     assert run.ids == [(first, 0), (first, 1), (second, 0), (second, 1)]
     check_products(run, raw, "2025")
@@ -200,7 +200,7 @@ def test_a_broken_file_costs_one_item_and_is_named(tmp_path: Path) -> None:
     (raw / "train" / str(second) / "FGS1_signal.parquet").write_bytes(b"no Parquet")
     run = execute(tmp_path, GPUCAL_DATA=str(raw))
     printed = run.text("run").splitlines()
-    assert printed[0].startswith("3 done, 0 finished before, 1 failed in ")
+    assert printed[0].startswith("1 observation calibrated, 1 failed in ")
     assert f"train/{second}/FGS1_signal.parquet: is not a Parquet file" in printed[1]
     assert run.ids == [(first, 0)]
     assert "1 items failed" in run.text("curves")

@@ -29,7 +29,8 @@ with warnings.catch_warnings(record=True) as caught:
     from gpucal.detectors import DETECTORS
     from gpucal.synth import synthesize
 assert steps.cds and DETECTORS and synthesize
-assert {w.category for w in caught} == {DeprecationWarning} and len(caught) == 3, caught
+# gpucal.steps is a public name
+assert {w.category for w in caught} == {DeprecationWarning} and len(caught) == 2, caught
 assert {w.filename for w in caught} == {"<string>"}, [w.filename for w in caught]
 """
     subprocess.run([sys.executable, "-c", script], check=True)
@@ -38,3 +39,13 @@ assert {w.filename for w in caught} == {"<string>"}, [w.filename for w in caught
 def test_other_names_are_not_found() -> None:
     with pytest.raises(ModuleNotFoundError, match=r"No module named 'gpucal\.placing'"):
         importlib.import_module("gpucal.placing")
+
+
+def test_steps_are_there_after_the_import_of_the_package_alone() -> None:
+    script = """
+import sys, gpucal
+assert "numpy" not in sys.modules and "steps" in dir(gpucal)
+import numpy as np
+assert gpucal.steps.adc(np.array([[[100]]], np.uint16), 2.0, 1.0).item() == 51.0
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", script], check=True)

@@ -35,7 +35,16 @@ from gpucal.inputs.parquet.thrift import (
     parse_structs,
 )
 
-__all__ = ["MAGIC", "MOST_FOR_ARROW", "Footer", "check_length", "end_of", "footer_length", "parse_footer"]
+__all__ = [
+    "MAGIC",
+    "MOST_FOR_ARROW",
+    "Footer",
+    "check_length",
+    "count_rows",
+    "end_of",
+    "footer_length",
+    "parse_footer",
+]
 
 MAGIC = b"PAR1"
 """The mark at the beginning and the end of a Parquet file."""
@@ -183,6 +192,28 @@ def _count_columns(reader: StructReader) -> int:
         if field != 1:
             raise Unreadable("has no schema")
         reader.skip(kind)
+
+
+def count_rows(data: bytes, stop: int) -> int:
+    """Read the number of rows from a footer's beginning, ``data[:stop]``, which holds the schema and little more.
+
+    `Unreadable` is raised if it does not come before ``stop``.
+    """
+    reader = StructReader(data, 0, stop)
+    field = 0
+    while True:
+        field, kind = reader.head(field)
+        if (field, kind) == (3, I64):
+            return reader.number()
+        if (field, kind) == (2, LIST):
+            items, count = reader.items()
+            if items != STRUCT or count > stop - reader.at:
+                raise Unreadable("has no schema")
+            _read_schema(reader, count)
+        elif field == 1:
+            reader.skip(kind)
+        else:
+            raise Unreadable("does not say how many rows there are")
 
 
 def parse_footer(data: bytes, at: int, stop: int) -> Footer:
