@@ -326,6 +326,7 @@ def _synth(arguments: argparse.Namespace) -> int:
         frames=arguments.frames,
         seed=arguments.seed,
         calibration=arguments.calibration,
+        jitter=arguments.jitter,
     )
     _say(f"planets {' '.join(map(str, planets))} in {arguments.out}, their truth in {arguments.out / 'truth'}")
     return DONE
