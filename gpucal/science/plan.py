@@ -141,11 +141,9 @@ def make_plan(
     if n_frames % 2 and config.odd_frames == "error":
         raise InputError(f"has {n_frames} frames, an odd number", 'set odd_frames = "drop" (--odd-frames drop)')
     pairs_per_bin = config.pairs_per_bin(detector, axis.pair_s)
-    n_bins = n_frames // 2 // pairs_per_bin
+    n_bins = max(0, n_frames // 2 - config.drop_last_pairs) // pairs_per_bin
     if n_bins == 0:
-        problem = f"has {n_frames} frames, fewer than the {2 * pairs_per_bin} of one bin"
-        smaller = f"use smaller bins, as in --bin {detector.name}={n_frames // 2}"
-        raise InputError(problem, smaller if n_frames > 1 else "copy it again from the competition data")
+        raise _too_short(detector, n_frames, pairs_per_bin, config.drop_last_pairs)
     used = 2 * pairs_per_bin * n_bins
     for length in (axis.time_h.size, used if axis.integration_s is None else axis.integration_s.size):
         if length < used:
@@ -174,6 +172,21 @@ def make_plan(
         dq=dq.ravel(),
         time_h=axis.time_h[:used].reshape(n_bins, 2 * pairs_per_bin).mean(axis=1),
     )
+
+
+def _too_short(detector: Detector, n_frames: int, pairs_per_bin: int, dropped: int) -> InputError:
+    """Return the error of an observation that does not fill one bin."""
+    left = n_frames // 2 - dropped
+    if dropped and n_frames > 1:
+        problem = (
+            f"has {n_frames} frames; without the last {dropped} pairs, fewer than the {2 * pairs_per_bin} of one bin"
+        )
+        fewer = f"drop at most {n_frames // 2 - pairs_per_bin}, as --drop-last-pairs sets"
+        smaller = f"use smaller bins, as in --bin {detector.name}={left}" if left > 0 else "drop fewer pairs"
+        return InputError(problem, fewer if n_frames // 2 >= pairs_per_bin else smaller)
+    problem = f"has {n_frames} frames, fewer than the {2 * pairs_per_bin} of one bin"
+    smaller = f"use smaller bins, as in --bin {detector.name}={left}"
+    return InputError(problem, smaller if n_frames > 1 else "copy it again from the competition data")
 
 
 def _coefficients(config: Calibration, frames: CalibrationFrames, scale: float, shift: float) -> NDArray[np.float64]:

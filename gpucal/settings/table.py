@@ -151,6 +151,11 @@ class Settings:
         "Light curves: rows whose mean is subtracted as background. A wavelength without a usable one becomes NaN.",
         example="AIRS-CH0=0:8,24:32",
     )
+    drop_last_pairs: int = setting(
+        Number(0, "pairs", "an integer, 0 or above", above=-1),
+        "CDS pairs at the end that are left out before binning. All other bins stay as they are.",
+        added=True,
+    )
     # A new setting goes here, the last.
 
     def __post_init__(self) -> None:

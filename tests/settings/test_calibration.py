@@ -51,6 +51,7 @@ DEFAULTS: Mapping[str, Any] = {
     "weights": "plain",
     "rows": {"AIRS-CH0": (0, 32), "FGS1": (0, 32)},
     "background_rows": {"AIRS-CH0": (), "FGS1": ()},
+    "drop_last_pairs": 0,
 }
 
 OTHER: Mapping[str, Any] = {
@@ -80,13 +81,14 @@ OTHER: Mapping[str, Any] = {
     "weights": "variance",
     "rows": {"FGS1": (10, 22)},
     "background_rows": {"AIRS-CH0": ((0, 8), (24, 32))},
+    "drop_last_pairs": 1,
 }
 
 FLAGS = [name for name, value in DEFAULTS.items() if isinstance(value, bool)]
 CHOICES = [name for name, value in DEFAULTS.items() if isinstance(value, str) or value is None]
 BY_DETECTOR = [name for name, value in DEFAULTS.items() if isinstance(value, dict)]
 FLOATS = [name for name, value in DEFAULTS.items() if isinstance(value, float)]
-WHOLE = ["hot_iterations", "saturation"]
+WHOLE = ["hot_iterations", "saturation", "drop_last_pairs"]
 
 pairs = st.integers(1, 10**6) | st.integers(1, 10**6 - 1).map("{} s".format) | st.just("0.4 s")
 
@@ -119,6 +121,7 @@ any_settings = st.fixed_dictionaries(
         "background_rows": st.dictionaries(names, st.lists(window(), max_size=3)),
         "hot_iterations": st.integers(1, 10**30),
         "saturation": st.integers(1, 65_536),
+        "drop_last_pairs": st.integers(0, 10**9),
     },
 ).filter(leaves_an_aperture)
 

@@ -225,6 +225,7 @@ def calibrate(
     flat_first: bool = False,
     benign: tuple[float, ...] | None = None,
     drop_odd: bool = False,
+    drop_last_pairs: int = 0,
 ) -> Reference:
     """Calibrate one observation of one detector as the notebook does.
 
@@ -264,6 +265,8 @@ def calibrate(
         Replace flats not above this first, and coefficients that are bad beyond this tolerance, range and constant.
     drop_odd : bool
         Leave out the last of an odd number of frames.
+    drop_last_pairs : int
+        Leave out so many pairs at the end, as if they had not been read.
 
     Returns
     -------
@@ -276,6 +279,7 @@ def calibrate(
         raw = raw[:-1]
     if raw.shape[0] % 2:
         raise ValueError(f"an odd number of frames, {raw.shape[0]}, has no CDS pairs")
+    raw = raw[: len(raw) - 2 * drop_last_pairs]
     first, last = crop
     raw = np.asarray(raw)[:, :, first:last]
     whole_dark = np.asarray(dark, dtype=np.float64)
