@@ -204,7 +204,7 @@ class Results:
         Parameters
         ----------
         **choices
-            ``weights``, ``rows``, ``background_rows`` of `gpucal.Calibrated.light_curve`, for cubes.
+            ``weights``, ``rows``, ``background_rows``, ``background`` of `gpucal.Calibrated.light_curve`, for cubes.
 
         Returns
         -------

@@ -34,6 +34,7 @@ __all__ = [
     "check_aperture",
     "checked_window",
     "checked_windows",
+    "faintest",
 ]
 
 PRODUCTS = ("cubes", "light-curves")
@@ -59,6 +60,7 @@ BELOW_ZERO = -sys.float_info.min
 
 _SECONDS = re.compile(r"(\d{1,6}(?:\.\d{1,9})?) ?s", re.ASCII)
 _WINDOW = r"\d{1,6}:\d{1,6}"
+_FAINTEST = re.compile(r"faintest:([1-9]\d{0,5})", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -168,15 +170,35 @@ def checked_window(name: str, value: object, size: int) -> Window:
     raise ConfigError(f"{name} = {value!r}: must be [first, stop] with 0 <= first < stop <= {size}")
 
 
-def checked_windows(name: str, value: object, size: int) -> tuple[Window, ...]:
-    """Check a sequence of windows, which may be empty; a single window may stand alone. ``name`` is for the message."""
+def checked_windows(name: str, value: object, size: int) -> tuple[Window, ...] | str:
+    """Check a sequence of windows, which may be empty, or ``"faintest:N"``; a single window may stand alone."""
+    if isinstance(value, str):
+        if not _FAINTEST.fullmatch(value):
+            windows = f"must be [first, stop] with 0 <= first < stop <= {size}"
+            raise ConfigError(f'{name} = {value!r}: {windows}, several of them, or "faintest:6"')
+        return value
     if not isinstance(value, (tuple, list)) or (value and _is_whole(value[0])):
         return (checked_window(name, value, size),)
     return tuple(checked_window(name, window, size) for window in value)
 
 
-def check_aperture(name: str, rows: Window, background: tuple[Window, ...]) -> None:
-    """Check that the background is not the very rows that are summed, which would leave nothing."""
+def faintest(background: tuple[Window, ...] | str) -> int:
+    """Return N of ``"faintest:N"``, or 0 for windows."""
+    found = _FAINTEST.fullmatch(background) if isinstance(background, str) else None
+    return int(found[1]) if found else 0
+
+
+def check_aperture(name: str, rows: Window, background: tuple[Window, ...] | str, height: int) -> None:
+    """Check that the background is not the very rows that are summed, which would leave nothing.
+
+    The faintest rows are found among those that are not summed, or among all if all of ``height`` rows are summed.
+    """
+    if isinstance(background, str):
+        others = height - (rows[1] - rows[0])
+        if faintest(background) > (others or height - 1):
+            problem = f"{others} rows are not summed" if others else f"there are {height} rows, and all are summed"
+            raise ConfigError(f"{name} = {background!r}: {problem}; choose a smaller number")
+        return
     if {row for window in background for row in range(*window)} == set(range(*rows)):
         problem = "these are the rows that are summed, so nothing would be left"
         raise ConfigError(f"{name} = {background!r}: {problem}; choose others")
@@ -204,6 +226,10 @@ def _read_bin(text: str) -> int | str | None:
     return text if text == "none" or _SECONDS.fullmatch(text) else None
 
 
+def _read_background(text: str) -> list[list[int]] | str | None:
+    return text if _FAINTEST.fullmatch(text) else _read_windows(text)
+
+
 def _read_windows(text: str) -> list[list[int]] | None:
     if not re.fullmatch(rf"{_WINDOW}(,{_WINDOW})*", text, re.ASCII):
         return None
@@ -218,4 +244,4 @@ def _read_window(text: str) -> list[int] | None:
 BINS = ByDetector("int or str", _checked_bin, lambda detector: detector.bin_pairs, _read_bin)
 COLUMNS = ByDetector("(int, int)", checked_window, lambda detector: detector.crop, _read_window, axis=1)
 ROWS = ByDetector("(int, int)", checked_window, lambda detector: (0, detector.shape[0]), _read_window)
-NO_ROWS = ByDetector("sequence of (int, int)", checked_windows, lambda detector: (), _read_windows)
+NO_ROWS = ByDetector("sequence of (int, int) or str", checked_windows, lambda detector: (), _read_background)

@@ -146,14 +146,21 @@ class Settings:
     rows: Mapping[str, Window] = setting(
         ROWS, "Light curves: first and one-past-last spatial row that are summed.", example="AIRS-CH0=8:24"
     )
-    background_rows: Mapping[str, tuple[Window, ...]] = setting(
+    background_rows: Mapping[str, tuple[Window, ...] | str] = setting(
         NO_ROWS,
-        "Light curves: rows whose mean is subtracted as background. A wavelength without a usable one becomes NaN.",
+        "Light curves: rows whose mean is subtracted as background. ``'faintest:6'`` takes the six faintest rows that "
+        "are not summed. A wavelength without a usable pixel there becomes NaN.",
         example="AIRS-CH0=0:8,24:32",
     )
     drop_last_pairs: int = setting(
         Number(0, "pairs", "an integer, 0 or above", above=-1),
         "CDS pairs at the end that are left out before binning. All other bins stay as they are.",
+        added=True,
+    )
+    background: str = setting(
+        Choice(("bin", "constant")),
+        "Light curves: background of each time bin, or one number for all bins. The constant one is the mean over "
+        "time; it adds next to no noise, but does not follow a background that changes.",
         added=True,
     )
     # A new setting goes here, the last.
@@ -162,7 +169,8 @@ class Settings:
         for row in fields(self):
             object.__setattr__(self, row.name, row.metadata["setting"].rule(row.name, getattr(self, row.name)))
         for name in DETECTORS:
-            check_aperture(f"background_rows: {name}", self.rows[name], self.background_rows[name])
+            height = DETECTORS[name].shape[0]
+            check_aperture(f"background_rows: {name}", self.rows[name], self.background_rows[name], height)
 
 
 SETTINGS: Mapping[str, Setting] = MappingProxyType(

@@ -111,6 +111,137 @@ def test_is_the_definition(
         np.testing.assert_array_equal(array, original)
 
 
+def by_whole_loops(
+    signal: np.ndarray,
+    variance: np.ndarray,
+    dq: np.ndarray,
+    detector: Detector,
+    rows: tuple[int, int],
+    sky_rows: set[int],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Flux and error with one background for all bins: every output as a sum over all pixels of all bins."""
+    n = len(signal)
+    flux, error = np.full((n, len(groups(detector))), np.nan), np.full((n, len(groups(detector))), np.nan)
+    for curve, pixels in enumerate(groups(detector)):
+        used = [p for p in pixels if dq[p] == 0 and rows[0] <= p[1] < rows[1]]
+        sky = [
+            (t, p) for t in range(n) for p in pixels if dq[p] == 0 and p[1] in sky_rows and np.isfinite(signal[t][p])
+        ]
+        if not used or not sky:
+            continue
+        for b in range(n):
+            factor: dict[tuple[int, tuple[int, int]], float] = {(b, p): 1.0 for p in used}
+            for one in sky:
+                factor[one] = factor.get(one, 0.0) - len(used) / len(sky)
+            flux[b, curve] = sum(k * signal[t][p] for (t, p), k in factor.items())
+            error[b, curve] = np.sqrt(sum(k * k * variance[t][p] for (t, p), k in factor.items()))
+    return flux, error
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+@pytest.mark.parametrize("background", [BACKGROUND, ((0, 1),), ((2, 5),), ((3, 5),)])
+@pytest.mark.parametrize("rows", [(0, 8), (1, 6), (3, 4)])
+@pytest.mark.parametrize("detector", [AIRS, FGS1], ids=lambda detector: detector.name)
+def test_a_constant_background_is_the_definition(
+    detector: Detector, rows: tuple[int, int], background: tuple[tuple[int, int], ...], n: int
+) -> None:
+    signal, variance, dq = draw(seed=3, n=n)
+    before = signal.copy(), variance.copy(), dq.copy()
+    aperture = Aperture(detector, "plain", rows, background, "constant")
+    flux, error = light_curve_with_errors(signal, dq, aperture, variance)
+    sky = {row for first, stop in background for row in range(first, stop)}
+    expected = by_whole_loops(signal, variance, dq, detector, rows, sky)
+    np.testing.assert_allclose(flux, expected[0], rtol=1e-9, atol=1e-6)
+    np.testing.assert_allclose(error, expected[1], rtol=1e-9)
+    np.testing.assert_array_equal(light_curve(signal, dq, aperture, variance), flux)
+    if n == 1:  # of one bin, the mean over all bins is its own
+        own = light_curve_with_errors(signal, dq, replace(aperture, background="bin"), variance)
+        np.testing.assert_allclose(flux, own.flux, rtol=1e-9, atol=1e-6)
+        np.testing.assert_allclose(error, own.error, rtol=1e-9)
+    for array, original in zip((signal, variance, dq), before, strict=True):
+        np.testing.assert_array_equal(array, original)
+
+
+@pytest.mark.parametrize("weights", ["plain", "variance"])
+@pytest.mark.parametrize("detector", [AIRS, FGS1], ids=lambda detector: detector.name)
+def test_errors_with_a_constant_background_are_the_scatter(detector: Detector, weights: str) -> None:
+    """Of 2,000 observations of 4 bins, with an interpolated pixel in the background and one beside it."""
+    rng = np.random.default_rng(8)
+    dq = np.zeros((6, 8), np.uint8)
+    dq[2, 1] = dq[3, 4] = DQ.DEAD
+    mends = find_mends(dq)
+    flagged = np.where(dq, dq | np.uint8(DQ.INTERPOLATED), 0).astype(np.uint8)
+    level = 50.0 + 1000.0 * np.exp(-0.5 * ((np.arange(8) - 3.2) / 1.1) ** 2)
+    variance = np.broadcast_to(rng.uniform(20.0, 30.0, (6, 8)) + level, (4, 6, 8)).copy()
+    carried = variance.copy()
+    carry_variance(carried, mends)
+    aperture = Aperture(detector, weights, (0, 8), ((0, 2),), "constant")
+    curves = []
+    for _ in range(2_000):
+        signal = level + np.sqrt(variance) * rng.standard_normal(variance.shape)
+        interpolate(signal, mends)
+        curves.append(light_curve_with_errors(signal, flagged, aperture, carried))
+    scatter = np.std([curve.flux for curve in curves], axis=0)
+    np.testing.assert_allclose(scatter, np.mean([curve.error for curve in curves], axis=0), rtol=0.08)
+
+
+def test_a_bin_that_is_not_finite_does_not_spoil_a_constant_background() -> None:
+    signal, variance, dq = draw(seed=4)
+    signal[2, 3, 0] = np.nan
+    aperture = Aperture(AIRS, "plain", (2, 6), BACKGROUND, "constant")
+    flux, error = light_curve_with_errors(signal, dq, aperture, variance)
+    # The mean is over all background pixels of each bin: one with fewer bins weighs as much as the others.
+    others = [np.delete(signal[:, 3, y], 2) if y == 0 else signal[:, 3, y] for y in (0, 1, 6, 7)]
+    level = np.mean([one.mean() for one in others])
+    np.testing.assert_allclose(flux[:, 3], signal[:, 3, 2:6].sum(axis=1) - 4 * level, rtol=1e-12)
+    assert np.isfinite(error[:, 3]).all()
+
+
+@pytest.mark.parametrize("how", ["bin", "constant"])
+@pytest.mark.parametrize("detector", [AIRS, FGS1], ids=lambda detector: detector.name)
+@pytest.mark.parametrize(
+    ("rows", "number", "chosen"),
+    [((0, 8), 2, {5, 7}), ((0, 8), 3, {1, 5, 7}), ((4, 8), 2, {0, 1}), ((2, 7), 3, {0, 1, 7}), ((1, 7), 1, {7})],
+)
+def test_the_faintest_rows_are_those_of_the_smallest_mean(
+    detector: Detector, rows: tuple[int, int], number: int, chosen: set[int], how: str
+) -> None:
+    level = np.array([30.0, 20.0, 200.0, 900.0, 500.0, -40.0, 60.0, 10.0])
+    rng = np.random.default_rng(5)
+    signal = level + rng.normal(0.0, 1.0, (6, 6, 8))
+    signal[:, 1, 3] = -1e9  # of a bad pixel, which does not count
+    variance = rng.uniform(20.0, 30.0, signal.shape)
+    dq = np.zeros((6, 8), np.uint8)
+    dq[1, 3] = DQ.HOT
+    windows = tuple((row, row + 1) for row in sorted(chosen))
+    curve, expected = (
+        light_curve_with_errors(signal, dq, Aperture(detector, "plain", rows, sky, how), variance)
+        for sky in (f"faintest:{number}", windows)
+    )
+    np.testing.assert_array_equal(curve.flux, expected.flux)
+    np.testing.assert_array_equal(curve.error, expected.error)
+
+
+def test_a_row_without_a_usable_pixel_is_not_the_faintest() -> None:
+    signal, variance, _ = draw(seed=6)
+    signal = np.nan_to_num(signal)
+    signal[:, :, 7] = -1e6
+    dq = np.zeros((6, 8), np.uint8)
+    dq[:, 7] = DQ.DEAD
+    for how in ("bin", "constant"):
+        faintest = Aperture(AIRS, "plain", (2, 6), "faintest:2", how)
+        assert np.isfinite(light_curve(signal, dq, faintest, variance)).all()
+    dq[:, [0, 1, 6]] = DQ.DEAD
+    assert np.isnan(light_curve(signal, dq, Aperture(AIRS, "plain", (2, 6), "faintest:2"), variance)).all()
+
+
+def test_results_of_0_1_have_no_choice_of_background() -> None:
+    settings = Calibration().to_dict()
+    for name in ("background", "drop_last_pairs"):
+        settings.pop(name)
+    assert Aperture.of(DETECTORS["FGS1"], settings) == Aperture(DETECTORS["FGS1"])
+
+
 @pytest.mark.parametrize("weights", ["plain", "variance"])
 def test_without_a_usable_background_pixel_there_is_no_light_curve(weights: str) -> None:
     """Without the subtraction, that wavelength, or that photometer, would not compare with the others."""
@@ -188,6 +319,11 @@ def test_optimal_weights_lower_the_noise_and_keep_the_depth() -> None:
             "background_rows = ((0, 20), (9, 32)): these are the rows that are summed",
         ),
         ({"rows": (3, 5), "background_rows": ((3, 5),)}, "so nothing would be left; choose others"),
+        ({"background": "none"}, "background = 'none': must be one of bin, constant"),
+        (
+            {"rows": (8, 24), "background_rows": "faintest:17"},
+            "background_rows = 'faintest:17': 16 rows are not summed",
+        ),
         ({"detector": "FGS1"}, "unknown choice detector; there are weights, rows, background_rows"),
     ],
     ids=str,
@@ -203,8 +339,8 @@ def test_impossible_choices(choices: dict[str, object], words: str, old: Made) -
 @pytest.mark.filterwarnings("ignore:overflow")
 def test_settings_are_what_is_not_chosen(old: Made) -> None:
     obs = gpucal.open_dataset(old[0])[17]
-    chosen = {"weights": "variance", "rows": (8, 24), "background_rows": ((0, 4),)}
-    by_name = {"rows": {"FGS1": (8, 24)}, "background_rows": {"FGS1": [(0, 4)]}}
+    chosen = {"weights": "variance", "rows": (8, 24), "background_rows": ((0, 4),), "background": "constant"}
+    by_name = {"rows": {"FGS1": (8, 24)}, "background_rows": {"FGS1": [(0, 4)]}, "background": "constant"}
     cal = gpucal.calibrate(obs, "FGS1", Calibration(bins=BINS, weights="variance", **by_name))
     plain = gpucal.calibrate(obs, "FGS1", Calibration(bins=BINS))
     np.testing.assert_array_equal(cal.light_curve(), plain.light_curve(**chosen))

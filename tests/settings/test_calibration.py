@@ -52,6 +52,7 @@ DEFAULTS: Mapping[str, Any] = {
     "rows": {"AIRS-CH0": (0, 32), "FGS1": (0, 32)},
     "background_rows": {"AIRS-CH0": (), "FGS1": ()},
     "drop_last_pairs": 0,
+    "background": "bin",
 }
 
 OTHER: Mapping[str, Any] = {
@@ -82,6 +83,7 @@ OTHER: Mapping[str, Any] = {
     "rows": {"FGS1": (10, 22)},
     "background_rows": {"AIRS-CH0": ((0, 8), (24, 32))},
     "drop_last_pairs": 1,
+    "background": "constant",
 }
 
 FLAGS = [name for name, value in DEFAULTS.items() if isinstance(value, bool)]
@@ -103,8 +105,15 @@ def leaves_an_aperture(chosen: Mapping[str, Any]) -> bool:
     def rows(*windows: tuple[int, int]) -> set[int]:
         return {row for window in windows for row in range(*window)}
 
+    def faintest_fit(rows: tuple[int, int], background: object) -> bool:
+        number = int(str(background).partition(":")[2] or 0) if isinstance(background, str) else 0
+        return number <= (32 - (rows[1] - rows[0]) or 31)
+
     windows = {name: {**DEFAULTS[name], **chosen.get(name, {})} for name in ("rows", "background_rows")}
-    return all(rows(windows["rows"][name]) != rows(*windows["background_rows"][name]) for name in DETECTORS)
+    both = [(windows["rows"][name], windows["background_rows"][name]) for name in DETECTORS]
+    return all(
+        faintest_fit(summed, sky) if isinstance(sky, str) else rows(summed) != rows(*sky) for summed, sky in both
+    )
 
 
 names = st.sampled_from(list(DETECTORS))
@@ -118,7 +127,9 @@ any_settings = st.fixed_dictionaries(
         "bins": st.dictionaries(names, pairs),
         "crop": st.dictionaries(names, window()),
         "rows": st.dictionaries(names, window()),
-        "background_rows": st.dictionaries(names, st.lists(window(), max_size=3)),
+        "background_rows": st.dictionaries(
+            names, st.lists(window(), max_size=3) | st.integers(1, 33).map("faintest:{}".format)
+        ),
         "hot_iterations": st.integers(1, 10**30),
         "saturation": st.integers(1, 65_536),
         "drop_last_pairs": st.integers(0, 10**9),
@@ -289,6 +300,31 @@ def test_impossible_background(value: object) -> None:
     with pytest.raises(ConfigError) as error:
         Calibration(background_rows={"AIRS-CH0": value})
     refused(error, "background_rows: AIRS-CH0 = ", "must be [first, stop]")
+
+
+@pytest.mark.parametrize("value", ["", "faintest", "faintest:0", "faintest:6.5", "faintest: 6", "Faintest:6"])
+def test_impossible_faintest_rows(value: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        Calibration(background_rows={"AIRS-CH0": value})
+    refused(error, f"background_rows: AIRS-CH0 = {value!r}: must be [first, stop]", 'or "faintest:6"')
+
+
+@pytest.mark.parametrize(
+    ("number", "rows", "says"),
+    [
+        (17, (8, 24), "16 rows are not summed; choose a smaller number"),
+        (32, (0, 32), "there are 32 rows, and all are summed; choose a smaller number"),
+        (2, (0, 31), "1 rows are not summed"),
+    ],
+)
+def test_more_faintest_rows_than_there_are(number: int, rows: tuple[int, int], says: str) -> None:
+    for name in DETECTORS:
+        with pytest.raises(ConfigError) as error:
+            Calibration(background_rows={name: f"faintest:{number}"}, rows={name: rows})
+        refused(error, f"background_rows: {name} = 'faintest:{number}'", says)
+        fewer = Calibration(background_rows={name: f"faintest:{number - 1}"}, rows={name: rows})
+        assert fewer.background_rows[name] == f"faintest:{number - 1}"
+        assert Calibration.from_dict(fewer.to_dict()) == fewer
 
 
 @pytest.mark.parametrize("value", [[0, 8], (0, 8), [[0, 8]], ((0, 8),)])
