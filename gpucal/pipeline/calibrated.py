@@ -100,8 +100,8 @@ class Calibrated:
         Parameters
         ----------
         **choices
-            ``weights``, ``rows``, ``background_rows``, ``background`` of `gpucal.science.light_curves.Aperture`. The
-            settings decide the choices that are not given.
+            ``weights``, ``rows``, ``background_rows``, ``background``, ``columns`` of
+            `gpucal.science.light_curves.Aperture`. The settings decide the choices that are not given.
 
         Returns
         -------

@@ -204,7 +204,8 @@ class Results:
         Parameters
         ----------
         **choices
-            ``weights``, ``rows``, ``background_rows``, ``background`` of `gpucal.Calibrated.light_curve`, for cubes.
+            ``weights``, ``rows``, ``background_rows``, ``background``, ``columns`` of `gpucal.Calibrated.light_curve`,
+            for cubes.
 
         Returns
         -------

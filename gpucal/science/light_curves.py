@@ -26,7 +26,15 @@ from gpucal.science.bad_pixels import Mend, carry_variance, find_mends, gather, 
 from gpucal.science.plan import DQ
 from gpucal.science.steps import Array, namespace, time_parts
 from gpucal.settings.detectors import Detector
-from gpucal.settings.rules import Window, check_aperture, checked_window, checked_windows, faintest
+from gpucal.settings.rules import (
+    Window,
+    check_aperture,
+    check_columns,
+    check_overlap,
+    checked_window,
+    checked_windows,
+    faintest,
+)
 from gpucal.settings.table import SETTINGS
 
 __all__ = [
@@ -59,11 +67,14 @@ class Aperture:
         among all if all are summed.
     background : {'bin', 'constant'}
         The background of each time bin, or its mean over all bins.
+    columns : tuple of int, optional
+        First and one-past-last stored column of a photometer; by default all. Background rows keep all their columns.
 
     Raises
     ------
     ConfigError
-        If a value is not possible, or the background rows are the rows that are summed.
+        If a value is not possible, the background rows are the rows that are summed, or columns are chosen of a
+        spectrum.
     """
 
     detector: Detector
@@ -71,6 +82,7 @@ class Aperture:
     rows: Window | None = None
     background_rows: tuple[Window, ...] | str = ()
     background: str = "bin"
+    columns: Window | None = None
 
     def __post_init__(self) -> None:
         height = self.detector.shape[0]
@@ -80,24 +92,38 @@ class Aperture:
         object.__setattr__(self, "rows", rows)
         background = checked_windows("background_rows", self.background_rows, height)
         object.__setattr__(self, "background_rows", background)
-        check_aperture("background_rows", rows, background, height)
+        width, crop = self.detector.shape[1], self.detector.crop
+        columns = (0, width) if self.columns is None else checked_window("columns", self.columns, width)
+        object.__setattr__(self, "columns", columns)
+        check_columns("columns", columns, self.detector)
+        check_overlap("columns", columns, crop)
+        whole = columns[0] <= crop[0] and crop[1] <= columns[1]
+        check_aperture("background_rows", rows, background, height, whole=whole)
 
     @classmethod
     def of(cls, detector: Detector, settings: Mapping[str, Any]) -> Aperture:
         """Make the aperture of a detector from settings, as `gpucal.Calibration.to_dict` gives them."""
         name = detector.name
-        added = {} if "background" not in settings else {"background": settings["background"]}  # not those of 0.1
-        return cls(detector, settings["weights"], settings["rows"][name], settings["background_rows"][name], **added)
+        rows, background_rows = settings["rows"][name], settings["background_rows"][name]
+        # Results of 0.1 have neither of these.
+        background, columns = settings.get("background", "bin"), settings.get("columns", {}).get(name)
+        return cls(detector, settings["weights"], rows, background_rows, background, columns)
 
     def target(self) -> NDArray[np.bool_]:
-        """Return which spatial rows are summed."""
+        """Return which pixels are summed, (wavelength, spatial)."""
+        assert self.columns is not None  # __post_init__ sets it
+        columns = np.arange(*self.detector.crop)
+        chosen: NDArray[np.bool_] = (self.columns[0] <= columns) & (columns < self.columns[1])
+        return chosen[:, None] & self._target_rows()
+
+    def _target_rows(self) -> NDArray[np.bool_]:
         assert self.rows is not None  # __post_init__ sets it
         return self._chosen([self.rows])
 
     def sky(self, level: Callable[[], NDArray[np.float64]]) -> NDArray[np.bool_]:
         """Return which spatial rows are background; ``level`` is called for the brightness of each, if that decides."""
         if isinstance(self.background_rows, str):
-            target = self.target()
+            target = self._target_rows()
             faint = np.where(target & ~target.all(), np.inf, level())
             chosen = np.zeros(target.size, bool)
             chosen[np.argsort(faint, kind="stable")[: faintest(self.background_rows)]] = True
@@ -118,6 +144,7 @@ class Choices(TypedDict, total=False):
     rows: Window | None
     background_rows: tuple[Window, ...] | str
     background: str
+    columns: Window | None
 
 
 class LightCurve(NamedTuple):
@@ -237,8 +264,10 @@ def coefficients(
     ----------
     good : array of bool, shape (wavelength, spatial)
         Pixels that may count.
-    target, background : array of bool, shape (spatial,)
-        Rows that are summed, and rows of background.
+    target : array of bool, shape (wavelength, spatial) or (spatial,)
+        Pixels or rows that are summed.
+    background : array of bool, shape (spatial,)
+        Rows of background.
     mends : list of Mend
         Interpolated pixels.
     photometer : bool

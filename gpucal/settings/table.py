@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from gpucal.settings.detectors import DETECTORS
 from gpucal.settings.rules import (
+    APERTURE_COLUMNS,
     BELOW_ZERO,
     BINS,
     COLUMNS,
@@ -25,6 +26,7 @@ from gpucal.settings.rules import (
     Switch,
     Window,
     check_aperture,
+    check_overlap,
 )
 
 __all__ = ["SETTINGS", "Setting", "Settings", "setting"]
@@ -163,14 +165,24 @@ class Settings:
         "time; it adds next to no noise, but does not follow a background that changes.",
         added=True,
     )
+    columns: Mapping[str, Window] = setting(
+        APERTURE_COLUMNS,
+        "Light curves: first and one-past-last column of FGS1 that are summed. With ``rows`` they make a square. The "
+        "columns of AIRS-CH0 are wavelengths, see ``crop``. Background rows keep all their columns.",
+        example="FGS1=10:22",
+        added=True,
+    )
     # A new setting goes here, the last.
 
     def __post_init__(self) -> None:
         for row in fields(self):
             object.__setattr__(self, row.name, row.metadata["setting"].rule(row.name, getattr(self, row.name)))
         for name in DETECTORS:
-            height = DETECTORS[name].shape[0]
-            check_aperture(f"background_rows: {name}", self.rows[name], self.background_rows[name], height)
+            columns, crop = self.columns[name], self.crop[name]
+            check_overlap(f"columns: {name}", columns, crop)
+            whole = columns[0] <= crop[0] and crop[1] <= columns[1]
+            sky, height = self.background_rows[name], DETECTORS[name].shape[0]
+            check_aperture(f"background_rows: {name}", self.rows[name], sky, height, whole=whole)
 
 
 SETTINGS: Mapping[str, Setting] = MappingProxyType(

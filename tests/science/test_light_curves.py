@@ -235,9 +235,52 @@ def test_a_row_without_a_usable_pixel_is_not_the_faintest() -> None:
     assert np.isnan(light_curve(signal, dq, Aperture(AIRS, "plain", (2, 6), "faintest:2"), variance)).all()
 
 
-def test_results_of_0_1_have_no_choice_of_background() -> None:
+@pytest.mark.parametrize("how", ["bin", "constant"])
+@pytest.mark.parametrize("weights", ["plain", "variance"])
+@pytest.mark.parametrize(
+    ("rows", "columns", "crop"),
+    [((2, 6), (1, 5), (0, 6)), ((3, 4), (3, 4), (0, 6)), ((0, 8), (0, 3), (0, 6)), ((2, 6), (3, 9), (2, 8))],
+)
+def test_a_square_of_the_photometer_is_the_definition(
+    rows: tuple[int, int], columns: tuple[int, int], crop: tuple[int, int], weights: str, how: str
+) -> None:
+    """Pixels outside it have other light, which must not count; background rows keep all their columns."""
+    detector = replace(FGS1, shape=(8, 9), crop=crop)
+    signal, variance, dq = draw(seed=7)
+    outside = [x for x in range(6) if not columns[0] <= x + crop[0] < columns[1]]
+    dq[5, 3] = DQ.DEAD
+    aperture = Aperture(detector, weights, rows, BACKGROUND, how, columns)
+    curve = light_curve_with_errors(signal, dq, aperture, variance)
+    good = dq == 0
+    sky = [(x, y) for x in range(6) for y in (0, 1, 6, 7) if good[x, y]]
+    used = [(x, y) for x in range(6) for y in range(*rows) if good[x, y] and x not in outside]
+    level = np.mean([signal[:, x, y] for x, y in sky], axis=0)
+    mean = {p: max(signal[:, p[0], p[1]].mean() - level.mean(), 0.0) for p in used}
+    noise = {p: variance[:, p[0], p[1]].mean() for p in used}
+    norm = sum(mean[p] ** 2 / noise[p] for p in used) / sum(mean.values())
+    w = {p: mean[p] / noise[p] / norm if weights == "variance" else 1.0 for p in used}
+    n = len(signal)
+    for b in range(n):
+        factor = {(b, p): one for p, one in w.items()}
+        times = range(n) if how == "constant" else (b,)
+        for one in ((t, p) for t in times for p in sky):
+            factor[one] = factor.get(one, 0.0) - sum(w.values()) / (len(sky) * len(times))
+        flux = sum(k * signal[t][p] for (t, p), k in factor.items())
+        error = np.sqrt(sum(k * k * variance[t][p] for (t, p), k in factor.items()))
+        np.testing.assert_allclose(curve.flux[b, 0], flux, rtol=1e-9, atol=1e-6)
+        np.testing.assert_allclose(curve.error[b, 0], error, rtol=1e-9)
+
+
+def test_all_columns_change_nothing() -> None:
+    signal, variance, dq = draw()
+    plain, whole = (Aperture(FGS1, "plain", (2, 6), BACKGROUND, columns=columns) for columns in (None, (0, 6)))
+    for one, other in zip(*(light_curve_with_errors(signal, dq, a, variance) for a in (plain, whole)), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_results_of_0_1_have_no_choice_of_background_or_columns() -> None:
     settings = Calibration().to_dict()
-    for name in ("background", "drop_last_pairs"):
+    for name in ("background", "drop_last_pairs", "columns"):
         settings.pop(name)
     assert Aperture.of(DETECTORS["FGS1"], settings) == Aperture(DETECTORS["FGS1"])
 
@@ -319,6 +362,7 @@ def test_optimal_weights_lower_the_noise_and_keep_the_depth() -> None:
             "background_rows = ((0, 20), (9, 32)): these are the rows that are summed",
         ),
         ({"rows": (3, 5), "background_rows": ((3, 5),)}, "so nothing would be left; choose others"),
+        ({"columns": (10, 33)}, "columns = (10, 33): must be [first, stop] with 0 <= first < stop <= 32"),
         ({"background": "none"}, "background = 'none': must be one of bin, constant"),
         (
             {"rows": (8, 24), "background_rows": "faintest:17"},
@@ -339,12 +383,14 @@ def test_impossible_choices(choices: dict[str, object], words: str, old: Made) -
 @pytest.mark.filterwarnings("ignore:overflow")
 def test_settings_are_what_is_not_chosen(old: Made) -> None:
     obs = gpucal.open_dataset(old[0])[17]
-    chosen = {"weights": "variance", "rows": (8, 24), "background_rows": ((0, 4),), "background": "constant"}
-    by_name = {"rows": {"FGS1": (8, 24)}, "background_rows": {"FGS1": [(0, 4)]}, "background": "constant"}
+    chosen = {"rows": (8, 24), "background_rows": ((0, 4),), "columns": (9, 25)}
+    by_name = {name: {"FGS1": value} for name, value in chosen.items()} | {"background": "constant"}
+    chosen |= {"weights": "variance", "background": "constant"}
     cal = gpucal.calibrate(obs, "FGS1", Calibration(bins=BINS, weights="variance", **by_name))
     plain = gpucal.calibrate(obs, "FGS1", Calibration(bins=BINS))
     np.testing.assert_array_equal(cal.light_curve(), plain.light_curve(**chosen))
-    np.testing.assert_array_equal(plain.light_curve(), cal.light_curve(weights="plain", rows=None, background_rows=()))
+    none = {"weights": "plain", "rows": None, "columns": None, "background_rows": ()}
+    np.testing.assert_array_equal(plain.light_curve(), cal.light_curve(**none))
     assert not np.array_equal(cal.light_curve(), plain.light_curve())
 
 

@@ -53,6 +53,7 @@ DEFAULTS: Mapping[str, Any] = {
     "background_rows": {"AIRS-CH0": (), "FGS1": ()},
     "drop_last_pairs": 0,
     "background": "bin",
+    "columns": {"AIRS-CH0": (0, 356), "FGS1": (0, 32)},
 }
 
 OTHER: Mapping[str, Any] = {
@@ -84,6 +85,7 @@ OTHER: Mapping[str, Any] = {
     "background_rows": {"AIRS-CH0": ((0, 8), (24, 32))},
     "drop_last_pairs": 1,
     "background": "constant",
+    "columns": {"FGS1": (10, 22)},
 }
 
 FLAGS = [name for name, value in DEFAULTS.items() if isinstance(value, bool)]
@@ -109,7 +111,13 @@ def leaves_an_aperture(chosen: Mapping[str, Any]) -> bool:
         number = int(str(background).partition(":")[2] or 0) if isinstance(background, str) else 0
         return number <= (32 - (rows[1] - rows[0]) or 31)
 
-    windows = {name: {**DEFAULTS[name], **chosen.get(name, {})} for name in ("rows", "background_rows")}
+    windows = {
+        name: {**DEFAULTS[name], **chosen.get(name, {})} for name in ("rows", "background_rows", "crop", "columns")
+    }
+    if any(windows["crop"][name][1] <= windows["columns"][name][0] for name in DETECTORS) or any(
+        windows["columns"][name][1] <= windows["crop"][name][0] for name in DETECTORS
+    ):
+        return False
     both = [(windows["rows"][name], windows["background_rows"][name]) for name in DETECTORS]
     return all(
         faintest_fit(summed, sky) if isinstance(sky, str) else rows(summed) != rows(*sky) for summed, sky in both
@@ -130,6 +138,7 @@ any_settings = st.fixed_dictionaries(
         "background_rows": st.dictionaries(
             names, st.lists(window(), max_size=3) | st.integers(1, 33).map("faintest:{}".format)
         ),
+        "columns": st.dictionaries(st.just("FGS1"), window()),
         "hot_iterations": st.integers(1, 10**30),
         "saturation": st.integers(1, 65_536),
         "drop_last_pairs": st.integers(0, 10**9),
@@ -300,6 +309,28 @@ def test_impossible_background(value: object) -> None:
     with pytest.raises(ConfigError) as error:
         Calibration(background_rows={"AIRS-CH0": value})
     refused(error, "background_rows: AIRS-CH0 = ", "must be [first, stop]")
+
+
+@pytest.mark.parametrize("value", [(0, 355), (1, 356), (39, 321), [8, 24]])
+def test_columns_of_a_spectrum_are_refused(value: Any) -> None:
+    with pytest.raises(ConfigError) as error:
+        Calibration(columns={"AIRS-CH0": value})
+    refused(error, f"columns: AIRS-CH0 = {tuple(value)}: its columns are wavelengths", "use crop, or choose columns of")
+    assert Calibration(columns={"AIRS-CH0": (0, 356)}) == Calibration()
+
+
+@pytest.mark.parametrize(("columns", "crop"), [((0, 10), (10, 32)), ((20, 32), (3, 20))])
+def test_columns_outside_the_crop_are_refused(columns: tuple[int, int], crop: tuple[int, int]) -> None:
+    with pytest.raises(ConfigError) as error:
+        Calibration(columns={"FGS1": columns}, crop={"FGS1": crop})
+    refused(error, f"columns: FGS1 = {columns}: none of them is in the crop, {crop}; choose others")
+
+
+def test_rows_that_are_all_background_may_be_so_beside_the_columns() -> None:
+    same = {"rows": {"FGS1": (10, 22)}, "background_rows": {"FGS1": (10, 22)}}
+    assert Calibration(columns={"FGS1": (10, 22)}, **same).columns["FGS1"] == (10, 22)
+    with pytest.raises(ConfigError, match="these are the rows that are summed"):
+        Calibration(columns={"FGS1": (10, 22)}, crop={"FGS1": (11, 20)}, **same)
 
 
 @pytest.mark.parametrize("value", ["", "faintest", "faintest:0", "faintest:6.5", "faintest: 6", "Faintest:6"])

@@ -206,7 +206,7 @@ def test_every_setting_reaches_the_files(old: Made, tmp_path: Any) -> None:
         "--flat-minimum=0.5",
         *("--weights=variance", "--rows=FGS1=8:24", "--background-rows=AIRS-CH0=0:8,24:32", "--no-mask"),
         *("--no-linearity", "--no-dark", "--no-flat", "--drop-last-pairs=2"),
-        *("--background=constant", "--background-rows=FGS1=faintest:6"),
+        *("--background=constant", "--background-rows=FGS1=faintest:6", "--columns=FGS1=10:22"),
     ]
     assert main(["calibrate", str(old[0]), str(tmp_path), "--planet", "17", *flags]) == 0
     expected = Calibration(
@@ -237,6 +237,7 @@ def test_every_setting_reaches_the_files(old: Made, tmp_path: Any) -> None:
         background_rows={"AIRS-CH0": ((0, 8), (24, 32)), "FGS1": "faintest:6"},
         drop_last_pairs=2,
         background="constant",
+        columns={"FGS1": (10, 22)},
     )
     default = Calibration().to_dict()
     untouched = [name for name, value in expected.to_dict().items() if value == default[name]]
