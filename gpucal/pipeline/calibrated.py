@@ -15,6 +15,7 @@ from gpucal.science.bad_pixels import unusable
 from gpucal.science.light_curves import Aperture, Choices, LightCurve, light_curve, light_curve_with_errors
 from gpucal.science.noise import noise_excess, variance
 from gpucal.science.plan import Plan
+from gpucal.science.rejected import NONE, Rejected
 from gpucal.settings.detectors import Detector
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ class Calibrated:
         The formula's arrays; None where the product was read from a results folder.
     stored_variance : callable, optional
         Reads the variance from the results folder, where it is stored there.
+    rejections : Rejected
+        Bins with pairs that cosmic rays hit; `rejected` has the counts of all bins.
     """
 
     planet: int
@@ -63,6 +66,12 @@ class Calibrated:
     provenance: Mapping[str, Any]
     plan: Plan | None = field(default=None, repr=False)
     stored_variance: Callable[[], NDArray[Any]] | None = field(default=None, repr=False)
+    rejections: Rejected = field(default=NONE, repr=False)
+
+    @property
+    def rejected(self) -> NDArray[np.int32]:
+        """Pairs of each bin that were left out as hit by cosmic rays, shape (time, wavelength, spatial)."""
+        return self.rejections.counts(self.signal.shape)
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -92,7 +101,7 @@ class Calibrated:
             return self.stored_variance()
         if self.plan is None:
             raise OutputError(f"{self.where}: its folder holds no variance; calibrate with --variance")
-        return variance(self.signal, self.plan, self.dq)
+        return variance(self.signal, self.plan, self.dq, self.rejections)
 
     def light_curve(self, **choices: Unpack[Choices]) -> NDArray[np.float64]:
         """Sum the signal over usable pixels, see `gpucal.science.light_curves`.
@@ -229,12 +238,20 @@ def arrays_of(cal: Calibrated, product: str, with_variance: bool) -> dict[str, N
     """Return the arrays that a results folder stores for an item, by kind.
 
     Cubes have ``signal`` and, with ``with_variance``, ``variance``; light curves have ``flux`` and ``error``. Both have
-    ``dq``, ``time`` and ``wavelength``.
+    ``dq``, ``time`` and ``wavelength``, and where cosmic rays were looked for, ``rejected``: `Rejected.table`.
     """
     kind = cal.signal.dtype
+    looked = cal.provenance["settings"]["cosmic_rays"] > 0
+    rejected = {"rejected": cal.rejections.table(cal.detector.width)} if looked else {}
     with np.errstate(over="ignore"):  # outliers may exceed float32's range
         if product == "light-curves":
             curve = cal.light_curve_with_errors()
-            return {"flux": curve.flux.astype(kind), "error": curve.error.astype(kind), "dq": cal.dq, **cal.axes}
+            return {
+                "flux": curve.flux.astype(kind),
+                "error": curve.error.astype(kind),
+                "dq": cal.dq,
+                **rejected,
+                **cal.axes,
+            }
         variances = {"variance": cal.variance.astype(kind)} if with_variance else {}
-    return {"signal": cal.signal, "dq": cal.dq, **variances, **cal.axes}
+    return {"signal": cal.signal, "dq": cal.dq, **variances, **rejected, **cal.axes}

@@ -147,9 +147,10 @@ def to_xarray(cal: _Product) -> xarray.Dataset:
     if _has_variance(cal):
         arrays["variance"] = cal.variance
     axes = axes_of(cal.detector)
+    looked = bool(cal.provenance["settings"].get("cosmic_rays"))  # results of 0.1 do not have it
     return xarray.Dataset(
         {name: (axes, array, {"units": UNITS[name]}) for name, array in arrays.items()}
-        | {"dq": (axes[1:], cal.dq, flag_attributes())},
+        | {"dq": (axes[1:], cal.dq, flag_attributes(cosmic=looked))},
         coords={name: (name, values, {"units": UNITS[name]}) for name, values in cal.axes.items()},
         attrs={
             "planet": cal.planet,
@@ -217,12 +218,13 @@ def to_hdus(cal: _Product) -> fits.HDUList:
     return fits.HDUList([primary, *images, quality, *tables])
 
 
-def flag_attributes() -> dict[str, Any]:
+def flag_attributes(*, cosmic: bool = True) -> dict[str, Any]:
     """Return the CF attributes that explain a data-quality array: ``flag_masks`` and ``flag_meanings``.
 
-    CF requires the masks to have the array's type, uint8. The meanings are words in the order of the masks.
+    CF requires the masks to have the array's type, uint8. The meanings are words in the order of the masks. Without
+    ``cosmic`` COSMIC is not among them: NetCDF-3 files, which have no unsigned numbers, cannot hold its 128.
     """
-    flags = list(DQ)
+    flags = [flag for flag in DQ if cosmic or flag != DQ.COSMIC]
     masks = np.array([flag.value for flag in flags], np.uint8)
     return {"flag_masks": masks, "flag_meanings": " ".join(str(flag.name).lower() for flag in flags)}
 

@@ -19,6 +19,7 @@ from gpucal.results.other_folders import gather, missing
 from gpucal.results.records import record_path
 from gpucal.results.stacking import stacked
 from gpucal.science.light_curves import Choices, LightCurve
+from gpucal.science.rejected import NONE, Rejected
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import DETECTORS, ORDER
 from gpucal.settings.ids import as_id
@@ -196,6 +197,7 @@ class Results:
             wavelength=axes.get("wavelength"),
             provenance=history,
             stored_variance=partial(self._read, key, detector, "variance") if "variance" in files else None,
+            rejections=self._rejections(key, detector),
         )
 
     def light_curves(self, **choices: Unpack[Choices]) -> NDArray[np.float64]:
@@ -370,6 +372,14 @@ class Results:
         """
         files = self._record(key, detector)["files"]
         return {name: self._read(key, detector, name) for name in ("time", "wavelength") if name in files}
+
+    def _rejections(self, key: tuple[int, int], detector: str) -> Rejected:
+        """Read which pairs were rejected; none where no cosmic rays were looked for."""
+        record = self._record(key, detector)
+        if "rejected" not in record["files"]:
+            return NONE
+        width = Calibration.from_dict(record["provenance"]["settings"]).cropped(DETECTORS[detector]).width
+        return Rejected.of_table(self._read(key, detector, "rejected"), width)
 
     def _stored_curve(self, key: tuple[int, int], detector: str, kind: str, choices: Choices) -> NDArray[np.float64]:
         if choices:

@@ -42,6 +42,7 @@ class DQ(enum.IntFlag):
     SATURATED = 16
     INTERPOLATED = 32
     BAD_DARK = 64
+    COSMIC = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +77,8 @@ class Plan:
         Data-quality flags from the calibration frames alone.
     time_h : ndarray of float64, shape (bin,)
         Mean time of the frames of each bin, hours.
+    cosmic_rays : float
+        Threshold beyond which a pair is rejected, standard deviations of its pixel's pairs; 0 rejects none.
     """
 
     detector: Detector
@@ -91,6 +94,7 @@ class Plan:
     saturation: int
     dq: NDArray[np.uint8]
     time_h: NDArray[np.float64]
+    cosmic_rays: float = 0.0
 
     @property
     def used_frames(self) -> int:
@@ -171,6 +175,7 @@ def make_plan(
         saturation=config.saturation,
         dq=dq.ravel(),
         time_h=axis.time_h[:used].reshape(n_bins, 2 * pairs_per_bin).mean(axis=1),
+        cosmic_rays=config.cosmic_rays,
     )
 
 

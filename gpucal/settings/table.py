@@ -172,6 +172,12 @@ class Settings:
         example="FGS1=10:22",
         added=True,
     )
+    cosmic_rays: float = setting(
+        Number(0.0, "sigma", "0, which is off, or a number above 0", BELOW_ZERO),
+        "Leave out CDS pairs farther than this from a quadratic through their ten neighbours, or 0 for none. The unit "
+        "is the robust scatter of a pixel's pairs. The rest of a bin is scaled up; pixels are flagged COSMIC.",
+        added=True,
+    )
     # A new setting goes here, the last.
 
     def __post_init__(self) -> None:

@@ -54,6 +54,7 @@ DEFAULTS: Mapping[str, Any] = {
     "drop_last_pairs": 0,
     "background": "bin",
     "columns": {"AIRS-CH0": (0, 356), "FGS1": (0, 32)},
+    "cosmic_rays": 0.0,
 }
 
 OTHER: Mapping[str, Any] = {
@@ -86,6 +87,7 @@ OTHER: Mapping[str, Any] = {
     "drop_last_pairs": 1,
     "background": "constant",
     "columns": {"FGS1": (10, 22)},
+    "cosmic_rays": 20.0,
 }
 
 FLAGS = [name for name, value in DEFAULTS.items() if isinstance(value, bool)]
@@ -232,9 +234,13 @@ WRONG = {
     **{name: [0, 1, 1.0, "true", None, "False", np.True_, []] for name in FLAGS},
     **{name: ["", "SUM", "both", 0, True, ["sum"], "sum\nmean", *[None] * (name not in OPEN)] for name in CHOICES},
     **{name: [0, 0.0, -1.0, math.nan, math.inf, -math.inf, "5", None, True, False, [5.0], 1j] for name in FLOATS},
-    "flat_minimum": [-sys.float_info.min, -1.0, math.nan, math.inf, -math.inf, "0", None, True, False, [0.0], 1j],
+    **{
+        name: [-sys.float_info.min, -1.0, math.nan, math.inf, -math.inf, "0", None, True, False, [0.0], 1j]
+        for name in ("flat_minimum", "cosmic_rays")
+    },
     "hot_iterations": [0, -1, 5.0, "5", None, True, math.inf],
     "saturation": [0, -1, 65_537, 65_535.0, "65535", None, True, math.nan],
+    "drop_last_pairs": [-1, 1.0, "1", None, True, math.nan],
 }
 
 

@@ -67,6 +67,10 @@ VARIANTS = {
     ),
     "no mask": Variant({"mask": False}, changes=False, flags=True),
     "last pairs": Variant({"drop_last_pairs": 7}),
+    "cosmic rays": Variant(
+        {"cosmic_rays": 1.8, "crop": {"AIRS-CH0": (100, 102), "FGS1": (10, 12)}},
+        others={"crop": {"AIRS-CH0": (100, 102), "FGS1": (10, 12)}},
+    ),
     "no pair but those left over": Variant({"drop_last_pairs": 2}, changes=False),
 }
 
@@ -207,6 +211,7 @@ def test_every_setting_reaches_the_files(old: Made, tmp_path: Any) -> None:
         *("--weights=variance", "--rows=FGS1=8:24", "--background-rows=AIRS-CH0=0:8,24:32", "--no-mask"),
         *("--no-linearity", "--no-dark", "--no-flat", "--drop-last-pairs=2"),
         *("--background=constant", "--background-rows=FGS1=faintest:6", "--columns=FGS1=10:22"),
+        "--cosmic-rays=20",
     ]
     assert main(["calibrate", str(old[0]), str(tmp_path), "--planet", "17", *flags]) == 0
     expected = Calibration(
@@ -238,6 +243,7 @@ def test_every_setting_reaches_the_files(old: Made, tmp_path: Any) -> None:
         drop_last_pairs=2,
         background="constant",
         columns={"FGS1": (10, 22)},
+        cosmic_rays=20.0,
     )
     default = Calibration().to_dict()
     untouched = [name for name, value in expected.to_dict().items() if value == default[name]]
