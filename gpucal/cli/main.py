@@ -285,6 +285,7 @@ def _synth(arguments: argparse.Namespace) -> int:
             seed=arguments.seed,
             calibration=arguments.calibration,
             progress=lambda _: show(next(ended)),
+            jitter=arguments.jitter,
         )
     _say(f"planets {' '.join(map(str, planets))} in {arguments.out}, their truth in {arguments.out / 'truth'}")
     return DONE

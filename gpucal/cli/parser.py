@@ -189,6 +189,9 @@ def _parsers() -> tuple[_Parser, Mapping[str, _Parser]]:
     )
     verb.add_argument("--seed", type=whole, default=0, help="seed of every draw; 0 by default")
     verb.add_argument("--calibration", type=location, metavar="DIR", help="real calibration frames to use")
+    verb.add_argument(
+        "--jitter", action="store_true", help="move the image as real frames show it; the truth holds the pointing"
+    )
 
     verb = _verb(verbs, "demo", "make a synthetic planet, calibrate it, compare it with its truth, draw it")
     verb.add_argument(

@@ -26,6 +26,7 @@ from gpucal.science.light_curves import (
 )
 from gpucal.science.noise import noise_excess, read_variance, variance
 from gpucal.science.plan import DQ, Plan
+from gpucal.science.rejected import NONE, Rejected
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import Detector
 from gpucal.settings.ids import ItemId
@@ -72,6 +73,8 @@ class Calibrated:
         Times of the first and the last read of each bin, hours; None in folders that older versions wrote.
     stored_light_curve : callable, optional
         Reads the light curves with errors that a results folder holds beside the signal.
+    rejections : Rejected
+        Bins with pairs that cosmic rays hit; `rejected` has the counts of all bins.
 
     Examples
     --------
@@ -102,6 +105,12 @@ class Calibrated:
     stored_read_variance: Callable[[], NDArray[Any]] | None = field(default=None, repr=False)
     time_bounds: NDArray[np.float64] | None = field(default=None, repr=False)
     stored_light_curve: Callable[[], LightCurve] | None = field(default=None, repr=False)
+    rejections: Rejected = field(default=NONE, repr=False)
+
+    @property
+    def rejected(self) -> NDArray[np.int32]:
+        """Pairs of each bin that were left out as hit by cosmic rays, shape (time, wavelength, spatial)."""
+        return self.rejections.counts(self.signal.shape)
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -136,11 +145,13 @@ class Calibrated:
             return self.stored_variance()
         if self.plan is None:
             raise OutputError(f"{self.where}: its folder holds no variance; calibrate with --variance")
-        return variance(self.signal, self.plan, self.dq)
+        return variance(self.signal, self.plan, self.dq, self.rejections)
 
     @cached_property
     def read_variance(self) -> NDArray[np.float64] | None:
         """The part of `variance` that is read noise, shape (wavelength, spatial): it is the same in every bin.
+
+        In a bin with `rejected` pairs the variance is larger as a whole, as its sum was scaled up.
 
         None if the product was read from a results folder that does not hold it.
         """
@@ -154,8 +165,8 @@ class Calibrated:
         Parameters
         ----------
         **choices
-            ``weights``, ``rows``, ``background_rows`` of `gpucal.science.light_curves.Aperture`. The settings decide
-            the choices that are not given.
+            ``weights``, ``rows``, ``background_rows``, ``background``, ``columns`` of
+            `gpucal.science.light_curves.Aperture`. The settings decide the choices that are not given.
 
         Returns
         -------
@@ -213,8 +224,8 @@ class Calibrated:
         aperture = self._aperture(choices)
         if self.stored_light_curve is not None and self._is_stored(aperture):
             return self.stored_light_curve()
-        if self.plan is not None and aperture.weights == "plain" and isinstance(self.signal, np.ndarray):
-            return light_curve_of_plan(self.signal, self.dq, aperture, self.plan)
+        if self.plan is not None and not aperture.needs_variances and isinstance(self.signal, np.ndarray):
+            return light_curve_of_plan(self.signal, self.dq, aperture, self.plan, self.rejections)
         return light_curve_with_errors(self.signal, self.dq, aperture, self.variance)
 
     def _is_stored(self, aperture: Aperture) -> bool:
@@ -406,11 +417,14 @@ def _span(values: NDArray[np.float64], unit: str) -> str:
 def arrays_of(cal: Calibrated, product: str, with_variance: bool) -> dict[str, NDArray[Any]]:
     """Return the arrays that a results folder stores for an item, by kind.
 
-    All have ``flux`` and ``error``, ``dq``, ``time``, ``bounds`` (of the bins) and ``wavelength``. Cubes have
-    ``signal`` too, and with ``with_variance``, ``variance`` and its part ``readvariance``.
+    All have ``flux`` and ``error``, ``dq``, ``time``, ``bounds`` (of the bins) and ``wavelength``. Where cosmic rays
+    were looked for, all have ``rejected`` too: `Rejected.table`. Cubes have ``signal``, and with ``with_variance``,
+    ``variance`` and its part ``readvariance``.
     """
     kind = cal.signal.dtype
-    axes = cal.axes | ({} if cal.time_bounds is None else {"bounds": cal.time_bounds})
+    axes: dict[str, NDArray[Any]] = cal.axes | ({} if cal.time_bounds is None else {"bounds": cal.time_bounds})
+    if cal.provenance["settings"]["cosmic_rays"] > 0:
+        axes |= {"rejected": cal.rejections.table(cal.detector.width)}
     with np.errstate(over="ignore"):  # outliers may exceed float32's range
         curve = cal.light_curve_with_errors()
         curves = {"flux": curve.flux.astype(kind), "error": curve.error.astype(kind)}

@@ -27,6 +27,7 @@ from gpucal.results.records import record_path
 from gpucal.results.stacking import one_by_one, stacked
 from gpucal.results.tables import Rows, curve_table, failure_table, item_table
 from gpucal.science.light_curves import Choices, LightCurve, white_light
+from gpucal.science.rejected import NONE, Rejected
 from gpucal.settings.arguments import path_of
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import DETECTORS, ORDER, curve_name, detector_of
@@ -514,6 +515,7 @@ class Results:
             stored_read_variance=stored.get("readvariance"),
             stored_light_curve=partial(self._stored_curves, key, detector) if "flux" in files else None,
             time_bounds=self.time_bounds(key, detector),
+            rejections=self._rejections(key, detector),
         )
         if not files.keys() & {"flux", "variance"}:
             return replace(cal, stored_light_curve=partial(self._without_errors, cal))
@@ -525,7 +527,8 @@ class Results:
         Parameters
         ----------
         **choices
-            ``weights``, ``rows``, ``background_rows`` of `gpucal.Calibrated.light_curve`, for cubes.
+            ``weights``, ``rows``, ``background_rows``, ``background``, ``columns`` of `gpucal.Calibrated.light_curve`,
+            for cubes.
 
         Returns
         -------
@@ -760,6 +763,14 @@ class Results:
             If the observation is not complete, or a file is missing or damaged.
         """
         return self._read(key, detector, "bounds") if "bounds" in self._record(key, detector)["files"] else None
+
+    def _rejections(self, key: tuple[int, int], detector: str) -> Rejected:
+        """Read which pairs were rejected; none where no cosmic rays were looked for."""
+        record = self._record(key, detector)
+        if "rejected" not in record["files"]:
+            return NONE
+        width = Calibration.from_dict(record["provenance"]["settings"]).cropped(DETECTORS[detector]).width
+        return Rejected.of_table(self._read(key, detector, "rejected"), width)
 
     def _is_stored(self, key: tuple[int, int], detector: str, choices: Choices) -> bool:
         """Tell whether the light curve asked for is stored; raises OutputError for choices where there is no cube."""

@@ -36,8 +36,8 @@ class Mend:
 
 
 def unusable(dq: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Tell which pixels have a flag and were not interpolated."""
-    bad: NDArray[np.bool_] = (dq != 0) & (dq & np.uint8(DQ.INTERPOLATED) == 0)
+    """Tell which pixels have a flag and were not interpolated; COSMIC alone does not make a pixel unusable."""
+    bad: NDArray[np.bool_] = (dq & ~np.uint8(DQ.COSMIC) != 0) & (dq & np.uint8(DQ.INTERPOLATED) == 0)
     return bad
 
 
@@ -47,14 +47,14 @@ def find_mends(dq: NDArray[np.uint8]) -> list[Mend]:
     Parameters
     ----------
     dq : ndarray of uint8, shape (wavelength, spatial)
-        Data-quality flags; INTERPOLATED alone does not make a pixel bad.
+        Data-quality flags; INTERPOLATED or COSMIC alone does not make a pixel bad.
 
     Returns
     -------
     list of Mend
         To be done in this order: whole columns come last, as they use pixels mended before. Empty if no pixel is good.
     """
-    bad = (dq & ~np.uint8(DQ.INTERPOLATED)) != 0
+    bad = (dq & ~np.uint8(DQ.INTERPOLATED | DQ.COSMIC)) != 0
     mends = []
     columns = np.flatnonzero(~bad.all(axis=1))
     for x in columns[bad[columns].any(axis=1)].tolist():

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from gpucal.science.bad_pixels import carry_variance, find_mends
 from gpucal.science.plan import DQ, Plan
+from gpucal.science.rejected import NONE, Rejected
 from gpucal.science.steps import Array, namespace, time_parts
 
 __all__ = ["neighbour_residuals", "noise_excess", "on_arrays", "read_variance", "scatter", "variance"]
@@ -17,7 +18,7 @@ __all__ = ["neighbour_residuals", "noise_excess", "on_arrays", "read_variance", 
 _NORMAL = 0.6744897501960817 * 2.0**0.5
 
 
-def variance(signal: NDArray[Any], plan: Plan, dq: NDArray[np.uint8]) -> NDArray[np.float64]:
+def variance(signal: NDArray[Any], plan: Plan, dq: NDArray[np.uint8], rejected: Rejected = NONE) -> NDArray[np.float64]:
     """Return the variance of every output, ``(max(S, 0) + 2·N·read²) / divisor²``.
 
     S is the binned sum before dark subtraction, recovered as ``signal·divisor + dark·τ``. Both reads of a pair belong
@@ -33,6 +34,8 @@ def variance(signal: NDArray[Any], plan: Plan, dq: NDArray[np.uint8]) -> NDArray
         The plan it was made with.
     dq : ndarray of uint8, shape (wavelength, spatial)
         Data-quality flags.
+    rejected : Rejected
+        Pairs left out of bins. The rest was scaled up by pairs over kept pairs, and so is the variance.
 
     Returns
     -------
@@ -44,6 +47,7 @@ def variance(signal: NDArray[Any], plan: Plan, dq: NDArray[np.uint8]) -> NDArray
     maps = (values.reshape(frame).T for values in (plan.divisor, plan.dark, plan.read_noise))
     divisor, dark, read, tau_s = (xp.asarray(values) for values in (*maps, plan.tau_s))
     result: NDArray[np.float64] = on_arrays(signal, divisor, dark, read, tau_s, plan.pairs_per_bin, plan.electron)
+    rejected.rescale(result, plan.pairs_per_bin)
     if (dq & np.uint8(DQ.INTERPOLATED)).any():
         carry_variance(result, find_mends(dq))
     return result

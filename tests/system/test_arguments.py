@@ -44,6 +44,7 @@ def calls(old: Path, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[s
     item = {"key": (17, 0), "detector": "FGS1"}
     how = {"settings": CONFIG, "backend": "numpy", "device": False, "dtype": "float32", "workers": 1}
     choices = {"weights": "plain", "rows": (8, 24), "background_rows": [(0, 4)]}
+    choices |= {"background": "constant", "columns": (0, 32)}
     sample = old.parent / "sample.csv"
     return {
         "calibrate": (gpucal.calibrate, {"obs": obs, "detector": "FGS1", "config": None, **how}),
