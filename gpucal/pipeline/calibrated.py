@@ -14,7 +14,7 @@ from gpucal.display.shown import Shown
 from gpucal.display.svg import white_light as white_light_svg
 from gpucal.errors import ConfigError, GpucalError, OutputError
 from gpucal.pipeline.plots import Curves, draw, new_figure
-from gpucal.science.bad_pixels import unusable
+from gpucal.science.bad_pixels import Mends, find_mends, mean_profile, mends_of, unusable
 from gpucal.science.light_curves import (
     Aperture,
     Choices,
@@ -145,7 +145,7 @@ class Calibrated:
             return self.stored_variance()
         if self.plan is None:
             raise OutputError(f"{self.where}: its folder holds no variance; calibrate with --variance")
-        return variance(self.signal, self.plan, self.dq, self.rejections)
+        return variance(self.signal, self.plan, self.dq, self.rejections, self._mends)
 
     @cached_property
     def read_variance(self) -> NDArray[np.float64] | None:
@@ -157,7 +157,7 @@ class Calibrated:
         """
         if self.stored_read_variance is not None:
             return self.stored_read_variance()
-        return None if self.plan is None else read_variance(self.plan, self.dq)
+        return None if self.plan is None else read_variance(self.plan, self.dq, self._mends)
 
     def light_curve(self, **choices: Unpack[Choices]) -> NDArray[np.float64]:
         """Sum the signal over usable pixels, see `gpucal.science.light_curves`.
@@ -189,10 +189,10 @@ class Calibrated:
         """
         aperture = self._aperture(choices)
         if aperture.weights != "variance":
-            return light_curve(self.signal, self.dq, aperture)
+            return light_curve(self.signal, self.dq, aperture, mends=self._mends)
         if self.plan is None and self.stored_variance is None and self._is_stored(aperture):
             return self.light_curve_with_errors().flux
-        return light_curve(self.signal, self.dq, aperture, self.variance)
+        return light_curve(self.signal, self.dq, aperture, self.variance, self._mends)
 
     def light_curve_with_errors(self, **choices: Unpack[Choices]) -> LightCurve:
         """Sum the signal over usable pixels, with errors.
@@ -225,8 +225,15 @@ class Calibrated:
         if self.stored_light_curve is not None and self._is_stored(aperture):
             return self.stored_light_curve()
         if self.plan is not None and not aperture.needs_variances and isinstance(self.signal, np.ndarray):
-            return light_curve_of_plan(self.signal, self.dq, aperture, self.plan, self.rejections)
-        return light_curve_with_errors(self.signal, self.dq, aperture, self.variance)
+            return light_curve_of_plan(self.signal, self.dq, aperture, self.plan, self.rejections, self._mends)
+        return light_curve_with_errors(self.signal, self.dq, aperture, self.variance, self._mends)
+
+    @cached_property
+    def _mends(self) -> Mends:
+        """What bad pixels were made of, as the signal still tells."""
+        if self.provenance["settings"]["bad_pixels"] == "profile" and (self.dq & np.uint8(DQ.INTERPOLATED)).any():
+            return find_mends(self.dq, mean_profile(self.signal))
+        return mends_of(self.dq)
 
     def _is_stored(self, aperture: Aperture) -> bool:
         return self.stored_light_curve is not None and aperture == self._aperture({})

@@ -44,7 +44,7 @@ def calls(old: Path, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[s
     item = {"key": (17, 0), "detector": "FGS1"}
     how = {"settings": CONFIG, "backend": "numpy", "device": False, "dtype": "float32", "workers": 1}
     choices = {"weights": "plain", "rows": (8, 24), "background_rows": [(0, 4)]}
-    choices |= {"background": "constant", "columns": (0, 32)}
+    choices |= {"background": "constant"}
     sample = old.parent / "sample.csv"
     return {
         "calibrate": (gpucal.calibrate, {"obs": obs, "detector": "FGS1", "config": None, **how}),
@@ -87,7 +87,7 @@ def calls(old: Path, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[s
             f"Observation.{name}": (getattr(obs, name), {"detector": "FGS1"})
             for name in ("where", "item", "signal_path", "calibration_path", "files", "frames", "adc", "axis")
         },
-        "Calibrated.light_curve": (cal.light_curve, choices),
+        "Calibrated.light_curve": (cal.light_curve, {**choices, "columns": (10, 22)}),
         "Calibrated.light_curve_with_errors": (cal.light_curve_with_errors, choices),
         "Calibrated.noise_excess": (cal.noise_excess, {"per": "pixel"}),
         "Results": (gpucal.Results, {"path": folder, "settings": None}),
