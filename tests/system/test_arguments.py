@@ -99,6 +99,7 @@ def calls(old: Path, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[s
             for name in ("calibrated", "light_curve", "light_curve_with_errors", "axes", "time_bounds")
         },
         "Results.light_curve, choices": (results.light_curve, {**item, **choices}),
+        "Results.light_curve_table": (results.light_curve_table, {"labels": False}),
         "Results.light_curves": (results.light_curves, choices),
         "Results.light_curves_with_errors": (results.light_curves_with_errors, choices),
         "Results.light_curves_of": (results.light_curves_of, {"key": (17, 0)}),
@@ -116,7 +117,12 @@ NAMES = [
     *("Calibrated.noise_excess", "Results"),
     *("Results[]", "Results[][]", "in Results", "Results.dq", "Results.calibrated", "Results.light_curve"),
     *("Results.light_curve_with_errors", "Results.axes", "Results.time_bounds", "Results.light_curve, choices"),
-    *("Results.light_curves", "Results.light_curves_with_errors", "Results.light_curves_of"),
+    *(
+        "Results.light_curve_table",
+        "Results.light_curves",
+        "Results.light_curves_with_errors",
+        "Results.light_curves_of",
+    ),
     "Results.light_curves_with_errors_of",
 ]
 
