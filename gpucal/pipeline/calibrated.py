@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from gpucal.display.shown import Shown
 from gpucal.display.svg import white_light as white_light_svg
 from gpucal.errors import ConfigError, GpucalError, OutputError
-from gpucal.pipeline.plots import Curves, draw, new_figure
+from gpucal.pipeline.plots import Curves, draw, figure_of
 from gpucal.science.bad_pixels import Mends, find_mends, mean_profile, mends_of, unusable
 from gpucal.science.light_curves import (
     Aperture,
@@ -311,7 +311,7 @@ class Calibrated:
         ['flags', 'image', 'residuals', 'spectrum', 'white']
         >>> axes["white"].figure.figure.savefig("light-curve.png")
         """
-        drawn = draw(new_figure(8.0) if figure is None else figure, self.where, [self.to_host()._curves()])
+        drawn = draw(figure_of(figure, 8.0), self.where, [self.to_host()._curves()])
         return drawn[self.detector.name]
 
     def _curves(self) -> Curves:
