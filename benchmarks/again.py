@@ -2,7 +2,7 @@
 
     python benchmarks/again.py [--planets 60] [--frames 60] [--rounds 3]
 
-Planets are links to one synthetic planet. It has few frames but all columns: the columns decide what is read of the files
+Planets are links to one synthetic planet. It has few frames but all columns: these decide what is read of the files
 of a finished observation. The time of two planets, imports and all, is taken from that of all planets.
 """
 
