@@ -13,6 +13,7 @@ from gpucal._moved import find_moved
 from gpucal._version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from gpucal.backends.versions import show_versions
     from gpucal.errors import GpucalError
     from gpucal.inputs.dataset import Dataset, Observation, open_dataset
     from gpucal.pipeline.calibrate import calibrate, stream
@@ -38,6 +39,7 @@ __all__ = [
     "open_dataset",
     "open_results",
     "run",
+    "show_versions",
     "steps",
     "stream",
     "submission",
@@ -62,6 +64,7 @@ _ROOMS = {
     "open_dataset": "inputs.dataset",
     "open_results": "results.reader",
     "run": "runs.run",
+    "show_versions": "backends.versions",
     "stream": "pipeline.calibrate",
     "submission": "results.submission",
 }

@@ -17,7 +17,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from itertools import islice, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
@@ -31,14 +31,18 @@ from gpucal.runs.interrupts import SIGNALLED, Interrupts
 from gpucal.settings.options import output_from, settings_from
 
 if TYPE_CHECKING:
-    from gpucal.inputs.dataset import Observation
+    from gpucal.inputs.dataset import Dataset, Observation
     from gpucal.results.reader import Results
+    from gpucal.runs.progress import Progress
     from gpucal.runs.request import Request
     from gpucal.runs.summary import Summary
 
 __all__ = ["console", "main"]
 
 DONE, FAILED, LATE = 0, 1, 3
+
+# Observations of a split that `gpucal info` lists, at most, and those that it lists of more.
+_LISTED, _FIRST = 20, 5
 
 
 def console() -> NoReturn:
@@ -71,13 +75,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.command = shlex.join(["gpucal", *words])
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("gpucal: %(message)s"))
-    log = logging.getLogger("gpucal")
+    log, level = logging.getLogger("gpucal"), logging.getLogger("gpucal").level
     log.addHandler(handler)
+    if arguments.verbose:
+        log.setLevel(logging.INFO)
+    handler.setLevel(logging.ERROR if arguments.quiet else logging.NOTSET)
     arguments.interrupts, arguments.terminal = Interrupts(), handler
     try:
         with arguments.interrupts:
             _check_folders(arguments)
-            code = _VERBS[arguments.verb](arguments)
+            with _hushed(arguments):
+                code = _VERBS[arguments.verb](arguments)
     except GpucalError as error:
         _say(traceback.format_exc().rstrip() if arguments.debug else f"gpucal: {error}", sys.stderr)
         return WRONG
@@ -90,7 +98,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         return SIGNALLED + number
     finally:
         log.removeHandler(handler)
+        log.setLevel(level)
     return code
+
+
+@contextmanager
+def _hushed(arguments: argparse.Namespace) -> Iterator[None]:
+    """Print nothing on the standard output with ``--quiet``, but JSON."""
+    if not arguments.quiet or vars(arguments).get("json"):
+        yield
+        return
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+        yield
+
+
+def _shown(arguments: argparse.Namespace, total: int, unit: str) -> AbstractContextManager[Progress]:
+    """Show a bar, or a line a minute, but not with ``--quiet``."""
+    from gpucal.runs.progress import shown
+
+    return shown(total, unit, not arguments.quiet)
 
 
 def _check_folders(arguments: argparse.Namespace) -> None:
@@ -136,7 +162,9 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     request = _request(arguments)
     with _client(arguments) as client, _grouped(arguments):
         watch = Watch(arguments.interrupts, deadline(arguments.time_limit))
-        summary = carry_out(request, watch, client=client, progress=True, command=arguments.command)
+        # The lines a minute are among those of the log.
+        progress = False if arguments.quiet else "auto" if arguments.verbose else True
+        summary = carry_out(request, watch, client=client, progress=progress, command=arguments.command)
     if summary.stopped == "interrupted":
         if arguments.json:
             _say(json.dumps(summary.to_dict()))
@@ -171,11 +199,10 @@ def _request(arguments: argparse.Namespace) -> Request:
 def _check(arguments: argparse.Namespace) -> int:
     with arguments.interrupts.held():
         from gpucal.runs.check import check
-        from gpucal.runs.progress import shown
 
     given = vars(arguments)
     request = _request(arguments)
-    with shown(0, "look") as show:
+    with _shown(arguments, 0, "look") as show:
         found = check(request, deep=given.get("deep", False), show=show)
     if arguments.json:
         _say(json.dumps(found.to_dict()))
@@ -223,10 +250,9 @@ def _client(arguments: argparse.Namespace) -> AbstractContextManager[Any]:
 
 def _verify(arguments: argparse.Namespace) -> int:
     from gpucal.results.verify import verify
-    from gpucal.runs.progress import shown
 
     found, kinds = 0, Kinds()
-    with shown(0, "item") as show:
+    with _shown(arguments, 0, "item") as show:
 
         def tell(ended: int, total: int) -> None:
             show(ended, found, total)
@@ -273,13 +299,12 @@ def _results(arguments: argparse.Namespace) -> Results:
 
 
 def _synth(arguments: argparse.Namespace) -> int:
-    from gpucal.runs.progress import shown
     from gpucal.settings.detectors import DETECTORS
     from gpucal.synthetic.competition import synthesize
 
     files = arguments.planets * len(DETECTORS)
     ended = iter(range(1, files + 1))
-    with shown(files, "file") as show:
+    with _shown(arguments, files, "file") as show:
         planets = synthesize(
             arguments.out,
             layout=arguments.layout,
@@ -295,18 +320,17 @@ def _synth(arguments: argparse.Namespace) -> int:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    from gpucal.runs.progress import shown
     from gpucal.synthetic.demo import STEPS, demo
 
-    with shown(STEPS, "step") as show:
+    with _shown(arguments, STEPS, "step") as show:
         for line in demo(arguments.out, arguments.frames, show):
             _say(line)
     return DONE
 
 
 def _info(arguments: argparse.Namespace) -> int:
-    from gpucal.backends import PREFERENCE, choose, load
-    from gpucal.errors import BackendUnavailable
+    from gpucal.backends import choose
+    from gpucal.backends.versions import backends, versions
     from gpucal.settings.detectors import DETECTORS
 
     dataset = None
@@ -314,22 +338,44 @@ def _info(arguments: argparse.Namespace) -> int:
         from gpucal.inputs.dataset import open_dataset
 
         dataset = open_dataset(arguments.dataset)
+    found = backends()
+    facts: dict[str, Any] = {"versions": versions(), "backends": found, "auto": choose().name}
+    pages = [_pages_of(obs, detector) for obs, detector in product(islice(dataset or (), 1), DETECTORS)]
+    if arguments.json:
+        if dataset:
+            facts["dataset"] = _facts_of(dataset) | {"pages": pages}
+        _say(json.dumps(facts))
+        return DONE
     _say(f"gpucal {__version__}, Python {sys.version.split()[0]}")
-    for name in PREFERENCE:
-        try:
-            _say(f"{name}: available, {load(name).runs_on}")
-        except BackendUnavailable as error:
-            _say(f"{name}: not available: {error}")
-    _say(f"auto: {choose().name}")
+    for line in (*(f"{name}: {what}" for name, what in found.items()), f"auto: {facts['auto']}"):
+        _say(line)
     if dataset:
-        _say(
-            f"{dataset.path}: {dataset.layout.name} layout, {len(dataset.planets)} planets, {len(dataset)} observations"
-        )
-        for obs in dataset:
-            _say(f"  {obs.split} {obs.planet} visit {obs.visit}")
-        for obs, detector in product(islice(dataset, 1), DETECTORS):
-            _say(_pages_of(obs, detector))
+        counts = f"{len(dataset.planets):,} planets, {len(dataset):,} observations"
+        _say(f"{dataset.path}: {dataset.layout.name} layout, {counts}")
+        _list(dataset, everything=arguments.all)
+        for line in pages:
+            _say(line)
     return DONE
+
+
+def _facts_of(dataset: Dataset) -> dict[str, Any]:
+    """Return what a data set holds, as plain values."""
+    observations = [{"planet": obs.planet, "visit": obs.visit, "split": obs.split} for obs in dataset]
+    counts = {"planets": len(dataset.planets), "observations": observations}
+    return {"path": str(dataset.path), "layout": dataset.layout.name, "preset": dataset.layout.preset, **counts}
+
+
+def _list(dataset: Dataset, *, everything: bool) -> None:
+    """List the observations; of many, the first few of each split."""
+    lines: dict[str, list[str]] = {}
+    for obs in dataset:
+        lines.setdefault(obs.split, []).append(f"  {obs.split} {obs.planet} visit {obs.visit}")
+    for split, of in lines.items():
+        first = len(of) if everything or len(of) <= _LISTED else _FIRST
+        for line in of[:first]:
+            _say(line)
+        if more := len(of) - first:
+            _say(f"  and {more:,} more in {split}; `gpucal info {dataset.path} --all` lists all of them")
 
 
 def _pages_of(obs: Observation, detector: str) -> str:
@@ -389,10 +435,9 @@ def _bench(arguments: argparse.Namespace) -> int:
 
 def _export(arguments: argparse.Namespace) -> int:
     from gpucal.results.export import export
-    from gpucal.runs.progress import shown
 
     results = _results(arguments)
-    with shown(0, "item") as show:
+    with _shown(arguments, 0, "item") as show:
         written = export(
             results,
             arguments.to,
@@ -407,7 +452,6 @@ def _export(arguments: argparse.Namespace) -> int:
 def _plot(arguments: argparse.Namespace) -> int:
     from gpucal.results.plot import save_observation, save_overview
     from gpucal.results.reader import complete
-    from gpucal.runs.progress import shown
 
     if arguments.planet is None and arguments.visit is not None:
         raise ConfigError("--visit: of which planet? write `gpucal plot OUT PLANET --visit N`")
@@ -415,7 +459,7 @@ def _plot(arguments: argparse.Namespace) -> int:
         raise ConfigError("PLANET and --all: one or the other")
     results, to = _results(arguments), arguments.to or arguments.out
     if arguments.planet is None and not arguments.all:
-        with shown(len(results), "observation") as show:
+        with _shown(arguments, len(results), "observation") as show:
             save_overview(results, to / "overview.png", show)
         _say(f"white light of every observation in {to / 'overview.png'}")
         return DONE
@@ -425,7 +469,7 @@ def _plot(arguments: argparse.Namespace) -> int:
         _say(f"light curve in {_picture_of(to, key)}")
         return DONE
     failed = 0
-    with shown(len(results), "picture") as show:
+    with _shown(arguments, len(results), "picture") as show:
         for ended, key in enumerate(complete(results), 1):
             try:
                 save_observation(results, key, _picture_of(to, key))

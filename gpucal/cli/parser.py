@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Mapping, Sequence
+from inspect import cleandoc
 from pathlib import Path
 from typing import NoReturn
 
@@ -78,10 +80,23 @@ class _Planets(argparse.Action):
         setattr(namespace, self.dest, [*before, *(planet for some in values for planet in some)])
 
 
+class _Versions(argparse.Action):
+    """Shows versions, backends and variables, and ends the process."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *of_the_word: object) -> None:
+        from gpucal.backends.versions import show_versions
+
+        show_versions()
+        parser.exit()
+
+
 def parsed(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the command line; the result has a ``verb``. Help, version and errors (exit code 2) end the process."""
     made, verbs = _parsers()
     words = [*argv]
+    if words == ["help", "settings"]:
+        sys.stdout.write(_explained_settings())
+        made.exit()
     if words[:1] == ["help"]:
         words = [*(word for word in words[1:2] if word != "help"), "--help"]
     at = next((n for n, word in enumerate(words) if not word.startswith("-")), len(words))
@@ -103,6 +118,12 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
     if unknown:
         verb.error(f"too many arguments: {' '.join(unknown)}; write `{' '.join(verb.synopsis)}`")
     return arguments
+
+
+def _explained_settings() -> str:
+    from gpucal.settings.calibration import Calibration
+
+    return f"{cleandoc(Calibration.__doc__ or '')}\n"
 
 
 def _check_flags(parser: _Parser, words: Sequence[str], top: _Parser, verbs: Mapping[str, _Parser]) -> None:
@@ -136,8 +157,15 @@ def _with_negatives(words: Sequence[str], parser: _Parser) -> list[str]:
 def _parsers() -> tuple[_Parser, Mapping[str, _Parser]]:
     """Make the parser of the command line, and list the parsers of its verbs."""
     about = "Calibrate Ariel Data Challenge observations."
-    made = _Parser(prog="gpucal", description=about, epilog="`gpucal help VERB` explains a verb.")
+    made = _Parser(
+        prog="gpucal",
+        description=about,
+        epilog="`gpucal help VERB` explains a verb, `gpucal help settings` every setting.",
+    )
     made.add_argument("-V", "--version", action="version", version=f"gpucal {__version__}")
+    made.add_argument(
+        "--show-versions", action=_Versions, nargs=0, help="show versions, backends and variables, for a report"
+    )
     verbs = made.add_subparsers(metavar="VERB", required=True)
 
     verb = _verb(verbs, "calibrate", "calibrate a competition folder")
@@ -206,6 +234,8 @@ def _parsers() -> tuple[_Parser, Mapping[str, _Parser]]:
 
     verb = _verb(verbs, "info", "show versions, backends, and what a folder holds")
     verb.add_argument("dataset", metavar="DATASET", type=location, nargs="?", help="competition folder to list")
+    verb.add_argument("--all", action="store_true", help="list every observation, even if there are many")
+    verb.add_argument("--json", action="store_true", help="print it as JSON")
 
     verb = _verb(verbs, "selftest", "check that every backend agrees with NumPy; exit 1 if one does not")
     verb.add_argument("--json", action="store_true", help="print the reports as JSON")
@@ -324,6 +354,9 @@ def _verb(verbs: argparse._SubParsersAction[_Parser], name: str, effect: str) ->
     verb = verbs.add_parser(name, help=effect, description=f"{effect[0].upper()}{effect[1:]}.")
     verb.set_defaults(verb=name)
     verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    loud = verb.add_mutually_exclusive_group()
+    loud.add_argument("--quiet", action="store_true", help="print errors alone, and JSON if that is asked for")
+    loud.add_argument("--verbose", action="store_true", help="print the lines of the log too, one an item")
     return verb
 
 

@@ -7,6 +7,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from io import StringIO
 from pathlib import Path
 from types import MappingProxyType
@@ -25,6 +26,7 @@ from gpucal.settings.detectors import Detector
 from gpucal.settings.ids import as_id
 
 __all__ = [
+    "BY_NUMBER",
     "DEGREE",
     "FRAMES",
     "Adc",
@@ -44,6 +46,9 @@ __all__ = [
 
 DEGREE = 5
 """Degree of the linearity polynomials: six frames, ascending powers."""
+
+BY_NUMBER = " by number"
+"""Ends the digest of frames whose columns are not stored in the order of their numbers."""
 
 _MOST_BYTES = 2**26
 """Size limit of a calibration file, which has 0.5 MB at most, and of the axis table, 4.3 MB uncompressed."""
@@ -125,6 +130,14 @@ class Axis:
     time_h: NDArray[np.float64]
     wavelength_um: NDArray[np.float64] | None
     integration_s: NDArray[np.float64] | None
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the axes."""
+        content = hashlib.sha256()
+        for values in (self.time_h, self.wavelength_um, self.integration_s):
+            content.update(b"-" if values is None else values.tobytes())
+        return content.hexdigest()
 
     @property
     def pair_s(self) -> float:
@@ -222,7 +235,7 @@ def read_frames(raw: Mapping[str, bytes], folder: Path, detector: Detector) -> C
         read=frames["read"][0],
         whole_dark=whole["dark"][0],
         # 0.1 took columns by position: what it made of files in another order is not taken for finished.
-        digest=digest_of(raw) + " by number" * any(is_moved for _, is_moved in parsed.values()),
+        digest=digest_of(raw) + BY_NUMBER * any(is_moved for _, is_moved in parsed.values()),
     )
 
 

@@ -624,24 +624,32 @@ def _layout(path: Path, listing: Sequence[set[int | None]]) -> Layout:
 def _scan(folder: Path) -> dict[int, set[int | None]]:
     """Return the visits of each planet folder; None is a file name without a visit number.
 
-    Folders of other names, and links that lead nowhere, are left out, and a warning names them.
+    Empty folders, folders of other names, and links that lead nowhere are left out, and a warning names them.
     """
     found: dict[int, set[int | None]] = {}
     names: list[str] = []
+    empty: list[str] = []
     for entry in sorted(folder.iterdir()):
         if not entry.is_dir():
             if not entry.name.startswith(".") and (link := leads_nowhere(entry)):
                 log.warning("%s: is left out: %s; mend the link, or remove it", entry, link)
         elif _is_planet(entry.name):
-            matches = (_ITEM.fullmatch(item.name) for item in entry.iterdir())
+            inside = [item.name for item in entry.iterdir()]
+            if not inside:
+                empty.append(entry.name)
+                continue
+            matches = map(_ITEM.fullmatch, inside)
             found[int(entry.name)] = {int(match[1]) if match[1] else None for match in matches if match}
         elif not entry.name.startswith("."):
             meant = as_id(entry.name)
             names.append(entry.name + (f" (rename it to {meant})" if meant is not None else ""))
-    if names:
-        more = f" and {len(names) - _NAMED} more" * (len(names) > _NAMED)
-        problem = "is left out, as its name is" if len(names) == 1 else "are left out, as their names are"
-        log.warning("%s: %s%s %s not a planet id", folder, ", ".join(names[:_NAMED]), more, problem)
+    for those, one, many in (
+        (names, "is left out, as its name is not a planet id", "are left out, as their names are not a planet id"),
+        (empty, "is left out, as it is empty", "are left out, as they are empty"),
+    ):
+        if those:
+            more = f" and {len(those) - _NAMED} more" * (len(those) > _NAMED)
+            log.warning("%s: %s%s %s", folder, ", ".join(those[:_NAMED]), more, one if len(those) == 1 else many)
     return found
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 from gpucal.backends import Backend, Destination, Pages
 from gpucal.backends.rejection import Repairs, repairs
 from gpucal.errors import DeviceError, InputError
-from gpucal.inputs.calibration_files import Adc, Axis, CalibrationFrames
+from gpucal.inputs.calibration_files import BY_NUMBER, Adc, Axis, CalibrationFrames, digest_of, read_raw_frames
 from gpucal.inputs.counts import takes_pages
 from gpucal.inputs.dataset import Observation
-from gpucal.inputs.signal_file import Loaded, Signal, open_signal
+from gpucal.inputs.signal_file import Loaded, Signal, fingerprint_of, open_signal
 from gpucal.pipeline.calibrated import Calibrated
 from gpucal.pipeline.memory import COUNT_BLOCK, PAGE_BLOCK, Budget, working_bytes
 from gpucal.pipeline.provenance import provenance
@@ -50,6 +50,7 @@ __all__ = [
     "Pipeline",
     "bins_pages",
     "failed",
+    "has_fingerprints",
     "open_items",
     "out_of_memory",
     "pixel_blocks",
@@ -176,14 +177,26 @@ def _open(item: Item, strict: bool, variance: bool, began: float) -> Opened:
     frames, adc, axis = obs.frames(detector), obs.adc(detector), obs.axis(detector)
     if not frames.has_read:
         require_no_read(item, variance)
-    axes = hashlib.sha256()
-    for values in (axis.time_h, axis.wavelength_um, axis.integration_s):
-        axes.update(b"-" if values is None else values.tobytes())
-    prints = {"signal": signal.fingerprint, "calibration": frames.digest, "adc": str(adc), "axes": axes.hexdigest()}
+    prints = {"signal": signal.fingerprint, "calibration": frames.digest, "adc": str(adc), "axes": axis.digest}
     # 0.1 took columns by position: what it made of files in another order is not taken for finished.
     moved = ["columns by number"] if (np.diff(signal.columns) < 0).any() else []
     inputs = hashlib.sha256(" ".join([*prints.values(), *moved]).encode()).hexdigest()
     return Opened(item, signal, frames, adc, axis, prints, inputs, began)
+
+
+def has_fingerprints(item: Item, known: Mapping[str, object]) -> bool:
+    """Tell whether an item's inputs have the fingerprints that `Opened` had; nothing is parsed.
+
+    Raises InputError if a file cannot be read.
+    """
+    obs, detector = item.obs, item.detector
+    return (
+        known.get("adc") == str(obs.adc(detector))
+        and known.get("axes") == obs.axis(detector).digest
+        and known.get("signal") == fingerprint_of(obs.signal_path(detector))
+        and str(known.get("calibration")).removesuffix(BY_NUMBER)
+        == digest_of(read_raw_frames(obs.calibration_path(detector)))
+    )
 
 
 def bins_pages(destination: Destination) -> bool:

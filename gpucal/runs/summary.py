@@ -238,7 +238,8 @@ def logged_to(path: Path, summary: Summary) -> Iterator[Callable[[str], None]]:
 
     def note(line: str) -> None:
         # Not logged: below WARNING, the default level, it would be lost; at WARNING it would be shown twice.
-        handler.handle(logger.makeRecord(__name__, logging.INFO, __file__, 0, line, (), None))
+        record = logger.makeRecord(__name__, logging.INFO, __file__, 0, line, (), None)
+        (logger if logger.isEnabledFor(logging.INFO) else handler).handle(record)
 
     try:
         yield note

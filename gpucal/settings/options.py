@@ -30,7 +30,7 @@ _NEXT = re.compile(r",\s*(?=[A-Za-z][\w-]*\s*=)")
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """Add a flag for every setting, and ``--preset`` and ``--config``, to the parser of ``gpucal calibrate``."""
     group = parser.add_argument_group(
-        "settings", "each is a key of --config too, where a flag overrules the file; see examples/settings.md"
+        "settings", "each is a key of --config too, where a flag overrules the file; see `gpucal help settings`"
     )
     for name, row in SETTINGS.items():
         group.add_argument(row.flag, dest=name, help=_help(row), **_form(row.rule))

@@ -8,19 +8,25 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import BINS, Made
+from conftest import BINS, CONFIG, Made
 
 import gpucal
 from gpucal import Calibration
+from gpucal.backends.versions import LIBRARIES
 from gpucal.cli.main import main
+from gpucal.settings.table import SETTINGS
 from gpucal.synthetic.competition import synthesize
+
+ROOT = Path(__file__).resolve().parents[2]
 
 FLAGS = [f"--bin={name}={pairs}" for name, pairs in BINS.items()]
 
@@ -369,6 +375,126 @@ def test_info(new: Made, capfd: pytest.CaptureFixture[str]) -> None:
     for words in (f"gpucal {gpucal.__version__}", "numpy: available, NumPy ", "cupy: not available: ", "2025 layout"):
         assert words in text
     assert "  train 5 visit 1\n" in text
+
+
+def test_info_of_many_is_short(many: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpucal.cli.main._LISTED", 19)
+    assert main(["info", str(many)]) == 0
+    text = capfd.readouterr().out
+    assert [line.split()[1] for line in text.splitlines() if line.startswith("  train ")] == [
+        *["100", "101", "102", "103", "104"]
+    ]
+    assert f"  and 15 more in train; `gpucal info {many} --all` lists all of them\n" in text
+    assert main(["info", str(many), "--all"]) == 0
+    text = capfd.readouterr().out
+    assert text.count("\n  train ") == 20
+    assert " more in " not in text
+
+
+def test_info_for_programs(new: Made, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(new[0]), "--json"]) == 0
+    facts = json.loads(capfd.readouterr().out)
+    assert facts["versions"]["gpucal"] == gpucal.__version__
+    assert facts["backends"]["numpy"].startswith("available, NumPy ")
+    assert facts["auto"] in facts["backends"]
+    assert facts["dataset"]["observations"] == [{"planet": 5, "visit": visit, "split": "train"} for visit in (0, 1)]
+    assert (facts["dataset"]["layout"], facts["dataset"]["preset"]) == ("2025", "ariel2025")
+    assert len(facts["dataset"]["pages"]) == 2
+    assert main(["info", "--json"]) == 0
+    assert "dataset" not in json.loads(capfd.readouterr().out)
+
+
+def test_versions(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPUCAL_READER", "pyarrow")
+    with pytest.raises(SystemExit) as caught:
+        main(["--show-versions"])
+    assert caught.value.code == 0
+    said = capfd.readouterr().out
+    gpucal.show_versions()
+    assert capfd.readouterr().out == said
+    facts = dict(re.split(r" {2,}", line, maxsplit=1) for line in said.splitlines())
+    assert facts["gpucal"] == gpucal.__version__
+    assert facts["numpy"] == np.__version__
+    assert facts["GPUCAL_READER"] == "pyarrow"
+    assert re.fullmatch(r"\d+ of \d+", facts["cores"])
+    gpucal.show_versions(into := StringIO())
+    assert into.getvalue() == said
+
+
+def test_versions_are_of_what_the_package_needs() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    needed = [
+        *project["dependencies"],
+        *(one for name, of in extras.items() if name not in ("test", "dev") for one in of),
+    ]
+    assert {re.split("[>=<]", one)[0] for one in needed} <= {*LIBRARIES}
+
+
+def test_the_citation_is_of_this_version() -> None:
+    text = (ROOT / "CITATION.cff").read_text()
+    stated = dict(re.findall(r"^([\w-]+): *(.+)$", text, re.MULTILINE))
+    assert stated["version"] == gpucal.__version__
+    assert stated["license"] == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["license"]
+    assert {"cff-version", "message", "title"} <= stated.keys()
+    assert re.search(r"^authors:\n  - name: \S", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("verb", ["calibrate", "verify", "info"])
+def test_quiet(verb: str, old: Made, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    places = {"calibrate": [old[0], out], "verify": [out], "info": [old[0]]}
+    if verb != "calibrate":
+        gpucal.run(old[0], out, CONFIG)
+    flags = FLAGS if verb == "calibrate" else []
+    assert main([verb, *map(str, places[verb]), *flags, "--quiet"]) == 0
+    assert capfd.readouterr() == ("", "")
+
+
+def test_quiet_keeps_errors_and_json(old: Made, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    raw = shutil.copytree(old[0], tmp_path / "raw")
+    (raw / "train" / "17" / "FGS1_signal.parquet").unlink()
+    assert main(["calibrate", str(raw), str(tmp_path / "out"), *FLAGS, "--quiet", "--json"]) == 1
+    told = capfd.readouterr()
+    assert json.loads(told.out)["done"] == 3
+    assert re.fullmatch(r"gpucal: planet 17 visit 0 FGS1: .* signal file is missing; .*\n", told.err)
+    assert main(["calibrate", str(raw / "gone"), str(tmp_path / "out"), "--quiet"]) == 2
+    assert "does not exist" in capfd.readouterr().err
+
+
+def test_verbose(old: Made, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["calibrate", str(old[0]), str(tmp_path / "out"), *FLAGS, "--verbose"]) == 0
+    told = capfd.readouterr()
+    assert told.out.startswith("2 observations calibrated in ")
+    said = [line.removeprefix("gpucal: ") for line in told.err.splitlines()]
+    assert said[0].startswith(f"gpucal {gpucal.__version__}, Python ")
+    items = [
+        re.fullmatch(r"(planet \d+ visit 0 \S+): calibrated in [\d.]+ s, \d+ pixels flagged", line) for line in said
+    ]
+    expected = {f"planet {planet} visit 0 {name}" for planet in (17, 23) for name in BINS}
+    assert {found[1] for found in items if found} == expected
+    logged = [line.split(" INFO ")[-1] for line in (tmp_path / "out" / "gpucal.log").read_text().splitlines()]
+    assert [line for line in said if line in logged] == said
+    assert main(["calibrate", str(old[0]), str(tmp_path / "out"), *FLAGS]) == 0
+    assert capfd.readouterr().err == ""
+
+
+def test_quiet_and_verbose_are_one_or_the_other(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["info", "--quiet", "--verbose"])
+    assert caught.value.code == 2
+    assert "--verbose: not allowed with argument --quiet" in capfd.readouterr().err
+
+
+def test_help_on_settings_is_installed(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["help", "settings"])
+    assert caught.value.code == 0
+    said = capfd.readouterr().out
+    assert all(f"\n{name} : " in said for name in SETTINGS)
+    with pytest.raises(SystemExit):
+        main(["calibrate", "--help"])
+    assert "`gpucal help settings`" in " ".join(capfd.readouterr().out.split())
 
 
 def test_demo_closes_with_the_truth_and_draws(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -132,6 +132,19 @@ def test_order_is_split_then_planet_then_visit(tmp_path: Path) -> None:
     assert dataset.planets == [9, 20, 100, 3]
 
 
+def test_an_empty_folder_is_no_observation(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    hollow(tmp_path, {"train/5": items(1), "train/6": items(2)})
+    for name in ("7", "8", "9", "10"):
+        (tmp_path / "train" / name).mkdir()
+    dataset = open_dataset(tmp_path)
+    assert keys(dataset) == [(5, 0), (6, 0), (6, 1)]
+    assert caplog.messages == [f"{tmp_path / 'train'}: 10, 7, 8 and 1 more are left out, as they are empty"]
+    for name in ("5", "6"):
+        shutil.rmtree(tmp_path / "train" / name)
+    with pytest.raises(DatasetError, match="no planet folders in train"):
+        open_dataset(tmp_path)
+
+
 def test_visits_need_not_start_at_nought(tmp_path: Path) -> None:
     dataset = open_dataset(hollow(tmp_path, {"train/5": ["FGS1_signal_2.parquet", "AIRS-CH0_calibration_4"]}))
     assert dataset.visits(5) == [2, 4]
@@ -209,8 +222,8 @@ def test_empty_signals_fail_when_opened(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_planet_folder_with_nothing_in_it(tmp_path: Path, layout: str) -> None:
-    dataset = open_dataset(hollow(tmp_path, {"train/5": [], "train/6": ["notes.txt"]}, layout))
+def test_planet_folder_with_nothing_of_the_competition_in_it(tmp_path: Path, layout: str) -> None:
+    dataset = open_dataset(hollow(tmp_path, {"train/5": [".keep"], "train/6": ["notes.txt"]}, layout))
     assert dataset.layout.name == layout
     assert keys(dataset) == [(5, 0), (6, 0)]
     with pytest.raises(InputError) as error:

@@ -45,6 +45,7 @@ def test_what_is_stray_does_not_change_the_layout(name: str, tmp_path: Path, req
 @pytest.mark.parametrize(("table", "layout"), [("adc_info.csv", "2025"), ("train_adc_info.csv", "2024")])
 def test_without_files_of_planets_the_tables_decide(tmp_path: Path, table: str, layout: str) -> None:
     (tmp_path / "train" / "17").mkdir(parents=True)
+    (tmp_path / "train" / "17" / "notes.txt").touch()
     (tmp_path / table).touch()
     assert gpucal.open_dataset(tmp_path).layout.name == layout
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -12,12 +13,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import CONFIG, again, broken
+from conftest import CONFIG, Made, again, broken
 
 import gpucal
 from gpucal.cli.main import main
 from gpucal.cli.parser import parsed
 from gpucal.errors import ConfigError, OutputError
+from gpucal.inputs.signal_file import open_signal
 from gpucal.results.verify import verify
 
 
@@ -277,6 +279,54 @@ def test_nothing_to_resume_from_is_said_before_anything_is_written(source: Path,
     with pytest.raises(OutputError, match="holds no results to resume from; "):
         again(source, tmp_path / "out", resume_from=[tmp_path / "earlier"])
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("product", ["cubes", "light-curves"])
+def test_finished_items_are_not_parsed_again(product: str, source: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert again(source, first, product=product).done == 4
+
+    def parse(*inputs: object, **how: object) -> None:
+        raise AssertionError(inputs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("gpucal.pipeline.stream.open_signal", "gpucal.inputs.dataset.read_frames"):
+            patch.setattr(name, parse)
+        assert again(source, first, product=product).skipped == 4
+        assert again(source, second, product=product, resume_from=[first]).skipped == 4
+    with pytest.MonkeyPatch.context() as patch:
+        opened = []
+        patch.setattr(
+            "gpucal.pipeline.stream.open_signal",
+            lambda path, *_, **how: opened.append(path) or open_signal(path, *_, **how),
+        )
+        assert again(source, first, product=product, strict=True).skipped == 4
+        assert len(opened) == 4
+
+
+INPUTS = [
+    "train/17/FGS1_signal.parquet",
+    "train/17/FGS1_calibration/dark.parquet",
+    "train_adc_info.csv",
+    "axis_info.parquet",
+]
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_what_has_another_input_is_not_finished(name: str, old: Made, tmp_path: Path) -> None:
+    raw = shutil.copytree(old[0], tmp_path / "raw")
+    assert again(raw, tmp_path / "out", planets=[17]).done == 2
+    path = raw / name
+    if name.endswith(".csv"):
+        path.write_text(re.sub(r"(?m)^17,.*$", lambda row: f"{row[0].rpartition(',')[0]},1.25", path.read_text()))
+    elif "axis" in name:
+        table = pq.read_table(path).to_pandas()
+        table["FGS1-axis0-h"] += 1.0
+        table.to_parquet(path)
+    else:
+        pq.write_table(pq.read_table(path), path, compression="snappy")
+    summary = again(raw, tmp_path / "out", planets=[17])
+    assert (summary.done, summary.failed) == (1, {})
 
 
 def test_what_is_passed_over_does_not_count_as_slow(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
