@@ -1,6 +1,6 @@
 """How far mended pixels are off at the peak of the trace, and how honest their errors are, on synthetic truth.
 
-python benchmarks/bad_pixels.py [--frames 2400] [--seed 0]
+python benchmarks/bad_pixels.py [--frames 2400] [--seed 0] [--jitter]
 
 After calibration the brightest pixel of every twelfth wavelength, and the four brightest of FGS1, are declared dead,
 one at a time, and mended.
@@ -32,12 +32,14 @@ class Figures(NamedTuple):
     honest: float
 
 
-def figures(frames: int, pairs: Mapping[str, int] = PAIRS, seed: int = 0) -> dict[str, dict[str, Figures]]:
+def figures(
+    frames: int, pairs: Mapping[str, int] = PAIRS, seed: int = 0, *, jitter: bool = False
+) -> dict[str, dict[str, Figures]]:
     """Mend the peaks of a synthetic planet, by detector and way."""
     found: dict[str, dict[str, Figures]] = {}
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder) / "raw"
-        (planet,) = synthesize(raw, layout="2025", frames=frames, seed=seed)
+        (planet,) = synthesize(raw, layout="2025", frames=frames, seed=seed, jitter=jitter)
         obs = gpucal.open_dataset(raw)[planet]
         for name, detector in DETECTORS.items():
             cal = gpucal.calibrate(obs, name, gpucal.Calibration(bins=dict(pairs)))
@@ -76,8 +78,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--frames", type=int, default=2400)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jitter", action="store_true", help="move the image as real frames show it")
     arguments = parser.parse_args()
-    for name, ways in figures(arguments.frames, seed=arguments.seed).items():
+    for name, ways in figures(arguments.frames, seed=arguments.seed, jitter=arguments.jitter).items():
         for how, found in ways.items():
             print(f"{name}, {how}: {found.off:+.2%} at the peak, scatter {found.honest:.2f} times its error")
 

@@ -231,7 +231,7 @@ class Calibrated:
     @cached_property
     def _mends(self) -> Mends:
         """What bad pixels were made of, as the signal still tells."""
-        if self.provenance["settings"]["bad_pixels"] == "profile" and (self.dq & np.uint8(DQ.INTERPOLATED)).any():
+        if self.provenance["settings"].get("bad_pixels") == "profile" and (self.dq & np.uint8(DQ.INTERPOLATED)).any():
             return find_mends(self.dq, mean_profile(self.signal))
         return mends_of(self.dq)
 
