@@ -479,8 +479,7 @@ def _plot(arguments: argparse.Namespace) -> int:
                 failed += 1
                 _say(f"gpucal: {error}", sys.stderr)
             show(ended, failed)
-    drawn = len(results) - failed
-    _say(f"{drawn} picture{'s' * (drawn != 1)} in {to}")
+    _say(f"{len(results) - failed} pictures in {to}")
     return FAILED if failed else DONE
 
 

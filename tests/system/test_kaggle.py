@@ -1,4 +1,4 @@
-"""The Kaggle notebook executed on synthetic data, and the wheel installed where there is no index and little else."""
+"""The Kaggle notebooks executed on synthetic data, and the wheel installed where there is no index and little else."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from typing import Any
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from matplotlib.image import imread
@@ -31,7 +32,7 @@ import gpucal
 from gpucal.synthetic.competition import synthesize
 
 ROOT = Path(__file__).resolve().parents[2]
-NOTEBOOK = ROOT / "examples" / "kaggle_gpu.ipynb"
+NOTEBOOK, SUBMISSION = ROOT / "examples" / "kaggle_gpu.ipynb", ROOT / "examples" / "kaggle_submission.ipynb"
 
 CORE = ["numpy", "pandas", "pyarrow", "astropy", "tqdm"]
 """What gpucal must have; Kaggle's images hold it."""
@@ -69,15 +70,17 @@ class Run:
         return [imread(io.BytesIO(base64.b64decode(png))) for png in data]
 
 
-def execute(folder: Path, *, until: str = "", edits: dict[str, str] | None = None, **variables: str) -> Run:
-    """Execute the notebook in a kernel of its own: inputs in ``folder/input``, results in ``folder/calibrated``."""
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+def execute(
+    folder: Path, path: Path = NOTEBOOK, *, until: str = "", edits: dict[str, str] | None = None, **variables: str
+) -> Run:
+    """Execute a notebook in a kernel of its own: inputs in ``folder/input``, results in ``folder/calibrated``."""
+    notebook = nbformat.read(path, as_version=4)
     for old, new in (edits or {}).items():
         (cell,) = [cell for cell in notebook.cells if cell.cell_type == "code" and old in cell.source]
         cell.source = cell.source.replace(old, new)
     if until:
         del notebook.cells[[cell.id for cell in notebook.cells].index(until) + 1 :]
-    else:
+    elif path == NOTEBOOK:
         notebook.cells.append(nbformat.v4.new_code_cell(PROBE, id="probe"))
     (folder / "input").mkdir(parents=True, exist_ok=True)
     places = {"GPUCAL_INPUT": str(folder / "input"), "GPUCAL_OUT": str(folder / "calibrated")}
@@ -136,8 +139,9 @@ def check_torch(run: Run, shape: tuple[int, ...]) -> None:
         assert run.text("loader") == f"{shape} torch.float32\n"
 
 
-def test_committed_without_outputs() -> None:
-    notebook = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
+@pytest.mark.parametrize("path", [NOTEBOOK, SUBMISSION], ids=lambda path: path.stem)
+def test_committed_without_outputs(path: Path) -> None:
+    notebook = json.loads(path.read_text(encoding="utf-8"))
     nbformat.validate(notebook)
     assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
     cells = notebook["cells"]
@@ -219,6 +223,47 @@ def test_nothing_attached_and_the_split_of_a_submission(tmp_path: Path) -> None:
     (train.parent / "train_adc_info.csv").rename(train.parent / "test_adc_info.csv")
     run = execute(tmp_path, until="data", KAGGLE_IS_COMPETITION_RERUN="1")
     assert "2024 layout, 1 observations" in run.text("data")
+
+
+WAVELENGTHS, SIGMAS = [f"wl_{k}" for k in range(1, 284)], [f"sigma_{k}" for k in range(1, 284)]
+
+
+def test_from_the_folder_to_a_submission(tmp_path: Path) -> None:
+    run = execute(tmp_path, SUBMISSION)
+    assert run.text("data").startswith("no competition among the inputs: these are synthetic data\n")
+    assert run.text("run").splitlines()[1:] == ["no failures"]
+    for cell in ("look", "labels"):
+        (picture,) = run.pictures(cell)
+        assert min(picture.shape[:2]) > 300
+    made = pd.read_csv(tmp_path / "submission.csv")
+    assert list(made) == ["planet_id", *WAVELENGTHS, *SIGMAS]
+    labels = gpucal.open_dataset(tmp_path / "synthetic").labels()
+    assert made["planet_id"].tolist() == labels["planet_id"].tolist()
+    depth, sigma, true = (of.to_numpy() for of in (made[WAVELENGTHS], made[SIGMAS], labels[WAVELENGTHS]))
+    assert (sigma > 0).all()
+    assert np.sqrt((((depth - true) / sigma) ** 2).mean()) < 2
+    assert np.sqrt(((depth / true - 1) ** 2).mean()) < 0.03
+
+
+def test_a_submission_has_the_rows_and_columns_of_the_sample(tmp_path: Path) -> None:
+    """As Kaggle runs it: planets of test, without labels; one of them cannot be calibrated."""
+    raw = tmp_path / "raw"
+    first, second = synthesize(raw, layout="2025", planets=2, frames=900, splits=("test",))
+    (raw / "test" / str(first) / "FGS1_signal_0.parquet").write_bytes(b"PAR1")
+    columns = ["planet_id", *SIGMAS[::-1], *WAVELENGTHS[::-1]]
+    pd.DataFrame(dict.fromkeys(columns, 0.5), index=[0, 1]).assign(planet_id=[second, first]).to_csv(
+        raw / "sample_submission.csv", index=False
+    )
+    run = execute(tmp_path, SUBMISSION, GPUCAL_DATA=str(raw), KAGGLE_IS_COMPETITION_RERUN="1")
+    assert "1 failed" in run.text("run").splitlines()[0]
+    assert f"test/{first}/FGS1_signal_0.parquet" in run.text("run")
+    made = pd.read_csv(tmp_path / "submission.csv")
+    assert list(made) == columns
+    assert made["planet_id"].tolist() == [second, first]
+    assert (made[SIGMAS] > 0).all(axis=None)
+    # the mean spectrum is that of the other planet
+    np.testing.assert_array_equal(made[WAVELENGTHS].iloc[0], made[WAVELENGTHS].iloc[1])
+    assert (made[SIGMAS].iloc[1] == 0.005).all()
 
 
 @pytest.fixture(scope="module")
