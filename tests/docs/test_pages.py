@@ -1,0 +1,181 @@
+"""The reference pages of the site agree with the code, and what they show is what the program prints."""
+
+from __future__ import annotations
+
+import argparse
+import doctest
+import json
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+import gpucal
+from gpucal import errors
+from gpucal.cli.main import DONE, FAILED, LATE, main
+from gpucal.cli.parser import WRONG, parsed, parsers
+from gpucal.results.light_curve_table import LIGHT_CURVES
+from gpucal.runs.interrupts import SIGNALLED
+from gpucal.science.plan import DQ
+from gpucal.settings.calibration import Calibration
+from gpucal.settings.options import settings_from
+from gpucal.settings.table import SETTINGS
+from gpucal.synthetic.competition import synthesize
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+sys.path.insert(0, str(DOCS / "_ext"))
+
+import reference_pages as made  # noqa: E402
+
+PAGES = {str(path.relative_to(DOCS)): path.read_text(encoding="utf-8") for path in sorted(DOCS.rglob("*.md"))}
+
+
+def first_cells(page: str, head: str) -> list[str]:
+    """Return the first column of the table that begins with a head, without backticks."""
+    rows = PAGES[page].split(f"| {head} |", 1)[1].splitlines()[2:]
+    end = next((n for n, row in enumerate(rows) if not row.startswith("|")), len(rows))
+    return [word for row in rows[:end] for word in re.sub("`", "", row.split("|")[1]).strip().split(", ")]
+
+
+def test_every_flag_of_every_verb_is_in_the_reference() -> None:
+    page = made.verbs()
+    for name, verb in parsers()[1].items():
+        section = page.split(f"## gpucal {name}\n", 1)[1].split("\n(verb-")[0]
+        for action in verb._actions:
+            if not isinstance(action, argparse._HelpAction):
+                shown = action.option_strings[0] if action.option_strings else str(action.metavar)
+                assert re.search(rf"`{re.escape(shown)}[` ]", section), f"{name} {shown}"
+                assert action.dest in SETTINGS or str(action.help).replace("|", "\\|") in section
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_setting_is_shown_in_three_ways_that_mean_the_same(name: str) -> None:
+    value = made.example(name)
+    section = made.settings().split(f"### {name}\n", 1)[1].split("\n### ")[0]
+    flag, toml = made.flag(SETTINGS[name], value), made.toml(name, value)
+    assert f"`{flag}`" in section
+    assert f"`{toml}`" in section
+    changed = Calibration().replace(**{name: value})
+    assert changed != Calibration()
+    assert Calibration.from_dict(tomllib.loads(toml)) == changed
+    assert settings_from(parsed(["calibrate", "data", "out", *shlex.split(flag)])) == changed
+
+
+def test_exit_codes() -> None:
+    known = {DONE, FAILED, WRONG, LATE, *(SIGNALLED + number for number in (2, 13, 15))}
+    assert sorted(map(int, first_cells("reference/exit-codes.md", "code"))) == sorted(known)
+
+
+def test_every_exception_is_listed() -> None:
+    for name in errors.__all__:
+        assert f"`gpucal.errors.{name}`" in made.exceptions()
+
+
+def test_every_flag_of_pixels_is_explained() -> None:
+    for page in (made.flags(), PAGES["explanation/masks.md"]):
+        rows = re.findall(r"^\| (\d+) \| (\w+) \|", page, re.MULTILINE)
+        assert rows == [(str(int(flag)), flag.name) for flag in DQ]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Results of both products, with all that can be stored."""
+    home = tmp_path_factory.mktemp("home")
+    synthesize(home / "data", layout="2025", planets=1, frames=60)
+    gpucal.run(home / "data", home / "cubes", variance=True)
+    gpucal.run(home / "data", home / "curves", product="light-curves")
+    return [home / "cubes", home / "curves"]
+
+
+def test_every_file_of_a_results_folder_is_described(folders: list[Path]) -> None:
+    """And every kind of array that is described is written, with as many axes as the page says."""
+    page = PAGES["reference/data-products.md"]
+    records = [json.loads(path.read_bytes()) for out in folders for path in out.glob("*/*/*.json")]
+    assert len(records) == 4
+    written = {kind: len(of["shape"]) for record in records for kind, of in record["files"].items()}
+    kinds = page.split("| kind |", 1)[1].split("\n\n")[0]
+    axes = {
+        kind: text.count(",") + 1 for kind, text in re.findall(r"^\| `(\w+)` \| \(([^)]*[^),])", kinds, re.MULTILINE)
+    }
+    assert axes == written
+    assert {key for record in records for key in record} <= set(
+        first_cells("reference/data-products.md", "key of the record")
+    )
+    for path in (path for out in folders for path in out.iterdir() if path.is_file()):
+        assert f"`{path.name}`" in page
+    assert set(LIGHT_CURVES) <= set(re.findall(r"`(light-curves[\w.]+)`", page))
+
+
+def test_every_number_on_quality_is_described(folders: list[Path]) -> None:
+    told = first_cells("howto/report.md", "column")
+    about = {"planet_id", "visit", "detector", "status", "seconds", "backend", "version"}
+    columns = {*gpucal.open_results(folders[0]).table()} - about
+    assert len(columns) > 20
+    for column in columns:
+        assert re.sub(r"_by_wavelength_p\d+$", "", re.sub(r"flags_[A-Z_]+$", "flags_DEAD", column)) in told, column
+
+
+def blocks(page: str) -> list[tuple[str, str]]:
+    """Return the commands of a page's console blocks, each with the text that it prints."""
+    lines = [
+        line for block in re.findall(r"```console\n(.*?)```", PAGES[page], re.DOTALL) for line in block.splitlines()
+    ]
+    starts = [n for n, line in enumerate(lines) if line.startswith("$ ")] + [len(lines)]
+    return [(lines[a].removeprefix("$ "), "\n".join(lines[a + 1 : b])) for a, b in pairwise(starts)]
+
+
+def test_errors_are_those_that_are_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Commands of the page of errors run in their order, as they build on each other."""
+    monkeypatch.chdir(tmp_path)
+    synthesize(Path("data"), layout="2025", planets=2, frames=60)
+    synthesize(Path("other"), layout="2024", planets=1, frames=60, seed=1)
+    assert main(["calibrate", "data", "results"]) == DONE
+    capsys.readouterr()
+    commands = blocks("reference/errors.md")
+    assert len(commands) > 25
+    for command, expected in commands:
+        if not command.startswith("gpucal "):
+            subprocess.run(command, shell=True, check=True)
+            continue
+        try:
+            code = main(shlex.split(command)[1:])
+        except SystemExit as ended:
+            code = int(str(ended.code))
+        printed = capsys.readouterr()
+        got = (printed.err + printed.out).strip()
+        assert doctest.OutputChecker().check_output(expected + "\n", got + "\n", doctest.ELLIPSIS), f"{command}\n{got}"
+        assert code == FAILED or not got.startswith("gpucal: planet")
+
+
+def test_commands_on_pages_can_be_written() -> None:
+    seen = 0
+    for page, text in PAGES.items():
+        code = "\n".join(
+            re.findall(r"^ *```[^\n]*\n(.*?)^ *```", re.sub(r"\\\n +", "", text), re.DOTALL | re.MULTILINE)
+        )
+        for line in re.findall(r"(?:^|&& )(gpucal [^\n&|]*)", code, re.MULTILINE):
+            words = shlex.split(line.replace("PLANET", "17").replace("$SLURM_ARRAY_TASK_ID", "1"), comments=True)
+            try:
+                assert parsed(words[1:]).verb == words[1]
+            except SystemExit:
+                pytest.fail(f"{page}: {line}")
+            seen += 1
+    assert seen > 40
+
+
+def test_every_page_is_in_a_list_of_pages() -> None:
+    listed = {"index.md"}
+    for page, text in PAGES.items():
+        for names in re.findall(r"```\{toctree\}\n(.*?)```", text, re.DOTALL):
+            folder = Path(page).parent
+            listed |= {
+                f"{folder / name}.md" for name in names.split() if not name.startswith(":") and not name.isdigit()
+            }
+    assert {page for page in PAGES if not page.startswith("reference/generated")} <= listed
