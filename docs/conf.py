@@ -2,7 +2,10 @@
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
+
+from myst_nb.core.execute import direct
 
 from gpucal._version import __version__
 
@@ -42,7 +45,8 @@ nb_execution_mode = "force"
 nb_execution_timeout = 300
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
-nb_merge_streams = True
+# What a command prints comes in pieces of 100 characters, each of which would be an output of its own.
+direct.single_nb_execution = partial(direct.single_nb_execution, coalesce_streams=True)
 
 # Committed, as the build needs no network; _inventories/write.py says what is in them.
 intersphinx_mapping = {
