@@ -16,7 +16,7 @@ from gpucal.runs.summary import RunFailed
 from gpucal.science.plan import DQ, DQ_DESCRIPTIONS
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import DETECTORS
-from gpucal.settings.rules import PRESET_SETTINGS, ByDetector, Choice, Switch
+from gpucal.settings.rules import ByDetector, Choice, Switch
 from gpucal.settings.table import SETTINGS, Setting
 
 if TYPE_CHECKING:
@@ -120,15 +120,6 @@ def _plain(value: object) -> object:
     return dict(value) if isinstance(value, Mapping) else value
 
 
-def presets() -> str:
-    """List the presets."""
-    rows = [
-        (f"`{name}`", ", ".join(f"`{key} = {value}`" for key, value in decided.items()))
-        for name, decided in PRESET_SETTINGS.items()
-    ]
-    return "\n".join(_table(("preset", "decides"), rows))
-
-
 def exceptions() -> str:
     """List the exceptions, with what each means and which built-in exceptions it is too."""
     found = [getattr(errors, name) for name in errors.__all__] + [RunFailed]
@@ -176,7 +167,7 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> list[str]:
 
 
 PARTS: Mapping[str, Callable[[], str]] = {
-    made.__name__: made for made in (verbs, settings, presets, exceptions, flags, formats, detectors)
+    made.__name__: made for made in (verbs, settings, exceptions, flags, formats, detectors)
 }
 
 

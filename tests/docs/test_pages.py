@@ -14,16 +14,19 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from astropy.io import fits
 
 import gpucal
 from gpucal import errors
 from gpucal.cli.main import DONE, FAILED, LATE, main
 from gpucal.cli.parser import WRONG, parsed, parsers
+from gpucal.results.export import export
 from gpucal.results.light_curve_table import LIGHT_CURVES
 from gpucal.runs.interrupts import SIGNALLED
 from gpucal.science.plan import DQ
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.options import settings_from
+from gpucal.settings.rules import PRESET_SETTINGS
 from gpucal.settings.table import SETTINGS
 from gpucal.synthetic.competition import synthesize
 
@@ -71,6 +74,11 @@ def test_exit_codes() -> None:
     assert sorted(map(int, first_cells("reference/exit-codes.md", "code"))) == sorted(known)
 
 
+def test_presets() -> None:
+    named = [text.split(" ")[0] for text in first_cells("reference/settings.md", "preset")]
+    assert named == [*PRESET_SETTINGS]
+
+
 def test_every_exception_is_listed() -> None:
     for name in errors.__all__:
         assert f"`gpucal.errors.{name}`" in made.exceptions()
@@ -109,6 +117,14 @@ def test_every_file_of_a_results_folder_is_described(folders: list[Path]) -> Non
     for path in (path for out in folders for path in out.iterdir() if path.is_file()):
         assert f"`{path.name}`" in page
     assert set(LIGHT_CURVES) <= set(re.findall(r"`(light-curves[\w.]+)`", page))
+
+
+def test_every_part_of_a_fits_file_is_described(folders: list[Path], tmp_path: Path) -> None:
+    parts: list[str] = []
+    for path in export(gpucal.open_results(folders[0]), tmp_path, "fits"):
+        with fits.open(path) as hdus:
+            parts += [hdu.name for hdu in hdus]
+    assert {*first_cells("reference/data-products.md", "HDU")} == {*parts}
 
 
 def test_every_number_on_quality_is_described(folders: list[Path]) -> None:
