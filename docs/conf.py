@@ -16,7 +16,7 @@ os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.envir
 os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
 
 project = "gpucal"
-author = "the authors of gpucal"
+author = "the gpucal developers"
 version = release = __version__
 
 extensions = [

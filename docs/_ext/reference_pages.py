@@ -10,7 +10,7 @@ from inspect import getdoc
 from typing import TYPE_CHECKING, Any
 
 from gpucal import errors
-from gpucal.cli.parser import parsers
+from gpucal.cli import parser
 from gpucal.results.formats import FORMATS
 from gpucal.runs.summary import RunFailed
 from gpucal.science.plan import DQ, DQ_DESCRIPTIONS
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 def verbs() -> str:
     """Describe every verb of the command line and its flags."""
-    return "\n".join(line for verb in parsers()[1].values() for line in _verb(verb))
+    return "\n".join(line for verb in parser.verbs().values() for line in _verb(verb))
 
 
 def _verb(verb: _Parser) -> Iterator[str]:

@@ -16,7 +16,7 @@ from gpucal.settings.options import add_settings
 from gpucal.settings.rules import PRODUCTS
 from gpucal.settings.values import duration, location, one_of, part, planet, planets, size, whole
 
-__all__ = ["WRONG", "parsed", "parsers"]
+__all__ = ["WRONG", "parsed", "verbs"]
 
 WRONG = 2
 """Exit code of a request that is itself wrong."""
@@ -80,7 +80,7 @@ class _Planets(argparse.Action):
 
 def parsed(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the command line; the result has a ``verb``. Help, version and errors (exit code 2) end the process."""
-    made, verbs = parsers()
+    made, verbs = _parsers()
     words = [*argv]
     if words[:1] == ["help"]:
         words = [*(word for word in words[1:2] if word != "help"), "--help"]
@@ -133,7 +133,7 @@ def _with_negatives(words: Sequence[str], parser: _Parser) -> list[str]:
     return merged
 
 
-def parsers() -> tuple[_Parser, Mapping[str, _Parser]]:
+def _parsers() -> tuple[_Parser, Mapping[str, _Parser]]:
     """Make the parser of the command line, and list the parsers of its verbs."""
     about = "Calibrate Ariel Data Challenge observations."
     made = _Parser(prog="gpucal", description=about, epilog="`gpucal help VERB` explains a verb.")
@@ -332,3 +332,8 @@ def _add_resume_from(verb: _Parser, effect: str) -> None:
     verb.add_argument(
         "--resume-from", nargs="+", action="extend", default=[], type=location, metavar="DIR", help=effect
     )
+
+
+def verbs() -> Mapping[str, _Parser]:
+    """Return the parser of each verb."""
+    return _parsers()[1]

@@ -19,7 +19,7 @@ from astropy.io import fits
 import gpucal
 from gpucal import errors
 from gpucal.cli.main import DONE, FAILED, LATE, main
-from gpucal.cli.parser import WRONG, parsed, parsers
+from gpucal.cli.parser import WRONG, parsed, verbs
 from gpucal.results.export import export
 from gpucal.results.light_curve_table import LIGHT_CURVES
 from gpucal.runs.interrupts import SIGNALLED
@@ -47,7 +47,7 @@ def first_cells(page: str, head: str) -> list[str]:
 
 def test_every_flag_of_every_verb_is_in_the_reference() -> None:
     page = made.verbs()
-    for name, verb in parsers()[1].items():
+    for name, verb in verbs().items():
         section = page.split(f"## gpucal {name}\n", 1)[1].split("\n(verb-")[0]
         for action in verb._actions:
             if not isinstance(action, argparse._HelpAction):
