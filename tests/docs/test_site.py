@@ -7,6 +7,7 @@ import doctest
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -79,25 +80,37 @@ def test_presets() -> None:
     assert named == [*PRESET_SETTINGS]
 
 
+def kinds_of(error: type[Exception]) -> set[type[Exception]]:
+    return {error}.union(*map(kinds_of, error.__subclasses__()))
+
+
 def test_every_exception_is_listed() -> None:
-    for name in errors.__all__:
-        assert f"`gpucal.errors.{name}`" in made.exceptions()
+    kinds = {*kinds_of(errors.GpucalError), errors.RunWarning}
+    assert len(kinds) > 10
+    listed = set(re.findall(r"`(gpucal\.[\w.]+)`", made.exceptions()))
+    assert {f"{kind.__module__}.{kind.__name__}" for kind in kinds if kind.__module__.startswith("gpucal")} == listed
 
 
 def test_every_flag_of_pixels_is_explained() -> None:
-    for page in (made.flags(), PAGES["explanation/masks.md"]):
-        rows = re.findall(r"^\| (\d+) \| (\w+) \|", page, re.MULTILINE)
-        assert rows == [(str(int(flag)), flag.name) for flag in DQ]
+    rows = re.findall(r"^\| (\d+) \| (\w+) \|", PAGES["explanation/masks.md"], re.MULTILINE)
+    assert rows == [(str(int(flag)), flag.name) for flag in DQ]
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A competition folder of two planets. Not to be written to."""
+    folder = tmp_path_factory.mktemp("home") / "data"
+    synthesize(folder, layout="2025", planets=2, frames=60)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(data: Path) -> list[Path]:
     """Results of both products, with all that can be stored."""
-    home = tmp_path_factory.mktemp("home")
-    synthesize(home / "data", layout="2025", planets=1, frames=60)
-    gpucal.run(home / "data", home / "cubes", variance=True)
-    gpucal.run(home / "data", home / "curves", product="light-curves")
-    return [home / "cubes", home / "curves"]
+    found = [data.with_name("cubes"), data.with_name("curves")]
+    gpucal.run(data, found[0], planets=20955726, variance=True)
+    gpucal.run(data, found[1], planets=20955726, product="light-curves")
+    return found
 
 
 def test_every_file_of_a_results_folder_is_described(folders: list[Path]) -> None:
@@ -136,38 +149,47 @@ def test_every_number_on_quality_is_described(folders: list[Path]) -> None:
         assert re.sub(r"_by_wavelength_p\d+$", "", re.sub(r"flags_[A-Z_]+$", "flags_DEAD", column)) in told, column
 
 
-def blocks(page: str) -> list[tuple[str, str]]:
-    """Return the commands of a page's console blocks, each with the text that it prints."""
-    lines = [
-        line for block in re.findall(r"```console\n(.*?)```", PAGES[page], re.DOTALL) for line in block.splitlines()
-    ]
+EXIT_CODES = {
+    "The request is wrong": WRONG,
+    "An observation fails": FAILED,
+    "A run warns": DONE,
+    "Results differ from their records": FAILED,
+}
+"""What the commands of each section of the page of errors end with."""
+
+
+def shown(section: str) -> list[tuple[str, str]]:
+    """Return the commands of a section's console blocks, each with the text that it prints."""
+    lines = [line for block in re.findall(r"```console\n(.*?)```", section, re.DOTALL) for line in block.splitlines()]
     starts = [n for n, line in enumerate(lines) if line.startswith("$ ")] + [len(lines)]
     return [(lines[a].removeprefix("$ "), "\n".join(lines[a + 1 : b])) for a, b in pairwise(starts)]
 
 
 def test_errors_are_those_that_are_printed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Commands of the page of errors run in their order, as they build on each other."""
     monkeypatch.chdir(tmp_path)
-    synthesize(Path("data"), layout="2025", planets=2, frames=60)
-    synthesize(Path("other"), layout="2024", planets=1, frames=60, seed=1)
+    shutil.copytree(data, "data")
+    shutil.copytree(data, "other", ignore=shutil.ignore_patterns("2355445450"))
+    Path("other/train/20955726").rename("other/train/17")
     assert main(["calibrate", "data", "results"]) == DONE
     capsys.readouterr()
-    commands = blocks("reference/errors.md")
-    assert len(commands) > 25
-    for command, expected in commands:
-        if not command.startswith("gpucal "):
-            subprocess.run(command, shell=True, check=True)
-            continue
-        try:
-            code = main(shlex.split(command)[1:])
-        except SystemExit as ended:
-            code = int(str(ended.code))
-        printed = capsys.readouterr()
-        got = (printed.err + printed.out).strip()
-        assert doctest.OutputChecker().check_output(expected + "\n", got + "\n", doctest.ELLIPSIS), f"{command}\n{got}"
-        assert code == FAILED or not got.startswith("gpucal: planet")
+    sections = dict(part.split("\n", 1) for part in PAGES["reference/errors.md"].split("\n## ")[1:])
+    assert {title for title, text in sections.items() if "```console" in text} == EXIT_CODES.keys()
+    for title, expected_code in EXIT_CODES.items():
+        for command, expected in shown(sections[title]):
+            if not command.startswith("gpucal "):
+                subprocess.run(command, shell=True, check=True)
+                continue
+            try:
+                code = main(shlex.split(command)[1:])
+            except SystemExit as ended:
+                code = int(str(ended.code))
+            printed = capsys.readouterr()
+            got = f"{(printed.err + printed.out).strip()}\n"
+            assert doctest.OutputChecker().check_output(f"{expected}\n", got, doctest.ELLIPSIS), f"{command}\n{got}"
+            assert code == expected_code
 
 
 def test_commands_on_pages_can_be_written() -> None:
