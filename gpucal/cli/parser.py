@@ -18,7 +18,7 @@ from gpucal.settings.options import add_settings
 from gpucal.settings.rules import PRODUCTS
 from gpucal.settings.values import duration, location, one_of, part, planet, planets, size, whole
 
-__all__ = ["WRONG", "parsed"]
+__all__ = ["WRONG", "parsed", "verbs"]
 
 WRONG = 2
 """Exit code of a request that is itself wrong."""
@@ -380,3 +380,8 @@ def _add_resume_from(verb: _Parser, effect: str) -> None:
     verb.add_argument(
         "--resume-from", nargs="+", action="extend", default=[], type=location, metavar="DIR", help=effect
     )
+
+
+def verbs() -> Mapping[str, _Parser]:
+    """Return the parser of each verb."""
+    return _parsers()[1]
