@@ -193,11 +193,17 @@ def write_report(results: _Results, to: str | Path | None, *, paths: bool = Fals
 
 
 def text_table(results: _Results) -> Iterator[str]:
-    """Yield the numbers on quality as lines of text: two of headings, and one for each observation."""
+    """Yield the numbers on quality as lines of text: two of headings, and one for each observation that has any."""
     found = _Found(results._with_parts(), results.ids, paths=True)
     names = ["" if part is None else part for part, _, _ in found.shown]
     heads = [head for _, head, _ in found.shown]
-    rows = [[*cells, found.short_reason(key)] for key, cells in zip(found.keys, found.cells, strict=True)]
+    rows = [
+        [*cells, found.short_reason(key)]
+        for key, cells in zip(found.keys, found.cells, strict=True)
+        if any(ItemId(*key, name) in results._records for name in ORDER)
+    ]
+    if not rows:
+        return
     groups = [name if name != before else "" for name, before in zip(names, ["", *names], strict=False)]
     table = [[*groups, ""], [*heads, "needs a look"], *rows]
     widths = [max(len(row[at]) for row in table) for at in range(len(heads))]

@@ -157,7 +157,7 @@ def test_bad_input_costs_its_item_and_says_why_in_one_line(
     assert words in line
     assert re.search(r"; \w[^;]+$", line)
     assert captured.out.startswith("0 observations calibrated, 1 finished before, 1 failed in ")
-    assert captured.out.endswith(f". Results: {out}. Next: gpucal report {out}\n")
+    assert captured.out.endswith(f". Results: {out}. Next: gpucal report {out} --html\n")
     results = gpucal.open_results(out)
     assert results.ids == [(23, 0)]
     assert results.failed == {(17, 0, detector): line.removeprefix("gpucal: ")}
@@ -190,7 +190,7 @@ def test_axis_info_without_a_column_costs_that_detector(
     assert len(lines) == 2
     assert all(f"axis_info.parquet: has no column '{column}'; " in line for line in lines)
     assert captured.out.startswith("0 observations calibrated, 2 failed in ")
-    assert captured.out.endswith(f" s. Results: {tmp_path / 'out'}. Next: gpucal report {tmp_path / 'out'}\n")
+    assert captured.out.endswith(f" s. Results: {tmp_path / 'out'}. Next: gpucal report {tmp_path / 'out'} --html\n")
 
 
 # Arguments after `calibrate`, with RAW and OUT to be filled in, and words of the line.

@@ -13,11 +13,12 @@ from conftest import BINS, Made
 
 import gpucal
 from gpucal import Calibration
-from gpucal.cli.grouping import FEW, Kinds, kind_of
+from gpucal.cli.grouping import FEW, Kinds
 from gpucal.cli.main import main
 from gpucal.cli.parser import parsed
 from gpucal.errors import ConfigError, DatasetError, OutputError
 from gpucal.hints import near, near_path, near_planets
+from gpucal.results.causes import kind_of
 from gpucal.runs import progress
 from gpucal.settings.options import settings_from
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from conftest import BINS, CONFIG, Made
+from stored import done_in
 
 import gpucal
 from gpucal.cli.main import main
@@ -76,7 +76,12 @@ def test_names_that_are_not_utf_8(name: str, old: Made, tmp_path: Path, capsys: 
     assert "\\udcff" in gpucal_("calibrate", raw, out, *FLAGS, "--variance", expected=1) or name != "bytes"
     assert "no mismatches" in gpucal_("verify", out)
     assert "FGS1_signal.parquet: signal file is missing" in gpucal_("report", out)
-    assert json.loads(gpucal_("report", out, "--json"))["complete"] == [[17, 0]]
+    done = [(17, 0, "AIRS-CH0"), (17, 0, "FGS1"), (23, 0, "AIRS-CH0")]
+    assert done_in(gpucal_("report", out, "--json")) == done
+    assert "1 of 2 observations complete, 1 need a look" in gpucal_("report", out, "--html")
+    page = (out / "report.html").read_text()
+    assert "FGS1_signal.parquet" in page
+    assert str(tmp_path) not in page
     assert rows(out / "manifest.parquet") == 4
     for form in ("npy", "fits", "zarr"):
         gpucal_("export", out, home / form, f"--format={form}")
@@ -86,7 +91,7 @@ def test_names_that_are_not_utf_8(name: str, old: Made, tmp_path: Path, capsys: 
     assert rows(curves / "light-curves.parquet") == 4
     assert "no mismatches" in gpucal_("verify", curves)
     gpucal_("calibrate", raw, more, *FLAGS, "--variance", "--resume-from", out, expected=1)
-    assert json.loads(gpucal_("report", more, "--json"))["complete"] == [[17, 0]]
+    assert done_in(gpucal_("report", more, "--json")) == done
     assert gpucal.open_results(more).light_curves().shape == (1, 4, 283)
 
 

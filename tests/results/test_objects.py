@@ -104,21 +104,42 @@ def test_table(made: Path, res: gpucal.Results) -> None:
 
 def test_quality_becomes_columns(made: Path, tmp_path: Path) -> None:
     out = shutil.copytree(made / "out", tmp_path / "out")
+    before = gpucal.open_results(out).table()
     first = gpucal.open_results(out).ids[0]
     path = out / str(first[0]) / "0" / "FGS1.json"
     record = json.loads(path.read_text())
-    quality = {"scatter": 81.5, "flags": {"HOT": 3, "in_trace": {"HOT": 1}}, "seconds": 2, "status": None}
-    for other in out.glob("*/*/*.json"):
-        other.write_text(json.dumps({**json.loads(other.read_text()), "quality": None}))
+    quality = {"drift": 81.5, "hits": {"HOT": 3, "in_trace": {"HOT": 1}}, "seconds": 2, "status": None}
     path.write_text(json.dumps({**record, "quality": quality}))
     table = gpucal.open_results(out).table()
-    added = ["scatter", "flags_HOT", "flags_in_trace_HOT", "quality_seconds", "quality_status"]
-    assert list(table)[7:] == added
+    added = ["drift", "hits_HOT", "hits_in_trace_HOT", "quality_seconds", "quality_status"]
+    assert {*table} == {*before, *added}
     row = table[(table["detector"] == "FGS1") & (table["planet_id"] == first[0]) & (table["visit"] == 0)]
     assert row[added[:4]].to_numpy().tolist() == [[81.5, 3, 1, 2]]
-    assert table["scatter"].isna().sum() == 7
-    path.write_text(json.dumps({**record, "quality": "none"}))
-    assert len(gpucal.open_results(out).table().columns) == 7
+    assert table["drift"].isna().sum() == 7
+    assert row["white_flux"].isna().all()
+
+
+@pytest.mark.parametrize("without", [{}, {"quality": "none"}])
+def test_quality_that_a_record_lacks_is_computed(
+    without: dict[str, str], made: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = shutil.copytree(made / "out", tmp_path / "out")
+    expected = gpucal.open_results(out).table()
+    for path in out.glob("*/*/*.json"):
+        record = json.loads(path.read_text())
+        del record["quality"]
+        path.write_text(json.dumps(record | without))
+    found = gpucal.open_results(out).table()
+    assert list(found) == list(expected)
+    for name in expected.columns[7:]:
+        # of cubes as they are stored, in single precision
+        np.testing.assert_allclose(found[name].astype(float), expected[name].astype(float), rtol=1e-3, atol=0.5)
+    assert caplog.messages == []
+    (out / str(found["planet_id"][0]) / "0" / "FGS1.signal.npy").write_bytes(b"")
+    assert gpucal.open_results(out).table()["white_flux"].isna().sum() == 1
+    (line,) = caplog.messages
+    assert "FGS1: numbers on its quality cannot be computed: " in line
+    assert "FGS1.signal.npy: is damaged" in line
 
 
 def test_failures(made: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

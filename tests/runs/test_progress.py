@@ -213,7 +213,7 @@ def test_the_last_line_has_the_next_step(old: Made, tmp_path: Path, capfd: pytes
     said = capfd.readouterr().out
     assert re.fullmatch(r"0 observations calibrated, 2 left in [\d.]+ s\. .* Next: the same command continues\n", said)
     assert main(command) == 0
-    where = f"Results: {tmp_path / 'out'}. Next: gpucal report {tmp_path / 'out'}"
+    where = f"Results: {tmp_path / 'out'}. Next: gpucal report {tmp_path / 'out'} --html"
     assert re.fullmatch(rf"2 observations calibrated in [\d.]+ s\. {re.escape(where)}\n", capfd.readouterr().out)
 
 

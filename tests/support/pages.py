@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,7 +34,7 @@ class Made:
     light: float = 1e6
     nan: int = 0
     without: tuple[str, ...] = ()
-    error: str = "planet 1 visit 0 FGS1: raw/FGS1_signal.parquet: signal file is missing; copy it again"
+    error: str = "planet 1 visit 0 FGS1: /home/somebody/raw/train/1/FGS1_signal.parquet: is missing; copy it again"
     bins: int = 60
     product: str = "cubes"
     settings: Calibration = field(default=SETTINGS)
@@ -116,3 +119,24 @@ def repeat(out: Path, of: Path, n: int) -> Path:
             else:
                 os.link(file, folder / file.name)
     return out
+
+
+def unpacked(text: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Unpack what `gpucal.display.page.packed` made, as the page's script does; of scaled logarithms, these."""
+    raw = gzip.decompress(base64.b64decode(text))
+    length = int.from_bytes(raw[:4], "little")
+    head = json.loads(raw[4 : 4 + length])
+    arrays = {}
+    for one in head["arrays"]:
+        values = np.frombuffer(raw, one["type"], int(np.prod(one["shape"])), 4 + length + one["at"])
+        if "step" in one:
+            none = 2 ** (8 * values.itemsize) - 1
+            values = np.where(values == none, np.nan, one["low"] + one["step"] * values)
+        arrays[one["name"]] = values.reshape(one["shape"])
+    return head["facts"], arrays
+
+
+def block(page: str, name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Unpack a block of a page: ``set``, or ``o`` and the number of an observation."""
+    (text,) = re.findall(f'id="{name}">([^<]*)</script>', page)
+    return unpacked(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -53,6 +54,12 @@ def one_line(error: BaseException) -> str:
 def files(path: Path) -> set[str]:
     """Every file, temporary ones too."""
     return {str(p.relative_to(path)) for p in path.rglob("*") if p.is_file()}
+
+
+def done_in(told: str) -> list[tuple[int, int, str]]:
+    """The finished items of `gpucal report OUT --json`."""
+    done = [one for one in json.loads(told) if one["status"] == "done"]
+    return [(one["planet_id"], one["visit"], one["detector"]) for one in done]
 
 
 def full(_: int) -> None:
