@@ -277,7 +277,7 @@ def _parsers() -> tuple[_Parser, Mapping[str, _Parser]]:
         type=one_of(ALL_FORMATS),
         choices=ALL_FORMATS,
         default="npy",
-        help="npy by default: NumPy stacks; zarr for cubes alone; ecsv and csv for light curves alone",
+        help="npy by default: NumPy stacks; zarr for cubes alone; parquet, ecsv and csv for light curves alone",
     )
     _add_resume_from(verb, _TOO)
 

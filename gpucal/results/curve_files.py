@@ -1,4 +1,4 @@
-"""Exports light curves: a FITS or ECSV file for each observation, or one CSV table or NumPy stack of all.
+"""Exports light curves: a FITS or ECSV file for each observation, or one CSV or Parquet table or NumPy stack of all.
 
 The columns of every table are those of `columns_of`: the competition's names, electrons, hours.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from itertools import product
@@ -25,12 +26,14 @@ from gpucal.results.history import history
 from gpucal.results.reader import ORDER, Results
 from gpucal.results.stacking import differing
 from gpucal.results.stacks import Show, counted
+from gpucal.results.tables import attributes
 from gpucal.settings.detectors import DETECTORS
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from astropy.io import fits
 
-__all__ = ["columns_of", "write_csv", "write_ecsv", "write_fits", "write_npy"]
+__all__ = ["columns_of", "write_csv", "write_ecsv", "write_fits", "write_npy", "write_parquet"]
 
 Key: TypeAlias = "tuple[int, int]"
 """Planet and visit."""
@@ -44,6 +47,11 @@ _KEYS: Mapping[str, tuple[str | None, str]] = {
     "bin": (None, "number of the time bin, from 0"),
     "time": ("h", f"mean time of the reads of the bin, {_CLOCK}"),
 }
+
+
+# The fewest rows in a row group. A group per observation has 187 rows. With 570 columns and 1100 observations the
+# file's index alone then takes 1.1 GB of memory, writing 26 s, and reading a column 0.9 s, not 0.1 GB, 4 s and 0.1 s.
+_GROUP_ROWS = 4096
 
 
 def columns_of(curves: Sequence[Curve]) -> dict[str, tuple[str | None, str, Curve | None]]:
@@ -139,6 +147,69 @@ def write_csv(results: Results, to: Path, show: Show) -> list[Path]:
     return targets
 
 
+def write_parquet(results: Results, to: Path, show: Show) -> list[Path]:
+    """Write the light curves of all observations as one Parquet table, ``light-curves.parquet``.
+
+    A column's metadata have its ``wavelength_um``. A row group holds whole observations. The schema's metadata have the
+    provenance as JSON under ``gpucal``, see `gpucal.results.history`, and the units and wavelengths, which pandas reads
+    as ``attrs``.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    _require_elsewhere(results, to)
+    curves, kind = common_curves(results), _kind(results, results.ids)
+    schema = _schema(curves, kind, history(results, ORDER))
+    target = to / "light-curves.parquet"
+    with placing(to) as stage, ExitStack() as opened:
+        to.mkdir(parents=True, exist_ok=True)
+        # no statistics: they are a third of the index, and nobody searches for a flux by its value
+        options = {"compression": "zstd", "use_dictionary": False, "write_statistics": False}
+        stream = opened.enter_context(stage(target).open("wb"))  # pyarrow takes no path that is not UTF-8
+        rows_of_all = opened.enter_context(pq.ParquetWriter(stream, schema, **options))
+        waiting: list[pa.RecordBatch] = []
+        for key in counted(results, show):
+            waiting.append(_batch(schema, _values(results, key, kind)))
+            if sum(map(len, waiting)) >= _GROUP_ROWS or key == results.ids[-1]:
+                group = pa.Table.from_batches(waiting)
+                rows_of_all.write_table(group, row_group_size=len(group))
+                waiting = []
+    return [target]
+
+
+def _schema(curves: Sequence[Curve], kind: np.dtype[Any], history: str) -> pa.Schema:
+    import pyarrow as pa
+
+    kinds = {"planet_id": pa.int64(), "visit": pa.int64(), "bin": pa.int32(), "time": pa.float64()}
+    of_curves = [
+        pa.field(
+            f"{curve.name}{what}",
+            pa.from_numpy_dtype(kind),
+            metadata=None if curve.wavelength_um is None else {"wavelength_um": repr(curve.wavelength_um)},
+        )
+        for what in ("", "_error")
+        for curve in curves
+    ]
+    known = [math.nan if curve.wavelength_um is None else curve.wavelength_um for curve in curves]
+    about = json.dumps(attributes([curve.name for curve in curves], known))
+    return pa.schema([*kinds.items(), *of_curves], metadata={"gpucal": history, "PANDAS_ATTRS": about})
+
+
+def _batch(schema: pa.Schema, columns: Sequence[NDArray[Any]]) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    n = len(columns[0])
+    # pa.array() imports pandas, 0.3 s
+    arrays = [pa.Array.from_buffers(f.type, n, [None, pa.py_buffer(c)]) for f, c in zip(schema, columns, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _require_elsewhere(results: Results, to: Path) -> None:
+    """Refuse the results folder, where 0.1 wrote files of these names."""
+    if to.resolve() == results.path.resolve():
+        raise OutputError(f"{to}: is where the results' own files are; choose another folder")
+
+
 def write_npy(results: Results, to: Path, show: Show) -> list[Path]:
     """Write the light curves of all observations as NumPy files.
 
@@ -147,8 +218,7 @@ def write_npy(results: Results, to: Path, show: Show) -> list[Path]:
     ``light-curves.ids.npy``, planet and visit (observation, 2). ``light-curves.json`` has the curves' names, units and
     provenance.
     """
-    if to.resolve() == results.path.resolve():
-        raise OutputError(f"{to}: is where the results' own files are; choose another folder")
+    _require_elsewhere(results, to)
     curves, kind = common_curves(results), _kind(results, results.ids)
     shape = (len(results.axes(results.ids[0], _CLOCK)["time"]), len(curves))
     wavelengths = np.array([np.nan if curve.wavelength_um is None else curve.wavelength_um for curve in curves])

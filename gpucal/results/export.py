@@ -49,7 +49,8 @@ def export(
     Light curves, as a run stored them, or from the cubes of 0.1; see `gpucal.results.curve_files`:
 
     ``fits``, ``ecsv``: a file per observation. ``csv``: a table of all, and one that describes its columns.
-    ``npy``: stacks of all.
+    ``npy``: stacks of all. ``parquet``: a table of all, for pandas or for
+    `gpucal.results.light_curve_table.read_light_curves`.
 
     Parameters
     ----------
@@ -57,7 +58,7 @@ def export(
         The results folder.
     to : Path
         The folder to write into; files of the same names are replaced. For zarr the store, which must not exist.
-    format : {'npy', 'zarr', 'fits', 'ecsv', 'csv'}
+    format : {'npy', 'zarr', 'fits', 'parquet', 'ecsv', 'csv'}
         The format.
     product : {'cubes', 'light-curves'}
         What to write.

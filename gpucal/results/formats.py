@@ -17,7 +17,7 @@ FORMATS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             }
         ),
         "light-curves": MappingProxyType(
-            {name: f"gpucal.results.curve_files:write_{name}" for name in ("npy", "fits", "ecsv", "csv")}
+            {name: f"gpucal.results.curve_files:write_{name}" for name in ("npy", "parquet", "fits", "ecsv", "csv")}
         ),
     }
 )

@@ -362,8 +362,7 @@ def _look_at_needs(
         )
         pixels, curves = detector.n_pixels, 1 if detector.photometer else detector.width
         cube = plan.n_bins * pixels
-        # Flux and errors of the item; without cubes, both are in the files of all items too, twice.
-        values = plan.n_bins * curves * (2 if job.product == "cubes" else 6)
+        values = plan.n_bins * curves * 2  # flux and errors
         values += cube * (1 + job.variance) if job.product == "cubes" else 0
         stored[name] = values * value_bytes + pixels + 8 * (plan.n_bins + curves) + _RECORD
         working = working_bytes(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 
-from gpucal.errors import ConfigError, OutputError, Unstackable
+from gpucal.errors import ConfigError, OutputError
 from gpucal.results.atomic import unwritable
-from gpucal.results.light_curve_table import LIGHT_CURVES, light_curves_are_current, write_light_curves
+from gpucal.results.light_curve_table import LIGHT_CURVES, light_curves_are_current
 from gpucal.results.other_folders import NOTE, missing, write_note
 from gpucal.results.reader import Results
 from gpucal.results.records import records
@@ -97,18 +97,26 @@ def _entries(toml: str) -> Iterator[tuple[str, str]]:
 
 
 def finish(store: Store, job: Job, summary: Summary) -> None:
-    """Write the note, the manifest and the light curves of all items, so that no older one outlives its items."""
+    """Write the note and the manifest, and remove files of all light curves that are not those of the items."""
     try:
         _write_note(store, job)
         store.write_manifest()
         with store.alone():
-            _place_light_curves(store, job)
-    except Unstackable as error:  # no failure: every item is stored by itself
-        summary.notes.append(f"light-curves.npy and light-curves.parquet were not written: {error}")
-        log.warning("%s", summary.notes[-1])
+            if any((store.path / name).exists() for name in LIGHT_CURVES) and not _are_current(store, job):
+                _remove_light_curves(store)
+                again = f"`gpucal export {store.path} TO --product light-curves` writes new ones"
+                summary.notes.append(f"{', '.join(LIGHT_CURVES)} were of other items and are removed; {again}")
+                log.warning("%s: %s", store.path, summary.notes[-1])
     except OutputError as error:
         log.error("%s", error)
         summary.failed[_ALL] = str(error)
+
+
+def _are_current(store: Store, job: Job) -> bool:
+    folders = (store.path, *job.resume_from)
+    if job.product != "light-curves" or not any(next(records(folder), None) for folder in folders):
+        return False
+    return light_curves_are_current(Results(*folders, settings=job.settings_hash))
 
 
 def note_others(store: Store, job: Job) -> None:
@@ -123,18 +131,6 @@ def _write_note(store: Store, job: Job) -> Mapping[ItemId, str]:
         return {}
     with store.alone():
         return write_note(store.path, job.resume_from, job.settings_hash)
-
-
-def _place_light_curves(store: Store, job: Job) -> None:
-    folders = (store.path, *job.resume_from)
-    results = None
-    if job.product == "light-curves" and any(next(records(folder), None) for folder in folders):
-        results = Results(*folders, settings=job.settings_hash)
-        if light_curves_are_current(results):
-            return
-    _remove_light_curves(store)
-    if results and results.ids:
-        write_light_curves(results)
 
 
 def _remove_light_curves(store: Store) -> None:

@@ -88,9 +88,8 @@ def run(
     dtype : dtype
         Type of the stored arrays.
     product : {'cubes', 'light-curves'}
-        Store cubes and light curves with their errors, or light curves only; these are stored for each observation, and
-        for all together in ``light-curves.parquet`` and ``light-curves.npy``, see
-        `gpucal.results.light_curve_table.write_light_curves`.
+        Store cubes and light curves with their errors, or light curves only. ``gpucal export --product light-curves``
+        makes one file of all observations.
     variance : bool
         Store the cubes' variances too.
     memory : int or str, optional

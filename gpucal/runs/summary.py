@@ -47,7 +47,7 @@ class Summary:
     backend : str
         The backend that ran.
     notes : list of str
-        Files that were not written although nothing failed, such as light curves whose bins cannot be stacked.
+        Files that are gone although nothing failed, such as light curves of other items that 0.1 put together.
 
     Examples
     --------

@@ -88,7 +88,8 @@ def test_names_that_are_not_utf_8(name: str, old: Made, tmp_path: Path, capsys: 
         assert any((home / form).iterdir())
     gpucal_("plot", out, 17)
     gpucal_("calibrate", raw, curves, *FLAGS, "--product=light-curves", expected=1)
-    assert rows(curves / "light-curves.parquet") == 4
+    gpucal_("export", curves, home / "tables", "--product=light-curves", "--format=parquet")
+    assert rows(home / "tables" / "light-curves.parquet") == 4
     assert "no mismatches" in gpucal_("verify", curves)
     gpucal_("calibrate", raw, more, *FLAGS, "--variance", "--resume-from", out, expected=1)
     assert done_in(gpucal_("report", more, "--json")) == done

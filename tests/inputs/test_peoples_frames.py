@@ -422,7 +422,9 @@ def test_without_axes_from_beginning_to_end(timeless: Path, tmp_path: Path) -> N
         assert "WAVELENGTH" not in opened
         assert len(opened["TIME"].data) == 4
     assert main(["calibrate", str(timeless), str(tmp_path / "curves"), *bins, "--product=light-curves"]) == 0
-    assert pq.read_metadata(tmp_path / "curves" / "light-curves.parquet").num_rows == 8
+    to = ["--product=light-curves", "--format=parquet"]
+    assert main(["export", str(tmp_path / "curves"), str(tmp_path / "tables"), *to]) == 0
+    assert pq.read_metadata(tmp_path / "tables" / "light-curves.parquet").num_rows == 8
 
 
 def test_more_frames_than_are_documented_are_refused(timeless: Path, tmp_path: Path) -> None:

@@ -1,10 +1,9 @@
-"""The table and the stack of all light curves: equal to the items, with provenance, whole or not written."""
+"""The table of all light curves, and the files of all that 0.1 wrote: equal to the items, whole or not there."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,26 +12,24 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from stored import CONFIG, FULL, IDS, check_history, files, folder, full, one_line
+from stored import CONFIG, FULL, IDS, check_history, files, folder, full, one_line, write_stacks
 
 import gpucal
 from gpucal import Dataset
-from gpucal.errors import OutputError, Unstackable
-from gpucal.results import light_curve_table as module
-from gpucal.results.light_curve_table import (
-    LIGHT_CURVES,
-    light_curves_are_current,
-    read_light_curves,
-    write_light_curves,
-)
+from gpucal.errors import OutputError, RunWarning, Unstackable
+from gpucal.results import curve_files
+from gpucal.results.export import export
+from gpucal.results.light_curve_table import LIGHT_CURVES, light_curves_are_current, read_light_curves
 from gpucal.results.records import records
 from gpucal.results.verify import verify
 
 
 @pytest.fixture(scope="module", params=["float32", "float64"])
 def curves(request: pytest.FixtureRequest, visits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Their light curves. Not to be written to."""
-    return folder(visits, tmp_path_factory.mktemp("curves"), dtype=request.param, product="light-curves")
+    """Their light curves, with files of all as 0.1 wrote them. Not to be written to."""
+    out = folder(visits, tmp_path_factory.mktemp("curves"), dtype=request.param, product="light-curves")
+    assert not {*LIGHT_CURVES} & files(out)  # the items have the numbers
+    return write_stacks(out)
 
 
 def check_light_curves(out: Path) -> None:
@@ -105,25 +102,22 @@ def test_a_file_that_is_no_table_is_one_line(tmp_path: Path) -> None:
         one_line(error.value)
 
 
-def test_run_writes_light_curves(curves: Path) -> None:
-    assert {*LIGHT_CURVES} <= files(curves)
+def test_the_files_of_all_are_those_of_the_items(curves: Path) -> None:
     check_light_curves(curves)
+    assert [*verify(curves)] == []
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_light_curves_of_cubes(visits: Dataset, tmp_path: Path, dtype: str) -> None:
-    out = folder(visits, tmp_path / "out", dtype=dtype, variance=True)
-    write_light_curves(gpucal.open_results(out))
-    check_light_curves(out)
+    check_light_curves(write_stacks(folder(visits, tmp_path / "out", dtype=dtype, variance=True)))
 
 
 @pytest.mark.parametrize(("at_least", "groups"), [(1, [4, 4]), (5, [8]), (4096, [8])])
 def test_row_groups_are_whole_observations(
     curves: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_least: int, groups: list[int]
 ) -> None:
-    monkeypatch.setattr(module, "_GROUP_ROWS", at_least)
-    out = shutil.copytree(curves, tmp_path / "out")
-    write_light_curves(gpucal.open_results(out))
+    monkeypatch.setattr(curve_files, "_GROUP_ROWS", at_least)
+    out = write_stacks(shutil.copytree(curves, tmp_path / "out"))
     about = pq.ParquetFile(out / "light-curves.parquet").metadata
     assert [about.row_group(k).num_rows for k in range(about.num_row_groups)] == groups
     assert {about.row_group(0).column(k).compression for k in range(about.num_columns)} == {"ZSTD"}
@@ -140,87 +134,56 @@ def test_row_groups_are_whole_observations(
     ids=["bins", "columns", "detectors"],
 )
 def test_light_curves_that_do_not_stack(
-    planets: Dataset, tmp_path: Path, change: dict[str, object], problem: str, caplog: pytest.LogCaptureFixture
+    planets: Dataset, tmp_path: Path, change: dict[str, object], problem: str
 ) -> None:
     out = folder(planets, tmp_path / "out", planets=[17], product="light-curves")
-    assert len([name for name in files(out) if name.startswith("light-curves")]) == 4
     options = {"product": "light-curves", "backend": "numpy", "overwrite": True}
     summary = gpucal.run(planets, out, CONFIG.replace(**change), planets=[23], **options)
     assert (summary.done, summary.failed) == (2, {})  # every item is there by itself
     assert gpucal.open_results(out).ids == [(17, 0), (23, 0)]
-    stacked = [name for name in files(out) if name.startswith("light-curves")]
-    if problem.startswith("FGS1"):
-        assert stacked == []  # those of before tell of other items
-        (line,) = [message for message in caplog.messages if "light-curves.parquet were not written" in message]
-        assert re.search(problem, line)
-        assert "\n" not in line
-    else:
-        assert len(stacked) == 4
-        assert np.load(out / "light-curves.npy").shape[0] == 1  # those of these settings
     with pytest.raises(Unstackable, match=problem) as caught:
-        write_light_curves(gpucal.open_results(out))
+        export(gpucal.open_results(out), tmp_path / "to", "npy", "light-curves")
     one_line(caught.value)
-    assert not [name for name in files(out) if name.endswith(".tmp")]
+    assert not [*tmp_path.glob("to/*")]
+    if "shape" in problem:  # a table has as many rows as there are bins
+        (table,) = export(gpucal.open_results(out), tmp_path / "to", "parquet", "light-curves")
+        assert read_light_curves(table).groupby("planet_id").size().tolist() == [4, 3]
 
 
-def test_what_a_killed_run_left_is_told_from_what_is_there(planets: Dataset, tmp_path: Path) -> None:
-    def run(**options: Any) -> None:
-        gpucal.run(planets, tmp_path, CONFIG, product="light-curves", backend="numpy", **options)
+def test_files_of_all_are_kept_while_they_are_those_of_the_items(planets: Dataset, tmp_path: Path) -> None:
+    def run(product: str = "light-curves", **options: Any) -> list[str]:
+        summary = gpucal.run(planets, tmp_path, CONFIG, product=product, backend="numpy", **options)
+        assert not summary.failed
+        return summary.notes
 
-    def check() -> None:
-        expected = gpucal.open_results(tmp_path).light_curves()
-        np.testing.assert_array_equal(np.load(tmp_path / "light-curves.npy"), expected)
-
-    run()
-    check()
-    files_of_all = [tmp_path / name for name in LIGHT_CURVES]
-    before = [file.read_bytes() for file in files_of_all]
-    run(overwrite=True, planets=[23])
-    # Killed after its last item was made again, and before those of all were.
-    for file, content in zip(files_of_all, before, strict=True):
-        file.write_bytes(content)
-    record = tmp_path / "23" / "0" / "FGS1.json"
-    record.write_text(record.read_text().replace('"created": "', '"created": "9'))
-    run()
-    assert files_of_all[-1].read_bytes() != before[-1]
-    check()
-    # One item is lost, and made again: fewer for a while, all in the end.
-    shutil.rmtree(tmp_path / "17")
-    run(planets=[23])
-    assert np.load(files_of_all[0]).shape[0] == 1
-    run()
-    assert np.load(files_of_all[0]).shape[0] == 2
-    check()
+    assert run() == []
+    assert not [*tmp_path.glob("light-curves*")]
+    before = {path.name: path.stat().st_mtime_ns for path in write_stacks(tmp_path).glob("light-curves*")}
+    assert before.keys() == {*LIGHT_CURVES}
+    for options in ({}, {"planets": [23]}, {"variance": True}):  # they have errors anyway
+        assert run(**options) == []
+        assert {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("light-curves*")} == before
+    for lost in (tmp_path / LIGHT_CURVES[0], tmp_path / "17" / "0" / "FGS1.json"):
+        lost.unlink()
+        with pytest.warns(RunWarning, match="were of other items and are removed; `gpucal export"):
+            assert len(run()) == 1
+        assert not [*tmp_path.glob("light-curves*")]
+        write_stacks(tmp_path)
+    run("cubes", overwrite=True)
+    assert not [*tmp_path.glob("light-curves*")]
 
 
 def test_light_curves_need_no_variances(visits: Dataset, tmp_path: Path) -> None:
     out = folder(visits, tmp_path / "out")
     assert not any("variance" in name for name in files(out))
-    write_light_curves(gpucal.open_results(out))
-    check_light_curves(out)
+    check_light_curves(write_stacks(out))
 
 
-def test_a_full_disk_at_the_light_curves(curves: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_at_the_light_curves(curves: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", full)
-    before = {name: (curves / name).read_bytes() for name in files(curves)}
     with pytest.raises(OutputError, match=FULL) as caught:
-        write_light_curves(gpucal.open_results(curves))
+        export(gpucal.open_results(curves), tmp_path / "to", "parquet", "light-curves")
     one_line(caught.value)
-    assert {name: (curves / name).read_bytes() for name in files(curves)} == before
-
-
-def test_light_curves_are_written_when_something_changed(planets: Dataset, tmp_path: Path) -> None:
-    def again(product: str = "light-curves", **options: Any) -> dict[str, int]:
-        gpucal.run(planets, tmp_path, CONFIG, product=product, **options)
-        return {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("light-curves.*")}
-
-    first = again()
-    assert len(first) == 4
-    assert again() == first
-    assert again(variance=True) == first  # they have errors anyway
-    (tmp_path / "light-curves.npy").unlink()
-    second = again()
-    assert second["light-curves.npy"] != first["light-curves.npy"]
-    third = again(overwrite=True)
-    assert all(third[name] != second[name] for name in first)
-    assert again("cubes", overwrite=True) == {}
+    assert [*tmp_path.glob("to/*")] == []
+    with pytest.raises(OutputError, match="is where the results' own files are; choose another folder"):
+        export(gpucal.open_results(curves), curves, "parquet", "light-curves")

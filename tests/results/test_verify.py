@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import CONFIG, again, broken
+from stored import write_stacks
 
 import gpucal
 from gpucal.cli.main import main
@@ -95,10 +96,10 @@ def test_what_failed_is_no_mismatch(source: Path, out: Path) -> None:
 
 @pytest.fixture(scope="module")
 def curves(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Light curves of two planets. Not to be written to."""
+    """Light curves of two planets, with files of all as 0.1 wrote them. Not to be written to."""
     path = tmp_path_factory.mktemp("curves") / "out"
     assert again(source, path, variance=False, product="light-curves").done == 4
-    return path
+    return write_stacks(path)
 
 
 def change_table(path: Path) -> None:

@@ -14,12 +14,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from conftest import CONFIG, Made, again, broken
+from stored import write_stacks
 
 import gpucal
 from gpucal.cli.main import main
 from gpucal.cli.parser import parsed
 from gpucal.errors import ConfigError, OutputError
 from gpucal.inputs.signal_file import open_signal
+from gpucal.results.export import export
 from gpucal.results.verify import verify
 
 
@@ -159,10 +161,11 @@ def test_light_curves_of_all_are_those_of_other_folders_too(source: Path, tmp_pa
     again(source, tmp_path / "one", planets=[23], **options)
     summary = again(source, tmp_path / "two", resume_from=[tmp_path / "one"], **options)
     assert (summary.done, summary.skipped, summary.failed) == (2, 2, {})
-    whole = gpucal.open_results(tmp_path / "two", tmp_path / "one").light_curves()
-    assert whole.shape[0] == 2
-    np.testing.assert_array_equal(np.load(tmp_path / "two" / "light-curves.npy"), whole)
-    np.testing.assert_array_equal(np.load(tmp_path / "two" / "light-curves.ids.npy"), [[17, 0], [23, 0]])
+    results = gpucal.open_results(tmp_path / "two", tmp_path / "one")
+    assert results.ids == [(17, 0), (23, 0)]
+    export(gpucal.open_results(tmp_path / "two"), tmp_path / "to", "npy", "light-curves")
+    whole = results.light_curves().astype("float32")
+    np.testing.assert_array_equal(np.load(tmp_path / "to" / "light-curves.flux.npy"), whole)
 
 
 def test_what_reads_a_folder_reads_those_it_was_gone_on_from(
@@ -223,6 +226,7 @@ def test_light_curves_of_other_folders_alone_are_sound(source: Path, tmp_path: P
     options = {"variance": False, "product": "light-curves"}
     again(source, tmp_path / "one", **options)
     assert again(source, tmp_path / "two", resume_from=[tmp_path / "one"], **options).skipped == 4
+    write_stacks(tmp_path / "two")
     assert list(verify(tmp_path / "two")) == []
     np.save(tmp_path / "two" / "light-curves.ids.npy", [[17, 0], [17, 0]])
     assert len(list(verify(tmp_path / "two"))) == 1

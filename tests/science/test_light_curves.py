@@ -466,16 +466,18 @@ def test_the_product_is_light_curves_and_nothing_else(old: Made, tmp_path: Path)
     for stored, computed in zip(results.light_curves_with_errors(), expected, strict=True):
         np.testing.assert_array_equal(stored, computed)
     np.testing.assert_array_equal(results.light_curves(), expected.flux)
-    np.testing.assert_array_equal(np.load(out / "light-curves.npy"), expected.flux)
-    np.testing.assert_array_equal(np.load(out / "light-curves.errors.npy"), expected.error)
+    for form in ("npy", "parquet"):
+        assert main(["export", str(out), str(tmp_path / "to"), "--product", "light-curves", "--format", form]) == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "to" / "light-curves.flux.npy"), expected.flux)
+    np.testing.assert_array_equal(np.load(tmp_path / "to" / "light-curves.error.npy"), expected.error)
     assert expected.flux.shape == (2, 4, 283)
-    table = pq.read_table(out / "light-curves.parquet")
+    table = pq.read_table(tmp_path / "to" / "light-curves.parquet")
     assert table.num_rows == 8
     np.testing.assert_array_equal(table["wl_1"].to_numpy(), expected.flux[:, :, 0].ravel())
     np.testing.assert_array_equal(table["wl_2"].to_numpy(), expected.flux[:, :, 1].ravel())
     np.testing.assert_array_equal(table["wl_283_error"].to_numpy(), expected.error[:, :, 282].ravel())
     names = {path.name for path in out.rglob("*") if path.is_file()}
-    assert not any("signal" in name for name in names)
+    assert not any("signal" in name or "light-curves" in name for name in names)
     for name in DETECTORS:  # which pixels are in them
         np.testing.assert_array_equal(results.dq(name), gpucal.open_results(cubes).dq(name))
         curve, axes = results.light_curve_with_errors((23, 0), name), results.axes((23, 0), name)

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 from conftest import BINS
 
 import gpucal
 from gpucal import Calibration, Dataset
+from gpucal.results.export import export
 
 CONFIG = Calibration(bins=BINS, integration="notebook", dark=False, bad_pixels="interpolate")
 STEPS = {
@@ -65,3 +67,17 @@ def done_in(told: str) -> list[tuple[int, int, str]]:
 def full(_: int) -> None:
     """Fail as a full disk does."""
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def write_stacks(out: Path) -> Path:
+    """Write the files of all light curves as a run of 0.1 did, but for the names of columns."""
+    results = gpucal.open_results(out)
+    (table,) = export(results, out / "export", "parquet", "light-curves")
+    kind = pq.read_schema(table).field("wl_1").type.to_pandas_dtype()
+    curves = results.light_curves_with_errors()
+    np.save(out / "light-curves.npy", curves.flux.astype(kind))
+    np.save(out / "light-curves.errors.npy", curves.error.astype(kind))
+    np.save(out / "light-curves.ids.npy", np.array(results.ids, np.int64))
+    table.rename(out / table.name)
+    table.parent.rmdir()
+    return out

@@ -13,7 +13,7 @@ from numpy.polynomial.polynomial import polyval
 
 import gpucal
 from gpucal.errors import ConfigError, DatasetError, OutputError
-from gpucal.results.light_curve_table import write_light_curves
+from gpucal.results.export import export
 from gpucal.settings.detectors import DETECTORS, Detector
 from gpucal.synthetic import competition, scene
 from gpucal.synthetic.competition import Truth, synthesize
@@ -306,9 +306,10 @@ def test_ids_of_more_than_31_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     keys = [(planet, 0) for planet in sorted(ids)]
     results = gpucal.open_results(tmp_path / "out")
     assert [tuple(key) for key in results.ids] == keys
-    write_light_curves(results)
-    np.testing.assert_array_equal(np.load(tmp_path / "out" / "light-curves.ids.npy"), keys)
-    assert set(pq.read_table(tmp_path / "out" / "light-curves.parquet")["planet_id"].to_pylist()) == set(ids)
+    for form in ("npy", "parquet"):
+        export(results, tmp_path / "to", form, "light-curves")
+    np.testing.assert_array_equal(np.load(tmp_path / "to" / "light-curves.ids.npy"), keys)
+    assert set(pq.read_table(tmp_path / "to" / "light-curves.parquet")["planet_id"].to_pylist()) == set(ids)
 
 
 def test_smallest_and_progress(tmp_path: Path) -> None:
