@@ -213,3 +213,48 @@ def test_a_dataloader(finished: Path, method: str | None) -> None:
         for mine, expected in zip(seen[planet], Both(results)[index][:2], strict=True):
             np.testing.assert_array_equal(mine, expected)
     del cubes, loader
+
+
+def shared() -> set[str]:
+    """Return the files in shared memory that this process maps, which 64 MB of it limit."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return {name for line in lines if "/dev/shm/" in (name := line.split(maxsplit=5)[-1]) and "/sem." not in name}
+
+
+class Stacked:
+    """Batches as ``collate_fn=np.stack`` makes them, and what the worker shares while it has one."""
+
+    def __init__(self, results: Results, detector: str) -> None:
+        self.cubes = results[detector]
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, set[str]]:
+        return np.stack([self.cubes[place] for place in range(len(self.cubes))]), shared()
+
+
+@pytest.mark.parametrize("detector", ["AIRS-CH0", "FGS1"])
+@pytest.mark.parametrize("method", METHODS)
+def test_stacked_batches_need_no_shared_memory(finished: Path, method: str, detector: str) -> None:
+    """They come through a pipe, whatever /dev/shm holds."""
+    results, before = gpucal.open_results(finished), shared()
+    for _, (batch, of_worker) in load(Stacked(results, detector), finished, method, workers=2, reads=2):
+        np.testing.assert_array_equal(batch, results[detector].load())
+        assert of_worker | shared() <= before
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_dataloader_of_stacked_batches(finished: Path, method: str) -> None:
+    """PyTorch's own way to make batches puts them into shared memory; this one does not."""
+    pytest.importorskip("torch")
+    from torch.utils.data import DataLoader
+
+    cubes, before = gpucal.open_results(finished)["AIRS-CH0"], shared()
+    (own,) = DataLoader(cubes, batch_size=2, num_workers=2, multiprocessing_context=method)
+    assert own.is_shared()
+    del own
+    (batch,) = DataLoader(cubes, batch_size=2, num_workers=2, multiprocessing_context=method, collate_fn=np.stack)
+    assert isinstance(batch, np.ndarray)
+    np.testing.assert_array_equal(batch, cubes.load())
+    assert shared() <= before

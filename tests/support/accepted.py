@@ -150,6 +150,31 @@ KINDS = (
             "inputs/test_peoples_folders.py::test_a_detector_that_could_be_either_is_refused",
         ),
     ),
+    Kind(
+        "Surroundings",
+        (
+            ("a home folder that cannot be written", "runs and pictures work; CuPy needs `CUPY_CACHE_DIR`"),
+            ("two CuPy wheels installed together", "an error that names both; `auto` takes another backend"),
+            ("an NVIDIA driver too old for CuPy", "an error that says for which CUDA the driver is"),
+            ("`python -W error`", "importing gpucal warns of nothing"),
+            ("an event loop of asyncio, a thread other than the main one", "everything works there"),
+            (
+                "a `DataLoader` with workers and 64 MB of `/dev/shm`",
+                "reading needs none of it, PyTorch's batches do; `collate_fn=np.stack` makes batches that need none",
+            ),
+        ),
+        (
+            "system/test_environments.py::test_a_home_that_cannot_be_written",
+            "system/test_environments.py::test_the_real_cupy_needs_a_folder_for_kernels",
+            "system/test_environments.py::test_two_wheels_of_cupy",
+            "system/test_environments.py::test_a_driver_that_is_too_old",
+            "system/test_environments.py::test_warnings_are_errors",
+            "system/test_environments.py::test_other_places_than_the_main_thread",
+            "system/test_environments.py::test_results_are_loaded_without_shared_memory",
+            "results/test_dataloader.py::test_stacked_batches_need_no_shared_memory",
+            "results/test_dataloader.py::test_a_dataloader_of_stacked_batches",
+        ),
+    ),
 )
 """Every kind, in the order of the page."""
 
