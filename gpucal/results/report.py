@@ -633,13 +633,11 @@ class _Found:
         chosen = np.unique(np.linspace(0, len(cube) - 1, n).round().astype(np.intp))
         assert drawn.dq is not None
         some = np.array(cube[chosen], np.float32)
-        some[:, unusable(drawn.dq)] = np.nan
-        some[np.isinf(some)] = np.nan
-        drawn.image, drawn.bins = some.mean(axis=0), (len(chosen), len(cube))
+        good = ~unusable(drawn.dq) & np.isfinite(some).all(axis=0)
+        drawn.image, drawn.bins = np.where(good, some.mean(axis=0), np.nan), (len(chosen), len(cube))
         drawn.tracks["hours"] = drawn.time[chosen]
-        drawn.tracks["row"] = positions(some.astype(np.float64), 1)
-        if drawn.detector.photometer:
-            drawn.tracks["column"] = positions(some.astype(np.float64), 0)
+        for name, axis in (("row", 1), ("column", 0))[: 1 + drawn.detector.photometer]:
+            drawn.tracks[name] = positions(some, good, axis)
 
     def _set(self, sums: _Sums) -> str:
         """Pack what is drawn of the whole set."""

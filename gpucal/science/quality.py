@@ -18,6 +18,7 @@ from gpucal.science.plan import DQ
 from gpucal.science.steps import time_parts
 
 __all__ = [
+    "centroids",
     "count_flags",
     "curve_quality",
     "middles",
@@ -242,25 +243,34 @@ def position(image: NDArray[np.float64], axis: int) -> float:
     float
         Pixels from the first one; NaN if no pixel has a signal, or all places have the same.
     """
-    return float(positions(image[None], axis)[0])
+    return float(centroids(_profile(image, axis)))
 
 
-def positions(images: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+def positions(images: NDArray[Any], good: NDArray[np.bool_], axis: int) -> NDArray[np.float64]:
     """Return the `position` of the light in several images.
 
     Parameters
     ----------
-    images : ndarray of float64, shape (time, wavelength, spatial)
-        Signals, NaN at pixels without one.
+    images : ndarray, shape (time, wavelength, spatial)
+        Signals; those of good pixels are finite.
+    good : ndarray of bool, shape (wavelength, spatial)
+        The pixels that count.
     axis : int
-        The axis of the position, as of one image.
+        The axis of the position.
 
     Returns
     -------
     ndarray of float64, shape (time,)
-        Pixels from the first one; NaN as for one image.
+        As for one image.
     """
-    profiles = _profile(images, axis)
+    counted = good.sum(axis=1 - axis)
+    kept = np.where(good, images, 0.0)
+    profiles = kept.sum(axis=-1 - axis, dtype=np.float64) / np.where(counted, counted, np.nan)
+    return centroids(profiles)
+
+
+def centroids(profiles: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the centroids of profiles, (..., pixel), above their faintest pixel; NaN without light, or if even."""
     there = np.isfinite(profiles)
     least = np.min(profiles, axis=-1, keepdims=True, initial=np.inf, where=there)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
@@ -308,10 +318,10 @@ def _image_of(images: list[NDArray[np.float64]], parts: tuple[slice, ...]) -> ND
 
 
 def _profile(image: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
-    """Return means along one axis, of the pixels that are not NaN; NaN where there is none. Images may be a stack."""
-    there, other = ~np.isnan(image), -1 - axis
-    n = there.sum(axis=other)
-    profile: NDArray[np.float64] = np.where(there, image, 0.0).sum(axis=other) / np.where(n, n, np.nan)
+    """Return means along one axis, of the pixels that are not NaN; NaN where there is none."""
+    there = ~np.isnan(image)
+    n = there.sum(axis=1 - axis)
+    profile: NDArray[np.float64] = np.where(there, image, 0.0).sum(axis=1 - axis) / np.where(n, n, np.nan)
     return profile
 
 

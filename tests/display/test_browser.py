@@ -42,6 +42,15 @@ EVERY = {f"c-{name}" for name in ("noise", "excess", "wall", "scatter", "spectru
     f"c-{name}" for name in ("white", "map", "own", "flux", "image", "track")
 }
 
+OF_CURVES = {"c-map", "c-own", "c-flux", "c-track"}
+WORDS = {
+    "light curves": OF_CURVES,
+    "nothing complete": EVERY,
+    "few bins": {"c-scatter", "c-own", "c-noise", "c-excess"},
+    "odd": OF_CURVES,
+}
+"""Where a figure would have nothing to show: of the observation that is chosen first, or of the set."""
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
@@ -78,8 +87,7 @@ def test_every_case_is_drawn(name: str, browser: Any, folders: dict[str, Path]) 
         assert len(seen.rows()) == min(len(observations), 25)
         assert seen.facts("document.querySelector('#count').textContent").startswith(f"{len(observations)} of ")
         assert seen.blank() == []
-        figures = {"light curves": {"c-track", "c-map", "c-own", "c-flux"}, "nothing complete": EVERY}
-        assert seen.words() <= figures.get(name, {"c-scatter", "c-own"} if name == "few bins" else set())
+        assert seen.words() <= WORDS.get(name, set())
         assert seen.facts("document.title") != "broken"
         failures = seen.page.locator(".failure").all_inner_texts()
         assert len(failures) == (any(made.without for made in observations.values())) * (1 + (name == "odd"))
