@@ -196,6 +196,7 @@ def test_many_that_fail_are_grouped(many: Path, tmp_path: Path, capsys: pytest.C
         if planet > 110:
             (raw / "train" / str(planet)).unlink()
             (raw / "train" / str(planet)).mkdir()
+            (raw / "train" / str(planet) / "notes.txt").touch()  # an empty folder is not an observation
     assert main(["check", str(raw), *FLAGS]) == 1
     said = capsys.readouterr().out
     assert "would fail: 18 of 40 items\n" in said

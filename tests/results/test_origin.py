@@ -281,6 +281,7 @@ def test_results_inside_the_data_set_are_refused(old: Made, tmp_path: Path, name
         folder.mkdir(parents=True)
     (raw / "test").symlink_to(aside / "test")
     (raw / "train" / "23").symlink_to(aside / "23")
+    (aside / "23" / "notes.txt").touch()  # an empty folder is not an observation
     shutil.copy(raw / "train_adc_info.csv", raw / "test_adc_info.csv")
     out = INSIDE[name](raw, aside)
     before = sorted(tmp_path.rglob("*"))
