@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -625,12 +625,11 @@ class _Found:
 
     def _look_at_cube(self, item: ItemId, drawn: _Drawn) -> None:
         """Read some bins of a cube, all where that is little: their mean, and the position of the light in each."""
-        cube = self.results._read(item[:2], item.detector, "signal", mapped=True)
+        cube = np.asarray(self.results._read(item[:2], item.detector, "signal", mapped=True))
         if not len(cube):
             return
         wanted = _MOST_READ / max(len(self.results._records), 1) / max(cube[0].nbytes, 1)
-        n = int(min(max(wanted, _FEWEST_BINS), len(cube)))
-        chosen = np.unique(np.linspace(0, len(cube) - 1, n).round().astype(np.intp))
+        chosen = _some(len(cube), int(min(max(wanted, _FEWEST_BINS), len(cube))))
         assert drawn.dq is not None
         some = np.array(cube[chosen], np.float32)
         good = ~unusable(drawn.dq) & np.isfinite(some).all(axis=0)
@@ -792,6 +791,12 @@ def _white(flux: NDArray[np.float32], error: NDArray[np.float32]) -> tuple[NDArr
 
 def _single(values: NDArray[Any]) -> NDArray[np.float32]:
     return values.astype(np.float32, copy=False)
+
+
+@lru_cache(maxsize=64)
+def _some(of: int, n: int) -> NDArray[np.intp]:
+    """Choose evenly."""
+    return np.unique(np.linspace(0, of - 1, n).round().astype(np.intp))
 
 
 def _group(n: int, most: int) -> int:

@@ -98,6 +98,7 @@ def calls(old: Path, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[s
             f"Results.{name}": (getattr(results, name), item)
             for name in ("calibrated", "light_curve", "light_curve_with_errors", "axes", "time_bounds")
         },
+        "Results.report": (results.report, {"to": folder / "report.html", "paths": False}),
         "Results.light_curve, choices": (results.light_curve, {**item, **choices}),
         "Results.light_curves": (results.light_curves, choices),
         "Results.light_curves_with_errors": (results.light_curves_with_errors, choices),
@@ -115,9 +116,9 @@ NAMES = [
     *("Observation.adc", "Observation.axis", "Calibrated.light_curve", "Calibrated.light_curve_with_errors"),
     *("Calibrated.noise_excess", "Results"),
     *("Results[]", "Results[][]", "in Results", "Results.dq", "Results.calibrated", "Results.light_curve"),
-    *("Results.light_curve_with_errors", "Results.axes", "Results.time_bounds", "Results.light_curve, choices"),
-    *("Results.light_curves", "Results.light_curves_with_errors", "Results.light_curves_of"),
-    "Results.light_curves_with_errors_of",
+    *("Results.light_curve_with_errors", "Results.axes", "Results.time_bounds"),
+    *("Results.report", "Results.light_curve, choices", "Results.light_curves"),
+    *("Results.light_curves_with_errors", "Results.light_curves_of", "Results.light_curves_with_errors_of"),
 ]
 
 
