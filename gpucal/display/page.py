@@ -236,7 +236,8 @@ def _looks(page: Page) -> str:
     for look in page.looks:
         named = _text(look.name)
         name = named if look.at is None else f'<button type="button" class="link" data-at="{look.at}">{named}</button>'
-        reasons = "".join(f"<li>{_text(says)} <span class='do'>→ {_text(do)}</span></li>" for says, do in look.reasons)
+        said = ((_text(says), f' <span class="do">→ {_text(do)}</span>' if do else "") for says, do in look.reasons)
+        reasons = "".join(f"<li>{says}{do}</li>" for says, do in said)
         items.append(f"<li>{name}<ul>{reasons}</ul></li>")
     listed = f'<ol class="looks">{"".join(items)}</ol>' if items else "<p>Nothing.</p>"
     return listed + (f'<p class="note">{_text(page.looks_note)}</p>' if page.looks_note else "")
