@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -29,7 +29,7 @@ from gpucal.science.bad_pixels import unusable
 from gpucal.science.light_curves import LightCurve, white_light
 from gpucal.science.plan import DQ
 from gpucal.science.quality import middles, positions, scatter
-from gpucal.science.unusual import FAR, FEWEST, Reason, limits_of, unusual
+from gpucal.science.unusual import FAR, FEWEST, Reason, far_above, unusual
 from gpucal.settings.arguments import path_of, require_switches
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import DETECTORS, ORDER, Detector
@@ -51,8 +51,8 @@ _MOST_BYTES, _MOST_READ = 9_400_000, 300_000_000
 # Bytes of a page beside its observations: the page itself, and for each observation its numbers and its row.
 _PAGE_BYTES, _ROW_BYTES = 80_000, 1_000
 
-# Of observations that need a look, this many are listed.
-_MOST_LOOKS = 8
+# Of observations that need a look, this many are listed, with so many reasons each.
+_MOST_LOOKS, _MOST_REASONS = 8, 4
 
 # Items of a cause that are listed.
 _MOST_ITEMS = 200
@@ -466,11 +466,10 @@ class _Found:
     def _looks(self) -> list[Look]:
         listed = []
         for key in self.looks[:_MOST_LOOKS]:
-            reasons = self.reasons[key]
-            kept: dict[str, tuple[str, str]] = {}
-            for reason, name in reasons[:4]:
-                kept[f"{name}: {reason.says}"] = (f"{name}: {reason.says}", reason.look)
-            listed.append(Look(self.place[key], f"planet {key[0]} visit {key[1]}", [*kept.values()]))
+            said: dict[str, str] = {}  # what to do is said once
+            for reason, name in self.reasons[key][:_MOST_REASONS]:
+                said[f"{name}: {reason.says}"] = "" if reason.look in said.values() else reason.look
+            listed.append(Look(self.place[key], f"planet {key[0]} visit {key[1]}", [*said.items()]))
         return listed
 
     def _looks_note(self) -> str:
@@ -625,12 +624,11 @@ class _Found:
 
     def _look_at_cube(self, item: ItemId, drawn: _Drawn) -> None:
         """Read some bins of a cube, all where that is little: their mean, and the position of the light in each."""
-        cube = self.results._read(item[:2], item.detector, "signal", mapped=True)
+        cube = np.asarray(self.results._read(item[:2], item.detector, "signal", mapped=True))
         if not len(cube):
             return
         wanted = _MOST_READ / max(len(self.results._records), 1) / max(cube[0].nbytes, 1)
-        n = int(min(max(wanted, _FEWEST_BINS), len(cube)))
-        chosen = np.unique(np.linspace(0, len(cube) - 1, n).round().astype(np.intp))
+        chosen = _some(len(cube), int(min(max(wanted, _FEWEST_BINS), len(cube))))
         assert drawn.dq is not None
         some = np.array(cube[chosen], np.float32)
         good = ~unusable(drawn.dq) & np.isfinite(some).all(axis=0)
@@ -643,9 +641,9 @@ class _Found:
         """Pack what is drawn of the whole set."""
         limits = {}
         for name in ORDER:
-            of = limits_of({item: of for item, of in self.numbers.items() if item.detector == name}).get("excess")
-            if of is not None:
-                limits[name] = of.median + max(of.distance, 0.5 * abs(of.median))
+            of = {item: of for item, of in self.numbers.items() if item.detector == name}
+            if (limit := far_above(of, "excess")) is not None:
+                limits[name] = limit
         shown = [*self.shown]
         cells = [[*row] for row in self.cells]
         if self.stars is not None:
@@ -792,6 +790,12 @@ def _white(flux: NDArray[np.float32], error: NDArray[np.float32]) -> tuple[NDArr
 
 def _single(values: NDArray[Any]) -> NDArray[np.float32]:
     return values.astype(np.float32, copy=False)
+
+
+@lru_cache(maxsize=64)
+def _some(of: int, n: int) -> NDArray[np.intp]:
+    """Choose evenly."""
+    return np.unique(np.linspace(0, of - 1, n).round().astype(np.intp))
 
 
 def _group(n: int, most: int) -> int:

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 
-__all__ = ["CHECKS", "FAR", "FEWEST", "Check", "Limits", "Reason", "limits_of", "unusual"]
+__all__ = ["CHECKS", "FAR", "FEWEST", "Check", "Limits", "Reason", "far_above", "limits_of", "unusual"]
 
 FAR = 5.0
 """Scaled median absolute deviations from the median, beyond which a number is far."""
@@ -219,6 +219,15 @@ def limits_of(items: Mapping[Key, Numbers]) -> dict[str, Limits]:
             median = float(np.median(values))
             found[check.number] = Limits(median, FAR * _NORMAL * float(np.median(np.abs(values - median))))
     return found
+
+
+def far_above(items: Mapping[Key, Numbers], number: str) -> float | None:
+    """Return the value above which a number is far from the set's; None where there is no set."""
+    limits = limits_of(items).get(number)
+    if limits is None:
+        return None
+    (least,) = (check.least({}, limits.median) for check in CHECKS if check.number == number)
+    return limits.median + max(limits.distance, least)
 
 
 def unusual(items: Mapping[Key, Numbers]) -> dict[Key, list[Reason]]:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from gpucal.science.unusual import CHECKS, FAR, FEWEST, limits_of, unusual
+from gpucal.science.unusual import CHECKS, FAR, FEWEST, far_above, limits_of, unusual
 
 NOTHING = float("nan")
 
@@ -108,7 +108,10 @@ def test_limits_are_medians_and_scaled_deviations() -> None:
     limits = limits_of(items)
     assert [*limits] == ["excess"]
     assert (limits["excess"].median, limits["excess"].distance) == (3.0, pytest.approx(FAR * 1.4826))
+    assert far_above(items, "excess") == pytest.approx(3.0 + FAR * 1.4826)
+    assert far_above({at: {"excess": 2.0} for at in range(9)}, "excess") == 3.0
     assert limits_of({at: {"excess": math.inf} for at in range(9)}) == {}
+    assert far_above({at: {"excess": math.inf} for at in range(9)}, "excess") is None
 
 
 def test_a_set_where_all_are_alike_has_a_least_distance() -> None:

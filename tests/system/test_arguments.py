@@ -125,6 +125,7 @@ def calls(old: Path, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[s
         "Results.plot": (results.plot, {"key": 17, "figure": Figure(layout="constrained")}),
         "CalibratedObservation.plot": (results[17].plot, {"figure": Figure(layout="constrained")}),
         **{f"steps.{name}": (getattr(gpucal.steps, name), given) for name, given in STEPS.items()},
+        "Results.report": (results.report, {"to": folder / "report.html", "paths": False}),
         "Results.light_curve, choices": (results.light_curve, {**item, **choices}),
         "Results.light_curve_table": (results.light_curve_table, {"labels": False}),
         "Results.light_curves": (results.light_curves, choices),
@@ -148,6 +149,7 @@ NAMES = [
     *("Results.light_curve_with_errors", "Results.axes", "Results.time_bounds"),
     *("Calibrated.plot", "Results.plot", "CalibratedObservation.plot"),
     *(f"steps.{name}" for name in STEPS),
+    "Results.report",
     "Results.light_curve, choices",
     *(
         "Results.light_curve_table",
