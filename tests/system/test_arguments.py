@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable
+from io import StringIO
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,7 @@ def calls(old: Path, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[s
                 "raise_on_failure": False,
             },
         ),
+        "show_versions": (gpucal.show_versions, {"file": StringIO()}),
         "open_dataset": (gpucal.open_dataset, {"path": old, "split": "train"}),
         "open_results": (gpucal.open_results, {"path": folder}),
         "open_results with more": (lambda more: gpucal.open_results(folder, more), {"more": folder}),
@@ -128,7 +130,16 @@ def calls(old: Path, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[s
 
 
 NAMES = [
-    *("calibrate", "stream", "run", "open_dataset", "open_results", "open_results with more", "submission"),
+    *(
+        "calibrate",
+        "stream",
+        "run",
+        "show_versions",
+        "open_dataset",
+        "open_results",
+        "open_results with more",
+        "submission",
+    ),
     *("Calibration", "Calibration.preset", "Calibration.from_dict", "Calibration.from_toml", "Calibration.filled"),
     *("Calibration.replace", "Calibration.pairs_per_bin", "Calibration.cropped", "Dataset", "Dataset[]"),
     *("Dataset[,]", "in Dataset", "Dataset.visits", "Dataset.settings", "Observation.where", "Observation.item"),
