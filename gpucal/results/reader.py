@@ -149,8 +149,8 @@ class Results:
     >>> res
     <gpucal Results calibrated: 2 observations complete
       ids       (20955726, 0), (2355445450, 0)
-      AIRS-CH0  cubes (2, 282, 32)
-      FGS1      cubes (2, 32, 32)
+      AIRS-CH0  cubes (2, 282, 32), light curves (2, 282)
+      FGS1      cubes (2, 32, 32), light curves (2, 1)
       settings  ariel2025>
     >>> list(res) == res.ids
     True

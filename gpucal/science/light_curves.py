@@ -199,7 +199,7 @@ def light_curve_of_plan(signal: NDArray[Any], dq: NDArray[np.uint8], aperture: A
     maps = (values.reshape(frame).T for values in (plan.divisor, plan.dark, plan.read_noise))
     divisor, dark, read = (np.where(unused, 0.0, values) for values in maps)
     sums = "bxy,xy->b" if photometer else "bxy,xy->bx"
-    flux = np.empty((len(signal), 1 if photometer else len(c)))
+    flux = weighted_sum(signal, c, photometer)
     squared = np.empty_like(flux)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         share = np.where(unused, 0.0, plan.electron * (c / divisor) ** 2)
@@ -207,14 +207,13 @@ def light_curve_of_plan(signal: NDArray[Any], dq: NDArray[np.uint8], aperture: A
         for part in time_parts(signal):
             charge = signal[part].astype(np.float64)
             np.copyto(charge, 0.0, where=unused)
-            np.einsum(sums, charge, c, out=flux[part, 0] if photometer else flux[part])
             charge *= divisor
             charge += dark * plan.tau_s[part, None, None]
             np.maximum(charge, 0.0, out=charge)
             charge += reads
             np.einsum(sums, charge, share, out=squared[part, 0] if photometer else squared[part])
         nothing = unused.all() if photometer else unused.all(axis=1)
-        flux[:, nothing] = squared[:, nothing] = np.nan
+        squared[:, nothing] = np.nan
         interpolate(flux[:, :, None], columns)
         carry_variance(squared[:, :, None], columns)
         return LightCurve(flux, np.sqrt(squared))
