@@ -11,7 +11,8 @@ from typing import TextIO
 
 from gpucal._version import __version__
 from gpucal.backends import PREFERENCE, load
-from gpucal.errors import BackendUnavailable
+from gpucal.errors import BackendUnavailable, ConfigError
+from gpucal.settings.arguments import kind_of
 
 __all__ = ["LIBRARIES", "backends", "show_versions", "versions"]
 
@@ -55,6 +56,11 @@ def show_versions(file: TextIO | None = None) -> None:
     file : text stream, optional
         Where to print it; by default the standard output.
 
+    Raises
+    ------
+    ConfigError
+        If ``file`` is not a stream.
+
     Examples
     --------
     >>> gpucal.show_versions()
@@ -62,6 +68,8 @@ def show_versions(file: TextIO | None = None) -> None:
     Python  ...
     """
     stream = sys.stdout if file is None else file
+    if not callable(getattr(stream, "writelines", None)):
+        raise ConfigError(f"file: is {kind_of(file)}, must be a text stream, such as sys.stderr")
     stream.writelines(f"{line}\n" for line in _lines())
 
 

@@ -548,8 +548,9 @@ class Dataset:
 
         Examples
         --------
-        >>> settings = ds.settings(bins={"FGS1": "24s"}, linearity=False)  # doctest: +SKIP
-        >>> gpucal.run(ds, "out", settings)  # doctest: +SKIP
+        >>> ds = gpucal.open_dataset("ariel-data-challenge-2025")
+        >>> ds.settings(bins={"FGS1": "24s"}, linearity=False)
+        Calibration.preset('ariel2025').replace(linearity=False, bins={'FGS1': '24 s'})
         """
         return Calibration.preset(self.layout.preset).replace(**changes)
 

@@ -256,8 +256,8 @@ def test_cubes_without_variances(visits: Dataset, curves: Path, tmp_path: Path, 
 @pytest.mark.parametrize(
     ("form", "product", "problem"),
     [
-        ("zarr", "light-curves", "^format = 'zarr': must be one of npy, fits, ecsv, csv; cubes can be zarr"),
-        ("parquet", "light-curves", "^format = 'parquet': must be one of npy, fits, ecsv, csv$"),
+        ("zarr", "light-curves", "^format = 'zarr': must be one of npy, parquet, fits, ecsv, csv; cubes can be zarr"),
+        ("feather", "light-curves", "^format = 'feather': must be one of npy, parquet, fits, ecsv, csv$"),
         ("npy", "images", "^product = 'images': must be one of cubes, light-curves$"),
     ],
 )

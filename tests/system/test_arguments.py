@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable
+from io import StringIO
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,7 @@ def calls(old: Path, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[s
             },
         ),
         "check_integration": (checked, {"obs": obs, "settings": CONFIG}),
+        "show_versions": (gpucal.show_versions, {"file": StringIO()}),
         "open_dataset": (gpucal.open_dataset, {"path": old, "split": "train"}),
         "open_results": (gpucal.open_results, {"path": folder}),
         "open_results with more": (lambda more: gpucal.open_results(folder, more), {"more": folder}),
@@ -137,7 +139,16 @@ def calls(old: Path, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[s
 
 
 NAMES = [
-    *("calibrate", "stream", "run", "check_integration", "open_dataset", "open_results", "open_results with more"),
+    *(
+        "calibrate",
+        "stream",
+        "run",
+        "check_integration",
+        "show_versions",
+        "open_dataset",
+        "open_results",
+        "open_results with more",
+    ),
     "submission",
     *("Calibration", "Calibration.preset", "Calibration.from_dict", "Calibration.from_toml", "Calibration.filled"),
     *("Calibration.replace", "Calibration.pairs_per_bin", "Calibration.cropped", "Dataset", "Dataset[]"),
