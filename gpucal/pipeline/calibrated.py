@@ -26,10 +26,13 @@ from gpucal.science.light_curves import (
 )
 from gpucal.science.noise import noise_excess, read_variance, variance
 from gpucal.science.plan import DQ, Plan
+from gpucal.science.pointing import Pointing, pointing
 from gpucal.science.rejected import NONE, Rejected
+from gpucal.science.steps import namespace
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import Detector
 from gpucal.settings.ids import ItemId
+from gpucal.settings.table import BY_NOISE
 
 if TYPE_CHECKING:
     import xarray
@@ -188,7 +191,7 @@ class Calibrated:
         ((2, 282), (2, 282))
         """
         aperture = self._aperture(choices)
-        if aperture.weights != "variance":
+        if aperture.weights not in BY_NOISE:
             return light_curve(self.signal, self.dq, aperture)
         if self.plan is None and self.stored_variance is None and self._is_stored(aperture):
             return self.light_curve_with_errors().flux
@@ -236,8 +239,9 @@ class Calibrated:
             possible = ", ".join(Choices.__annotations__)
             raise ConfigError(f"light curves: unknown choice {', '.join(sorted(unknown))}; there are {possible}")
         aperture = replace(Aperture.of(self.detector, self.provenance["settings"]), **choices)
-        if aperture.weights == "variance" and self.plan is not None and np.isnan(self.plan.read_noise).all():
-            raise ConfigError(f"{self.where}: weights = 'variance' need read.parquet, which is missing; use 'plain'")
+        if aperture.weights in BY_NOISE and self.plan is not None and np.isnan(self.plan.read_noise).all():
+            need = f"weights = {aperture.weights!r} need"
+            raise ConfigError(f"{self.where}: {need} read.parquet, which is missing; use 'plain'")
         return aperture
 
     def noise_excess(self, per: str = "pixel") -> NDArray[np.float64]:
@@ -276,6 +280,50 @@ class Calibrated:
         curve = self.light_curve_with_errors()
         of_curves: NDArray[np.float64] = noise_excess(curve.flux, curve.error**2)
         return of_curves
+
+    def pointing(self) -> Pointing:
+        """Measure how the image moves, from a fit of its own mean and of that mean's derivatives.
+
+        Returns
+        -------
+        Pointing
+            ``dx``, ``dy``, ``dx_error``, ``dy_error``, each (time,), pixels, relative to the median, along axes 1 and 2
+            of the signal; see `gpucal.science.pointing`. AIRS-CH0 is measured along the slit alone: its ``dx`` is NaN.
+            All are NaN where no star is seen.
+
+        Raises
+        ------
+        ConfigError
+            If the read noise is missing.
+        OutputError
+            If the product was read from a results folder that holds no variances.
+
+        Examples
+        --------
+        >>> obs = gpucal.open_dataset("ariel-data-challenge-2025")[20955726]
+        >>> cal = gpucal.calibrate(obs, "FGS1")
+        >>> dx, dy, dx_error, dy_error = cal.pointing()
+        >>> bool((dx_error < 0.01).all())
+        True
+        """
+        if self.plan is not None and np.isnan(self.plan.read_noise).all():
+            raise ConfigError(f"{self.where}: pointing needs read.parquet, which is missing; copy it to its folder")
+        return self._pointing()
+
+    def _pointing(self) -> Pointing:
+        """Measure it; NaN without read noise."""
+        return pointing(self.signal, self.dq, self._mean_variance(), photometer=self.detector.photometer)
+
+    def _mean_variance(self) -> NDArray[np.float64]:
+        """Return the mean variance of the pixels, on the host; of the mean signal, where no cube of them is there."""
+        xp = namespace(self.signal)
+        values: Any = self.signal if self.plan is not None else self.variance
+        with np.errstate(invalid="ignore", over="ignore"):
+            mean = xp.sum(values, axis=0, dtype=xp.float64) / max(len(values), 1)
+            if self.plan is not None:
+                mean = variance(mean[None], replace(self.plan, tau_s=self.plan.tau_s[:1]), self.dq)[0]
+        host: NDArray[np.float64] = mean.get() if hasattr(mean, "get") else mean
+        return host
 
     def plot(self, figure: FigureBase | None = None) -> dict[str, Axes]:
         """Draw the product: white light with errors and scatter, wavelengths over time, mean spectrum, flags.
