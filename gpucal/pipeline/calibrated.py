@@ -310,20 +310,19 @@ class Calibrated:
             raise ConfigError(f"{self.where}: pointing needs read.parquet, which is missing; copy it to its folder")
         return self._pointing()
 
-    def _pointing(self) -> Pointing:
-        """Measure it; NaN without read noise."""
-        return pointing(self.signal, self.dq, self._mean_variance(), photometer=self.detector.photometer)
-
-    def _mean_variance(self) -> NDArray[np.float64]:
-        """Return the mean variance of the pixels, on the host; of the mean signal, where no cube of them is there."""
-        xp = namespace(self.signal)
-        values: Any = self.signal if self.plan is not None else self.variance
-        with np.errstate(invalid="ignore", over="ignore"):
-            mean = xp.sum(values, axis=0, dtype=xp.float64) / max(len(values), 1)
-            if self.plan is not None:
-                mean = variance(mean[None], replace(self.plan, tau_s=self.plan.tau_s[:1]), self.dq)[0]
-        host: NDArray[np.float64] = mean.get() if hasattr(mean, "get") else mean
-        return host
+    def _pointing(self, every: int = 1) -> Pointing:
+        """Measure it, of a spectrum at every so many wavelengths; NaN without read noise."""
+        image = _time_mean(self.signal)
+        if self.plan is None:
+            noise = _time_mean(self.variance)
+        else:  # that of the mean, which needs no cube of variances
+            with np.errstate(over="ignore"):
+                one_bin = replace(self.plan, tau_s=self.plan.tau_s[:1])
+                noise = variance(image[None], one_bin, self.dq)[0]
+        of = slice(None) if self.detector.photometer else slice(None, None, every)
+        return pointing(
+            self.signal[:, of], self.dq[of], noise[of], photometer=self.detector.photometer, image=image[of]
+        )
 
     def plot(self, figure: FigureBase | None = None) -> dict[str, Axes]:
         """Draw the product: white light with errors and scatter, wavelengths over time, mean spectrum, flags.
@@ -456,6 +455,15 @@ class Calibrated:
     def __dlpack_device__(self) -> tuple[int, int]:
         kind, number = self.signal.__dlpack_device__()
         return int(kind), int(number)
+
+
+def _time_mean(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the mean over time, on the host."""
+    xp = namespace(values)
+    with np.errstate(invalid="ignore", over="ignore"):
+        mean: Any = xp.sum(values, axis=0, dtype=xp.float64) / len(values)
+    host: NDArray[np.float64] = mean.get() if hasattr(mean, "get") else mean
+    return host
 
 
 def _span(values: NDArray[np.float64], unit: str) -> str:

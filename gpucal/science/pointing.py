@@ -27,7 +27,7 @@ __all__ = ["Pointing", "derivative", "fill", "measured", "pointing", "profile_we
 _ORDER, _EITHER = 4, 0.1
 # Wavelengths that are filled in together, and those beside them, on either side, that are looked at; and how much a
 # value that nothing decides is held at 0.
-_WINDOW, _BESIDE, _UNDECIDED = 16, 8, 1e-12
+_WINDOW, _BESIDE, _UNDECIDED = 16, 8, 1e-10
 # A scheme of five pixels needs as many.
 _LEAST = 5
 # Smallest eigenvalue of the correlations of M and its derivatives with which they can still be told apart.
@@ -73,7 +73,9 @@ def measured(dq: NDArray[np.uint8]) -> Bool:
     return good
 
 
-def pointing(signal: NDArray[Any], dq: NDArray[np.uint8], noise: Float, *, photometer: bool) -> Pointing:
+def pointing(
+    signal: NDArray[Any], dq: NDArray[np.uint8], noise: Float, *, photometer: bool, image: Float | None = None
+) -> Pointing:
     """Measure the pointing of each bin.
 
     Parameters
@@ -86,6 +88,8 @@ def pointing(signal: NDArray[Any], dq: NDArray[np.uint8], noise: Float, *, photo
         Mean variance of the pixels, electrons², on the host.
     photometer : bool
         Whether the detector takes images instead of spectra.
+    image : ndarray of float64, shape (wavelength, spatial), optional
+        The mean of the signal over time, on the host, where it is known.
 
     Returns
     -------
@@ -94,7 +98,7 @@ def pointing(signal: NDArray[Any], dq: NDArray[np.uint8], noise: Float, *, photo
         or more.
     """
     n = len(signal)
-    image = _on_host(_mean(signal))
+    image = _on_host(_mean(signal)) if image is None else image
     good = measured(dq) & np.isfinite(image) & np.isfinite(noise) & (noise > 0.0)
     found = np.full((4, n), np.nan)
     with np.errstate(all="ignore"):
@@ -151,14 +155,12 @@ def derivative(n: int) -> Float:
     """Return the matrix (n, n) that turns n values into their derivatives; all 0 for fewer than five."""
     if n < _LEAST:
         return np.zeros((n, n))
-    left, right = np.eye(n), np.zeros((n, n))
-    for i in range(n):
-        if 2 <= i < n - 2:
-            left[i, [i - 1, i + 1]] = 1 / 3
-            right[i, [i - 2, i - 1, i + 1, i + 2]] = -1 / 36, -7 / 9, 7 / 9, 1 / 36
-        elif 1 <= i < n - 1:
-            left[i, [i - 1, i + 1]] = 1 / 4
-            right[i, [i - 1, i + 1]] = -3 / 4, 3 / 4
+    one, two = np.eye(n, k=1), np.eye(n, k=2)
+    left = np.eye(n) + (one + one.T) / 3
+    right = (one - one.T) * (7 / 9) + (two - two.T) / 36
+    left[[1, -2]] = np.eye(n)[[1, -2]] + (one + one.T)[[1, -2]] / 4
+    right[[1, -2]] = (one - one.T)[[1, -2]] * (3 / 4)
+    right[[0, -1]] = 0.0
     left[0, 1] = left[-1, -2] = 2.0
     right[0, :3] = -5 / 2, 2, 1 / 2
     right[-1, -3:] = -1 / 2, -2, 5 / 2
@@ -182,24 +184,25 @@ def fill(image: Float, good: Bool) -> Float:
         lower orders on axes of four pixels or fewer. Many wavelengths are filled 16 at a time, with the eight beside
         them on either side. All 0 if no pixel is good.
     """
-    filled = np.where(good, image, 0.0)
-    width = len(image)
-    if width <= _WINDOW + 2 * _BESIDE:
-        return _filled(filled, good)
-    smooth = filled.copy()
-    for start in range(0, width, _WINDOW):
-        first, stop = max(start - _BESIDE, 0), min(start + _WINDOW + _BESIDE, width)
-        if not good[start : start + _WINDOW].all():
-            part = _filled(filled[first:stop], good[first:stop])
-            smooth[start : start + _WINDOW] = part[start - first :][:_WINDOW]
+    smooth = np.where(good, image, 0.0)
+    if good.all() or not good.any():
+        return smooth
+    kept, width, y = smooth.copy(), len(image), _roughness(image.shape[1])
+    window = width if width <= _WINDOW + 2 * _BESIDE else _WINDOW
+    of_width: dict[int, Float] = {}
+    for start in range(0, width, window):
+        if good[start : start + window].all():
+            continue
+        first, stop = max(start - _BESIDE, 0), min(start + window + _BESIDE, width)
+        if stop - first not in of_width:
+            of_width[stop - first] = _roughness(stop - first)
+        part = _filled(kept[first:stop], good[first:stop], of_width[stop - first], y)
+        smooth[start : start + window] = part[start - first :][:window]
     return smooth
 
 
-def _filled(image: Float, good: Bool) -> Float:
-    """Fill in what is bad, by the equations of that minimum; ``image`` is 0 there."""
-    if good.all() or not good.any():
-        return image
-    x, y = (_roughness(size) for size in image.shape)
+def _filled(image: Float, good: Bool, x: Float, y: Float) -> Float:
+    """Fill in what is bad, by the equations of that minimum; ``image`` is 0 there, x and y are `_roughness`."""
     beside = image @ y
     slope = x @ (beside + _EITHER * image) + _EITHER * beside
     of_x, of_y = np.nonzero(~good)
@@ -230,7 +233,10 @@ def _fit(vectors: Float, weight: Float, photometer: bool) -> _Fit:
     n, width, height = vectors.shape
     groups = (n, 1, width * height) if photometer else (n, width, height)
     parts, w = vectors.reshape(groups), weight.reshape(groups[1:])
-    products = np.einsum("kgp,gp,lgp->gkl", parts, w, parts)
+    weighted = (parts * w).transpose(1, 0, 2)
+    products = weighted @ parts.transpose(1, 2, 0)
+    usable = np.isfinite(products).all(axis=(1, 2))  # outliers without a flag may overflow
+    weighted[~usable] = products[~usable] = 0.0
     norms = np.sqrt(np.einsum("gkk->gk", products))
     there = norms > 0.0
     norms = np.where(there, norms, 1.0)
@@ -239,7 +245,7 @@ def _fit(vectors: Float, weight: Float, photometer: bool) -> _Fit:
     products[~apart] = np.eye(n)
     there[~apart, 1:] = False
     inverse = np.linalg.inv(products) * there[:, :, None] * there[:, None, :] / norms[:, :, None] / norms[:, None, :]
-    of = np.einsum("gkl,lgp,gp->kgp", inverse, parts, w).reshape(vectors.shape)
+    of = (inverse @ weighted).transpose(1, 0, 2).reshape(vectors.shape)
     return _Fit(of, np.einsum("gkk->kg", inverse)[:, :, None])
 
 
@@ -254,13 +260,12 @@ def _sums_over(signal: Array, factors: Float) -> Float:
     xp = namespace(signal)
     used = xp.asarray((factors != 0.0).any(axis=0))
     sums = np.empty((len(signal), len(factors)))
+    if isinstance(signal, np.ndarray) and signal.dtype == np.float64:
+        sums = np.tensordot(signal, factors, axes=((1, 2), (1, 2)))
+        if np.isfinite(sums).all():  # else there are bad pixels, as 0 times NaN is NaN
+            return sums
     for part in time_parts(signal):
         values = signal[part, ...]
-        if isinstance(values, np.ndarray):
-            sums[part] = np.tensordot(values, factors, axes=((1, 2), (1, 2)))
-            if np.isfinite(sums[part]).all():
-                continue
-        # On a device, or beside bad pixels, as 0 times NaN is NaN.
         for k, of in enumerate(factors):
             sums[part, k] = _on_host(xp.sum(xp.where(used, values * xp.asarray(of), 0.0), axis=(1, 2)))
     return sums
