@@ -120,8 +120,9 @@ def curves(name: str, seed: int, jitter: bool, n_bins: int = 187) -> Curves:
     for weights in WEIGHTS:
         flux, error = light_curve_with_errors(signal, dq, Aperture(detector, weights), variance)
         found.fits[weights] = fit = fit_depth(flux, error, shape)
-        found.scatter[weights] = (flux / (fit.level * (1 - fit.depth * shape[:, None]))).std(axis=0)
-        found.excess[weights] = noise_excess(flux, error**2)
+        model = fit.level * (1 - fit.depth * shape[:, None])
+        found.scatter[weights] = (flux / model).std(axis=0)
+        found.excess[weights] = noise_excess(flux / model, (error / model) ** 2)
     return found
 
 
@@ -138,7 +139,8 @@ def compared(name: str, seeds: int) -> tuple[list[list[str]], list[str]]:
     rows = []
     for weights in WEIGHTS:
         growth = np.mean([of.scatter[weights] for of in moving], axis=0)
-        growth /= np.mean([of.scatter[weights] for of in still], axis=0)
+        alone = np.mean([of.scatter[weights] for of in still], axis=0)
+        growth /= alone
         z, calm = (
             np.array([(of.fits[weights].depth - DEPTH) / of.fits[weights].error for of in visits])
             for visits in (moving, still)
@@ -146,15 +148,17 @@ def compared(name: str, seeds: int) -> tuple[list[list[str]], list[str]]:
         fits = [of.fits[weights] for of in moving]
         dof = int(fits[0].dof.sum())
         total = np.array([fit.chi2.sum() for fit in fits])
+        without = np.mean([of.fits[weights].chi2.sum() for of in still]) / dof
         least = min(chi2.sf(total, dof).min(), chi2.sf((z**2).sum(axis=1), z.shape[1]).min())
         rows.append(
             [
                 f"{name}, {weights}",
+                f"{np.median(alone) * 1e6:.0f}",
                 f"{np.median(growth):.2f}" + ("" if growth.size == 1 else f"; {growth.max():.2f}"),
                 f"{np.median([of.excess[weights] for of in moving]):.2f}",
                 f"{z.mean():+.2f} ± {z.std() / z.size**0.5:.2f}",
                 f"{(z - calm).mean():+.2f} ± {(z - calm).std() / z.size**0.5:.2f}",
-                f"{total.mean() / dof:.3f}",
+                f"{total.mean() / dof:.3f} ({without:.3f})",
                 f"{least:.1g}",
             ]
         )
@@ -179,8 +183,8 @@ def compared(name: str, seeds: int) -> tuple[list[list[str]], list[str]]:
 def print_compared(seeds: int) -> None:
     """Print both tables."""
     found = [compared(name, seeds) for name in DETECTORS]
-    header = ["light curves", "scatter, over that without jitter", "noise excess", "depth, σ from the truth"]
-    header += ["moved by jitter, σ", "reduced χ²", "least p of a seed"]
+    header = ["light curves", "scatter without jitter, ppm", "with jitter, over that", "noise excess"]
+    header += ["depth, σ from the truth", "moved by jitter, σ", "reduced χ² (without jitter)", "least p of a seed"]
     print(table(header, [row for rows, _ in found for row in rows]))
     print()
     header = ["pointing", "slope", "residuals / error", "error, pixels", "scatter / error"]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import BINS, Made
+from emulator import standin
 from reference import errors, fitted, moves, smoothest
 
 import gpucal
@@ -336,3 +337,25 @@ def test_pointing_of_a_calibrated_item(old: Made, tmp_path: Path) -> None:
     stored = replace(cal, plan=None, stored_variance=lambda: cal.variance).pointing()
     for one, other in zip(stored, cal.pointing(), strict=True):
         np.testing.assert_array_equal(np.isnan(one), np.isnan(other))
+
+
+@BOTH
+def test_on_a_device_it_is_the_same(detector: Detector, device: standin.Machine) -> None:
+    """Also beside NaN, and in single precision."""
+    import cupy
+
+    for case in ("sound", "single precision", "a NaN in one bin", "no star"):
+        frames = {**HOSTILE, **NOWHERE}[case](detector.photometer)
+        there = cupy.asarray(frames.signal)
+        ours, theirs = (
+            pointing(signal, frames.dq, frames.noise, photometer=detector.photometer)
+            for signal in (there, frames.signal)
+        )
+        for one, other in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
+        aperture = Aperture(detector, "profile", (2, 10), ((0, 2), (10, 12)))
+        variance = np.broadcast_to(frames.noise, frames.signal.shape).copy()
+        on_device = light_curve_with_errors(there, frames.dq, aperture, cupy.asarray(variance))
+        on_host = light_curve_with_errors(frames.signal, frames.dq, aperture, variance)
+        for one, other in zip(on_device, on_host, strict=True):
+            np.testing.assert_allclose(one.get(), other, rtol=1e-9)
