@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -265,6 +264,7 @@ def test_a_fitted_light_curve_is_its_definition(case: str, detector: Detector, b
         ]
         each = [np.mean([frames.signal[:, x, y].mean() for x, y in of]) if of else 0.0 for of in there]
         levels += each[0] if detector.photometer else each
+    whole = moves(np.where(good, image - levels[:, None], 0.0), good, detector.photometer)
     if case == "interpolated" and not detector.photometer:  # a column of its own has its neighbour's curve
         np.testing.assert_array_equal(flux[:, 9], flux[:, 8])
         groups.pop()
@@ -277,7 +277,6 @@ def test_a_fitted_light_curve_is_its_definition(case: str, detector: Detector, b
             assert np.isnan(flux[:, curve]).all()
             continue
         level = frames.signal[:, beside].mean(axis=1).astype(float) if background else np.zeros(len(seen))
-        whole = moves(np.where(good, image - levels[:, None], 0.0), good, detector.photometer)
         inside = good & here & ~sky
         if not inside.any():
             assert np.isnan(flux[:, curve]).all()
@@ -321,7 +320,7 @@ def test_jitter_adds_nothing_and_the_depth_is_kept(detector: Detector) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
-def test_pointing_of_a_calibrated_item(old: Made, tmp_path: Path) -> None:
+def test_pointing_of_a_calibrated_item(old: Made) -> None:
     """Without read noise, or variances, one line says what to do."""
     config = Calibration(bins=BINS)
     cal = gpucal.calibrate(gpucal.open_dataset(old[0])[17], "FGS1", config)
