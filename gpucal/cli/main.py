@@ -171,9 +171,12 @@ def _request(arguments: argparse.Namespace) -> Request:
 def _check(arguments: argparse.Namespace) -> int:
     with arguments.interrupts.held():
         from gpucal.runs.check import check
+        from gpucal.runs.progress import shown
 
     given = vars(arguments)
-    found = check(_request(arguments), deep=given.get("deep", False))
+    request = _request(arguments)
+    with shown(0, "look") as show:
+        found = check(request, deep=given.get("deep", False), show=show)
     if arguments.json:
         _say(json.dumps(found.to_dict()))
         return FAILED if found.would_fail else DONE
@@ -404,6 +407,7 @@ def _export(arguments: argparse.Namespace) -> int:
 def _plot(arguments: argparse.Namespace) -> int:
     from gpucal.results.plot import save_observation, save_overview
     from gpucal.results.reader import complete
+    from gpucal.runs.progress import shown
 
     if arguments.planet is None and arguments.visit is not None:
         raise ConfigError("--visit: of which planet? write `gpucal plot OUT PLANET --visit N`")
@@ -411,7 +415,8 @@ def _plot(arguments: argparse.Namespace) -> int:
         raise ConfigError("PLANET and --all: one or the other")
     results, to = _results(arguments), arguments.to or arguments.out
     if arguments.planet is None and not arguments.all:
-        save_overview(results, to / "overview.png")
+        with shown(len(results), "observation") as show:
+            save_overview(results, to / "overview.png", show)
         _say(f"white light of every observation in {to / 'overview.png'}")
         return DONE
     if not arguments.all:
@@ -420,15 +425,18 @@ def _plot(arguments: argparse.Namespace) -> int:
         _say(f"light curve in {_picture_of(to, key)}")
         return DONE
     failed = 0
-    for key in complete(results):
-        try:
-            save_observation(results, key, _picture_of(to, key))
-        except OutputLost:
-            raise
-        except OutputError as error:  # a damaged observation costs its own picture
-            failed += 1
-            _say(f"gpucal: {error}", sys.stderr)
-    _say(f"{len(results) - failed} pictures in {to}")
+    with shown(len(results), "picture") as show:
+        for ended, key in enumerate(complete(results), 1):
+            try:
+                save_observation(results, key, _picture_of(to, key))
+            except OutputLost:
+                raise
+            except OutputError as error:  # a damaged observation costs its own picture
+                failed += 1
+                _say(f"gpucal: {error}", sys.stderr)
+            show(ended, failed)
+    drawn = len(results) - failed
+    _say(f"{drawn} picture{'s' * (drawn != 1)} in {to}")
     return FAILED if failed else DONE
 
 

@@ -193,6 +193,12 @@ class Observation:
         -------
         ItemId
             Its text is `where`.
+
+        Examples
+        --------
+        >>> obs = gpucal.open_dataset("ariel-data-challenge-2025")[20955726]
+        >>> obs.item("FGS1")
+        ItemId(planet=20955726, visit=0, detector='FGS1')
         """
         return ItemId(self.planet, self.visit, detector_of(detector).name)
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from gpucal.display.shown import Shown
 from gpucal.display.svg import white_light as white_light_svg
 from gpucal.errors import ConfigError, GpucalError, OutputError
-from gpucal.pipeline.plots import Curves, draw, new_figure
-from gpucal.science.bad_pixels import unusable
+from gpucal.pipeline.plots import Curves, draw, figure_of
+from gpucal.science.bad_pixels import Mends, find_mends, mean_profile, mends_of, unusable
 from gpucal.science.light_curves import (
     Aperture,
     Choices,
@@ -148,7 +148,7 @@ class Calibrated:
             return self.stored_variance()
         if self.plan is None:
             raise OutputError(f"{self.where}: its folder holds no variance; calibrate with --variance")
-        return variance(self.signal, self.plan, self.dq, self.rejections)
+        return variance(self.signal, self.plan, self.dq, self.rejections, self._mends)
 
     @cached_property
     def read_variance(self) -> NDArray[np.float64] | None:
@@ -160,7 +160,7 @@ class Calibrated:
         """
         if self.stored_read_variance is not None:
             return self.stored_read_variance()
-        return None if self.plan is None else read_variance(self.plan, self.dq)
+        return None if self.plan is None else read_variance(self.plan, self.dq, self._mends)
 
     def light_curve(self, **choices: Unpack[Choices]) -> NDArray[np.float64]:
         """Sum the signal over usable pixels, see `gpucal.science.light_curves`.
@@ -192,10 +192,10 @@ class Calibrated:
         """
         aperture = self._aperture(choices)
         if aperture.weights not in BY_NOISE:
-            return light_curve(self.signal, self.dq, aperture)
+            return light_curve(self.signal, self.dq, aperture, mends=self._mends)
         if self.plan is None and self.stored_variance is None and self._is_stored(aperture):
             return self.light_curve_with_errors().flux
-        return light_curve(self.signal, self.dq, aperture, self.variance)
+        return light_curve(self.signal, self.dq, aperture, self.variance, self._mends)
 
     def light_curve_with_errors(self, **choices: Unpack[Choices]) -> LightCurve:
         """Sum the signal over usable pixels, with errors.
@@ -228,8 +228,15 @@ class Calibrated:
         if self.stored_light_curve is not None and self._is_stored(aperture):
             return self.stored_light_curve()
         if self.plan is not None and not aperture.needs_variances and isinstance(self.signal, np.ndarray):
-            return light_curve_of_plan(self.signal, self.dq, aperture, self.plan, self.rejections)
-        return light_curve_with_errors(self.signal, self.dq, aperture, self.variance)
+            return light_curve_of_plan(self.signal, self.dq, aperture, self.plan, self.rejections, self._mends)
+        return light_curve_with_errors(self.signal, self.dq, aperture, self.variance, self._mends)
+
+    @cached_property
+    def _mends(self) -> Mends:
+        """What bad pixels were made of, as the signal still tells."""
+        if self.provenance["settings"].get("bad_pixels") == "profile" and (self.dq & np.uint8(DQ.INTERPOLATED)).any():
+            return find_mends(self.dq, mean_profile(self.signal))
+        return mends_of(self.dq)
 
     def _is_stored(self, aperture: Aperture) -> bool:
         return self.stored_light_curve is not None and aperture == self._aperture({})
@@ -318,7 +325,7 @@ class Calibrated:
         else:  # that of the mean, which needs no cube of variances
             with np.errstate(over="ignore"):
                 one_bin = replace(self.plan, tau_s=self.plan.tau_s[:1])
-                noise = variance(image[None], one_bin, self.dq)[0]
+                noise = variance(image[None], one_bin, self.dq, mends=self._mends)[0]
         of = slice(None) if self.detector.photometer else slice(None, None, every)
         return pointing(
             self.signal[:, of], self.dq[of], noise[of], photometer=self.detector.photometer, image=image[of]
@@ -351,7 +358,7 @@ class Calibrated:
         ['flags', 'image', 'residuals', 'spectrum', 'white']
         >>> axes["white"].figure.figure.savefig("light-curve.png")
         """
-        drawn = draw(new_figure(8.0) if figure is None else figure, self.where, [self.to_host()._curves()])
+        drawn = draw(figure_of(figure, 8.0), self.where, [self.to_host()._curves()])
         return drawn[self.detector.name]
 
     def _curves(self) -> Curves:

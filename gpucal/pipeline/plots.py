@@ -14,13 +14,14 @@ from gpucal.errors import MissingExtra
 from gpucal.science.light_curves import white_light
 from gpucal.science.noise import neighbour_residuals, scatter
 from gpucal.science.plan import DQ
+from gpucal.settings.arguments import require_kind
 from gpucal.settings.detectors import Detector
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure, FigureBase
+    from matplotlib.figure import FigureBase
 
-__all__ = ["Curves", "draw", "new_figure", "white_panel"]
+__all__ = ["Curves", "draw", "figure_of", "white_panel"]
 
 # Okabe and Ito's colours, which colour-blind people tell apart.
 _BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#666666"
@@ -79,14 +80,22 @@ class Curves:
     image: NDArray[np.float64] | None = None
 
 
-def new_figure(height: float) -> Figure:
-    """Make a figure that a notebook shows and ``matplotlib.pyplot.show`` opens; raises MissingExtra."""
+def figure_of(given: FigureBase | None, height: float) -> FigureBase:
+    """Return the figure to draw on: the given one, or a new one that a notebook shows and ``pyplot.show`` opens.
+
+    Raises MissingExtra if matplotlib is not installed, and ConfigError if what is given is not a figure.
+    """
     try:
-        import matplotlib.pyplot as plt
+        from matplotlib.figure import FigureBase
     except ImportError as error:
         raise MissingExtra('matplotlib is not installed; pip install "gpucal[plot]"') from error
-    made: Figure = plt.figure(figsize=(11.0, height), layout="constrained")
-    return made
+    if given is None:
+        import matplotlib.pyplot as plt
+
+        made: FigureBase = plt.figure(figsize=(11.0, height), layout="constrained")
+        return made
+    require_kind("figure", given, FigureBase, "matplotlib.pyplot.figure(layout='constrained')")
+    return given
 
 
 def draw(figure: FigureBase, title: str, products: Sequence[Curves]) -> dict[str, dict[str, Axes]]:

@@ -33,6 +33,10 @@ class _Results(Protocol):
     def _record(self, key: tuple[int, int], detector: str) -> dict[str, Any]: ...
 
 
+# Arrays that an observation shows.
+_SHOWN = ("signal", "variance", "dq", "flux")
+
+
 @dataclass(frozen=True, repr=False, eq=False)
 class CalibratedObservation(Mapping[str, Calibrated]):
     """One complete observation: a mapping of detector names to `gpucal.Calibrated`.
@@ -50,8 +54,8 @@ class CalibratedObservation(Mapping[str, Calibrated]):
     >>> obs = res[20955726]
     >>> obs
     <gpucal CalibratedObservation planet 20955726 visit 0
-      AIRS-CH0  signal (2, 282, 32), dq (282, 32), variance (2, 282, 32)
-      FGS1      signal (2, 32, 32), dq (32, 32), variance (2, 32, 32)>
+      AIRS-CH0  signal (2, 282, 32), variance (2, 282, 32), dq (282, 32), flux (2, 282)
+      FGS1      signal (2, 32, 32), variance (2, 32, 32), dq (32, 32), flux (2, 1)>
     >>> obs["FGS1"].signal.shape
     (2, 32, 32)
     """
@@ -110,6 +114,6 @@ class CalibratedObservation(Mapping[str, Calibrated]):
         facts = {}
         for name in DETECTORS:
             record = self.results._record(self.key, name)
-            arrays = {kind: tuple(of["shape"]) for kind, of in record["files"].items() if len(of["shape"]) > 1}
-            facts[name] = ", ".join(f"{kind} {shape}" for kind, shape in arrays.items())
+            stored = {kind: tuple(of["shape"]) for kind, of in record["files"].items()}
+            facts[name] = ", ".join(f"{kind} {stored[kind]}" for kind in _SHOWN if kind in stored)
         return Shown(f"CalibratedObservation planet {self.planet} visit {self.visit}", facts)

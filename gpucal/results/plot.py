@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,13 +67,17 @@ def save_observation(results: Results, key: tuple[int, int], path: Path) -> None
     _save(figure, path)
 
 
-def save_overview(results: Results, path: Path) -> None:
+def save_overview(results: Results, path: Path, show: Callable[[int], object] = lambda ended: None) -> None:
     """Write a picture of all complete observations as PNG; raises MissingExtra, and OutputError.
 
     For each detector an image has a row for each observation, with its white light relative to its median. Below, a dot
     for each observation shows the scatter of its white light over its brightness, with the line of photon noise alone.
+    ``show`` is called with the number of observations that were read.
     """
-    whites = {key: results.white_light(key) for key in complete(results)}
+    whites = {}
+    for ended, key in enumerate(complete(results), 1):
+        whites[key] = results.white_light(key)
+        show(ended)
     height = min(max(0.12 * len(whites), 2.0), 20.0)
     figure = _bare_figure(11.0, 4.5 + height)
     panels = figure.subplots(2, len(ORDER), height_ratios=[height, 3.5], squeeze=False)

@@ -20,7 +20,7 @@ from gpucal.errors import ConfigError, GpucalError, OutputError, Unstackable
 from gpucal.hints import did_you_mean, joined, near_planets
 from gpucal.inputs.dataset import open_dataset
 from gpucal.pipeline.calibrated import Calibrated
-from gpucal.pipeline.plots import Curves, draw, new_figure
+from gpucal.pipeline.plots import Curves, draw, figure_of
 from gpucal.results.observation import CalibratedObservation
 from gpucal.results.other_folders import gather, missing
 from gpucal.results.records import record_path
@@ -28,7 +28,7 @@ from gpucal.results.stacking import one_by_one, stacked
 from gpucal.results.tables import Rows, curve_table, failure_table, item_table
 from gpucal.science.light_curves import Choices, LightCurve, white_light
 from gpucal.science.rejected import NONE, Rejected
-from gpucal.settings.arguments import path_of
+from gpucal.settings.arguments import kind_of, path_of
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import DETECTORS, ORDER, curve_name, detector_of
 from gpucal.settings.ids import ItemId, as_id
@@ -150,8 +150,8 @@ class Results:
     >>> res
     <gpucal Results calibrated: 2 observations complete
       ids       (20955726, 0), (2355445450, 0)
-      AIRS-CH0  cubes (2, 282, 32)
-      FGS1      cubes (2, 32, 32)
+      AIRS-CH0  cubes (2, 282, 32), light curves (2, 282)
+      FGS1      cubes (2, 32, 32), light curves (2, 1)
       settings  ariel2025>
     >>> list(res) == res.ids
     True
@@ -204,6 +204,10 @@ class Results:
     def __getitem__(self, key: str | int | tuple[int, int]) -> ResultArray | CalibratedObservation:
         if isinstance(key, str) and as_id(key) is None:
             return ResultArray(self, key)
+        return self._observation(key)
+
+    def _observation(self, key: object) -> CalibratedObservation:
+        """Find a complete observation by planet, which is its first visit, or by planet and visit."""
         wanted = _key(key) if isinstance(key, tuple) else (as_id(key), None)
         visits = [found for found in self.ids if wanted in (found, (found[0], None))]
         if not visits:
@@ -319,6 +323,7 @@ class Results:
         >>> depths.shape
         (4, 283)
         """
+        spectra = self._labels(labels)
         keys = complete(self)
         names = self._curve_names(keys[0])
         um = np.concatenate([self._wavelengths(keys[0], name) for name in ORDER])
@@ -331,8 +336,7 @@ class Results:
             rows.append(Rows(key, self.axes(key, _CLOCK)["time"], flux, error))
         stored = [self._record(key, name)["files"] for key in keys for name in ORDER]
         kind = np.result_type(*{of["flux" if "flux" in of else "signal"]["dtype"] for of in stored})
-        true = self._labels() if labels is True else None if labels is False else labels
-        return curve_table(names, um, rows, kind, true)
+        return curve_table(names, um, rows, kind, spectra)
 
     def plot(self, key: int | tuple[int, int], figure: FigureBase | None = None) -> dict[str, dict[str, Axes]]:
         """Draw a complete observation: white light with errors and scatter, wavelengths over time, spectrum, flags.
@@ -365,10 +369,10 @@ class Results:
         ['flags', 'mean', 'residuals', 'white']
         >>> axes["FGS1"]["white"].figure.figure.savefig("20955726.png")
         """
-        found = self[key].key
+        found = self._observation(key).key
         curves = [self._curves(found, name) for name in ORDER]
         title = f"planet {found[0]} visit {found[1]}"
-        return draw(new_figure(12.0) if figure is None else figure, title, curves)
+        return draw(figure_of(figure, 12.0), title, curves)
 
     def white_light(self, key: tuple[int, int]) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
         """Sum the light curves of one complete observation over wavelength.
@@ -432,8 +436,18 @@ class Results:
         um = self.axes(key, detector).get("wavelength")
         return np.full(self.light_curve(key, detector).shape[1], np.nan) if um is None else um
 
-    def _labels(self) -> pd.DataFrame:
-        """Read the labels of the data set that the folder was made from."""
+    def _labels(self, given: bool | pd.DataFrame) -> pd.DataFrame | None:
+        """Return the labels that are given, or for True those of the data set that the folder was made from."""
+        import pandas as pd
+
+        if isinstance(given, pd.DataFrame):
+            if "planet_id" not in given:
+                raise ConfigError("labels: has no column planet_id; give ds.labels()")
+            return given
+        if not isinstance(given, bool):
+            raise ConfigError(f"labels: is {kind_of(given)}, must be True, False or a DataFrame, such as ds.labels()")
+        if not given:
+            return None
         homes = {str(record["dataset"]) for record in self._records.values() if record.get("dataset")}
         if len(homes) != 1:
             problem = f"was made from {len(homes)} data sets" if homes else "does not say from which data set it is"

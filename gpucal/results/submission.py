@@ -67,6 +67,16 @@ def submission(
         If the sample cannot be read, or is none.
     OutputError
         If the file cannot be written.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> sample = pd.DataFrame({"planet_id": [7, 8], "wl_1": 0.4, "wl_2": 0.4, "sigma_1": 1.0, "sigma_2": 1.0})
+    >>> mean = [[0.012, 0.013], [0.021, 0.022]]
+    >>> gpucal.submission([8, 7], mean, 1e-4, sample, to=None)
+       planet_id   wl_1   wl_2  sigma_1  sigma_2
+    0          7  0.021  0.022   0.0001   0.0001
+    1          8  0.012  0.013   0.0001   0.0001
     """
     import pandas as pd
 

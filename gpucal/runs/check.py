@@ -10,7 +10,7 @@ import os
 import shutil
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -148,7 +148,9 @@ class Checked:
             yield "looked at: sizes, marks and lengths of footers; --deep opens every file"
 
 
-def check(request: Request, *, deep: bool = False) -> Checked:
+def check(
+    request: Request, *, deep: bool = False, show: Callable[[int, int, int], object] = lambda ended, failed, total: None
+) -> Checked:
     """Look at a data set before it is calibrated; nothing is written.
 
     Parameters
@@ -157,6 +159,9 @@ def check(request: Request, *, deep: bool = False) -> Checked:
         What a run would be asked for.
     deep : bool
         Open every file as a run does: parse every footer and read every calibration frame.
+    show : callable
+        Called with the number of looks at items that have ended, of items that would fail, and of all looks. With
+        ``deep``, there are two looks at each item.
 
     Returns
     -------
@@ -178,7 +183,7 @@ def check(request: Request, *, deep: bool = False) -> Checked:
     found = Checked(str(dataset.path), dataset.layout.name, len(observations), len(items), preset, deep)
     then, now = Calibration.preset(preset).to_dict(), job.config.to_dict()
     found.changes = {name: [then[name], now[name]] for name in now if now[name] != then[name]}
-    look = _Look(job, found)
+    look = _Look(job, found, lambda ended: show(ended, len(found.failing), len(items) * (1 + deep)))
     opened = look.at(items)
     _look_at_results(found, job, items, out, look.inputs)
     _look_at_needs(found, job, items, out, look.sizes, opened)
@@ -191,6 +196,7 @@ class _Look:
 
     job: Job
     found: Checked
+    show: Callable[[int], object]
     sizes: dict[ItemId, int] = field(default_factory=dict)
     footers: dict[ItemId, int] = field(default_factory=dict)
     inputs: dict[ItemId, str] = field(default_factory=dict)
@@ -199,7 +205,11 @@ class _Look:
 
     def at(self, items: list[Item]) -> dict[str, Opened]:
         """Look at all items, and return an opened one of each detector."""
-        sound = [item for item in items if not self._is_faulty(item)]
+        sound = []
+        for ended, item in enumerate(items, 1):
+            if not self._is_faulty(item):
+                sound.append(item)
+            self.show(ended)
         unlike = self._unlike(sound)
         opened: dict[str, Opened] = {}
         frames: dict[ItemId, int] = {}
@@ -207,6 +217,8 @@ class _Look:
             opened.setdefault(one.item.detector.name, one)
             frames[one.item.id] = one.signal.n_frames
             self.inputs[one.item.id] = one.inputs
+            if self.found.deep:
+                self.show(len(items) + len(frames))
         if self.found.deep:
             unlike |= _apart(frames, "has {value:,} frames, where most have {usual:,}")
         for item in sound:

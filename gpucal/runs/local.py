@@ -23,7 +23,7 @@ from gpucal.results.writer import Store
 from gpucal.runs.job import Job
 from gpucal.runs.watch import Watch
 from gpucal.science.quality import motion, quality
-from gpucal.settings.detectors import DETECTORS
+from gpucal.settings.detectors import DETECTORS, ORDER
 from gpucal.settings.ids import ItemId
 
 __all__ = ["execute", "give_up", "relay"]
@@ -64,7 +64,8 @@ def relay(record: logging.LogRecord, process: str) -> None:
 
 
 def _items(job: Job, observations: Iterable[Observation]) -> Iterator[Item]:
-    detectors = [job.config.cropped(detector) for detector in DETECTORS.values()]
+    # FGS1 first: a GPU inflates its few long pages while those of AIRS-CH0 are uploaded.
+    detectors = [job.config.cropped(DETECTORS[name]) for name in ORDER]
     return (Item(obs, detector, job.config) for obs in observations for detector in detectors)
 
 
@@ -107,12 +108,13 @@ class _Work:
             )
             with pipeline:
                 for outcome in pipeline.outcomes():
-                    self.ended_items += 1
                     if outcome.result is None and outcome.item.id in self.busy:
                         self.waiting.append(outcome.item)
                         self.ended = time.monotonic()
+                        self.ended_items += 1
                         continue
                     self.watch.interrupts.shield(self._record, outcome)
+                    self.ended_items += 1  # once written: until then the reader waits for it
                     del outcome  # free its output, so that the next item may use the memory
                     self.watch.update()
                     if not self._goes_on():

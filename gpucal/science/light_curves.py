@@ -7,7 +7,7 @@ time has coefficients of its own, for the mean over time of the signal. Bad pixe
 are 1. Optimal weights are P/V · Σ P / Σ (P²/V), with the mean profile P and the mean variance V (Horne 1986, PASP 98,
 609). Weights by profile are those of a fit of P and of what shifts of the image add to it: the sum over P is kept, and
 jitter adds nothing to it, also where bad pixels hide light (`gpucal.science.pointing`). Background rows have
-−Σc / their number. An interpolated pixel's coefficient goes to the pixels it was made of. The light curve of a column
+−Σc / their number. A mended pixel's coefficient goes to the pixels it was made of. The light curve of a column
 that was interpolated as a whole is a mean of its neighbours' light curves.
 
 Optimal weights come from a profile that has noise itself, so faint light comes out too large: by 27 % at 300 e⁻ a bin
@@ -25,8 +25,8 @@ from typing import Any, NamedTuple, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from gpucal.science.bad_pixels import Mend, carry_variance, find_mends, gather, interpolate, unusable
-from gpucal.science.plan import DQ, Plan
+from gpucal.science.bad_pixels import Mends, carry_variance, gather, interpolate, mends_of, unusable
+from gpucal.science.plan import Plan
 from gpucal.science.pointing import measured, profile_weights
 from gpucal.science.rejected import NONE, Rejected
 from gpucal.science.steps import Array, namespace, time_parts
@@ -168,7 +168,11 @@ class LightCurve(NamedTuple):
 
 
 def light_curve(
-    signal: NDArray[Any], dq: NDArray[np.uint8], aperture: Aperture, variance: NDArray[Any] | None = None
+    signal: NDArray[Any],
+    dq: NDArray[np.uint8],
+    aperture: Aperture,
+    variance: NDArray[Any] | None = None,
+    mends: Mends | None = None,
 ) -> NDArray[np.float64]:
     """Sum a signal cube over its good pixels: along the slit for a spectrum, over the image for a photometer.
 
@@ -182,6 +186,8 @@ def light_curve(
         The pixels and their weights.
     variance : ndarray, shape (time, wavelength, spatial), optional
         Of the signal, electrons²; the weights ``'variance'`` and ``'profile'`` need it.
+    mends : sequence of Mend or Blend, optional
+        What mended pixels were made of; by default they were interpolated.
 
     Returns
     -------
@@ -190,7 +196,7 @@ def light_curve(
         for.
     """
     photometer = aperture.detector.photometer
-    inside, columns = _mends(dq, photometer)
+    inside, columns = _split(mends_of(dq, mends), photometer)
     c, sky = _coefficients(signal, dq, inside, aperture, variance)
     flux: NDArray[np.float64] = weighted_sum(signal, c, photometer)
     if sky is not None:
@@ -200,7 +206,11 @@ def light_curve(
 
 
 def light_curve_with_errors(
-    signal: NDArray[Any], dq: NDArray[np.uint8], aperture: Aperture, variance: NDArray[Any]
+    signal: NDArray[Any],
+    dq: NDArray[np.uint8],
+    aperture: Aperture,
+    variance: NDArray[Any],
+    mends: Mends | None = None,
 ) -> LightCurve:
     """Sum a signal cube as `light_curve` does, and its variance with the squares of the same coefficients.
 
@@ -210,6 +220,8 @@ def light_curve_with_errors(
         As for `light_curve`.
     variance : ndarray, shape (time, wavelength, spatial)
         Of the signal, electrons².
+    mends : sequence of Mend or Blend, optional
+        As for `light_curve`.
 
     Returns
     -------
@@ -218,7 +230,7 @@ def light_curve_with_errors(
         `light_curve`.
     """
     xp, photometer = namespace(signal), aperture.detector.photometer
-    inside, columns = _mends(dq, photometer)
+    inside, columns = _split(mends_of(dq, mends), photometer)
     c, sky = _coefficients(signal, dq, inside, aperture, variance)
     flux = weighted_sum(signal, c, photometer)
     with np.errstate(over="ignore"):  # bad values without a flag may overflow
@@ -236,7 +248,12 @@ def light_curve_with_errors(
 
 
 def light_curve_of_plan(
-    signal: NDArray[Any], dq: NDArray[np.uint8], aperture: Aperture, plan: Plan, rejected: Rejected = NONE
+    signal: NDArray[Any],
+    dq: NDArray[np.uint8],
+    aperture: Aperture,
+    plan: Plan,
+    rejected: Rejected = NONE,
+    mends: Mends | None = None,
 ) -> LightCurve:
     """Sum a signal cube as `light_curve_with_errors` does with the variances of `gpucal.science.noise.variance`.
 
@@ -252,6 +269,8 @@ def light_curve_of_plan(
         The plan that the signal was made with.
     rejected : Rejected
         As for `gpucal.science.noise.variance`.
+    mends : sequence of Mend or Blend, optional
+        As for `light_curve`.
 
     Returns
     -------
@@ -259,14 +278,14 @@ def light_curve_of_plan(
         ``flux`` and ``error``, each (time, wavelength) or (time, 1); NaN as in `light_curve`.
     """
     photometer = aperture.detector.photometer
-    inside, columns = _mends(dq, photometer)
+    inside, columns = _split(mends_of(dq, mends), photometer)
     c, _ = _coefficients(signal, dq, inside, aperture, None)
     unused = c == 0.0
     frame = (plan.detector.shape[0], plan.detector.width)
     maps = (values.reshape(frame).T for values in (plan.divisor, plan.dark, plan.read_noise))
     divisor, dark, read = (np.where(unused, 0.0, values) for values in maps)
     sums = "bxy,xy->b" if photometer else "bxy,xy->bx"
-    flux = np.empty((len(signal), 1 if photometer else len(c)))
+    flux = weighted_sum(signal, c, photometer)
     squared = np.empty_like(flux)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         share = np.where(unused, 0.0, plan.electron * (c / divisor) ** 2)
@@ -274,7 +293,6 @@ def light_curve_of_plan(
         for part in time_parts(signal):
             charge = signal[part].astype(np.float64)
             np.copyto(charge, 0.0, where=unused)
-            np.einsum(sums, charge, c, out=flux[part, 0] if photometer else flux[part])
             charge *= divisor
             charge += dark * plan.tau_s[part, None, None]
             np.maximum(charge, 0.0, out=charge)
@@ -284,15 +302,14 @@ def light_curve_of_plan(
                 np.copyto(charge, 0.0, where=unused)
             np.einsum(sums, charge, share, out=squared[part, 0] if photometer else squared[part])
         nothing = unused.all() if photometer else unused.all(axis=1)
-        flux[:, nothing] = squared[:, nothing] = np.nan
+        squared[:, nothing] = np.nan
         interpolate(flux[:, :, None], columns)
         carry_variance(squared[:, :, None], columns)
         return LightCurve(flux, np.sqrt(squared))
 
 
-def _mends(dq: NDArray[np.uint8], photometer: bool) -> tuple[list[Mend], list[Mend]]:
+def _split(mends: Mends, photometer: bool) -> tuple[Mends, Mends]:
     """Return the mends inside a light curve, and those of whole light curves, as pixels of (wavelength, 1)."""
-    mends = find_mends(dq) if (dq & np.uint8(DQ.INTERPOLATED)).any() else []
     if photometer:
         return mends, []
     inside = [mend for mend in mends if mend.pixel[0] == mend.first[0]]
@@ -300,7 +317,7 @@ def _mends(dq: NDArray[np.uint8], photometer: bool) -> tuple[list[Mend], list[Me
 
 
 def _coefficients(
-    signal: NDArray[Any], dq: NDArray[np.uint8], mends: list[Mend], aperture: Aperture, variance: NDArray[Any] | None
+    signal: NDArray[Any], dq: NDArray[np.uint8], mends: Mends, aperture: Aperture, variance: NDArray[Any] | None
 ) -> tuple[Array, Array | None]:
     """Return the coefficients of a bin, and those of the mean over time; None without a constant background."""
     xp = namespace(signal)
@@ -323,7 +340,7 @@ def coefficients(
     good: Array,
     target: Array,
     background: Array,
-    mends: list[Mend],
+    mends: Mends,
     photometer: bool,
     profile: Array | None = None,
     variance: Array | None = None,
@@ -339,8 +356,8 @@ def coefficients(
         Pixels or rows that are summed.
     background : array of bool, shape (spatial,)
         Rows of background.
-    mends : list of Mend
-        Interpolated pixels.
+    mends : sequence of Mend or Blend
+        What mended pixels were made of.
     photometer : bool
         Make one sum over everything; if False, one for each wavelength.
     profile, variance : array of float64, shape (wavelength, spatial), optional

@@ -31,7 +31,7 @@ from gpucal.inputs.calibration_files import DEGREE, Adc, Axis, CalibrationFrames
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import Detector
 
-__all__ = ["DQ", "DQ_DESCRIPTIONS", "Plan", "make_plan"]
+__all__ = ["DQ", "DQ_DESCRIPTIONS", "Plan", "integration_times_s", "make_plan"]
 
 
 class DQ(enum.IntFlag):
@@ -189,6 +189,7 @@ def make_plan(
     dead, dark = frames.dead.ravel(), frames.dark.ravel()
     scale, electron = (adc.gain, adc.gain**2) if config.gain == "multiply" else (1.0 / adc.gain, 1.0)
     divisor = np.where(dead, 1.0, frames.flat.ravel()) if config.flat else np.ones(dead.size)
+    start_s, end_s = integration_times_s(detector, config, axis, used)
     times_h = axis.time_h[:used].reshape(n_bins, 2 * pairs_per_bin)
     return Plan(
         detector=detector,
@@ -198,7 +199,7 @@ def make_plan(
         floor=max(0.0, -adc.offset / scale) if config.clip_negatives else 0.0,
         # At a dead pixel the notebook subtracts the same dark from both reads, which cancels, unless it is NaN.
         dark=np.where(dead & ~np.isnan(dark), 0.0, dark) if config.dark else np.zeros(dead.size),
-        tau_s=_integration_steps_s(detector, config, axis, used).reshape(n_bins, pairs_per_bin).sum(axis=1),
+        tau_s=(end_s - start_s).reshape(n_bins, pairs_per_bin).sum(axis=1),
         divisor=divisor * pairs_per_bin if config.reduce == "mean" else divisor,
         electron=electron,
         read_noise=electron * frames.read.ravel(),
@@ -242,13 +243,32 @@ def _coefficients(config: Calibration, frames: CalibrationFrames, scale: float, 
     return composed
 
 
-def _integration_steps_s(detector: Detector, config: Calibration, axis: Axis, used: int) -> NDArray[np.float64]:
-    """Return Δt_end − Δt_start of each used CDS pair."""
+def integration_times_s(
+    detector: Detector, config: Calibration, axis: Axis, used: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the integration times of start and end reads.
+
+    Parameters
+    ----------
+    detector : Detector
+        The detector.
+    config : Calibration
+        Settings, with ``integration`` set.
+    axis : Axis
+        The times that the data set gives.
+    used : int
+        Frames in whole bins.
+
+    Returns
+    -------
+    start, end : ndarray of float64, shape (pair,)
+        Seconds, of each used CDS pair.
+    """
     # FGS1 has no integration column: the notebook uses one constant for every read (0.1 s), so the differences are 0.
     frames_s = np.full(used, detector.integration_s) if axis.integration_s is None else axis.integration_s[:used]
     # The update of 29 August 2024 adds 0.1 s to end reads, for both detectors.
     update_s = 0.1 if config.integration == "updated" else 0.0
-    return frames_s[1::2] + update_s - frames_s[0::2]
+    return frames_s[0::2], frames_s[1::2] + update_s
 
 
 def _data_quality(detector: Detector, config: Calibration, frames: CalibrationFrames) -> NDArray[np.uint8]:

@@ -26,11 +26,14 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import wraps
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, ParamSpec, TypeAlias
 
 import numpy as np
+
+from gpucal.errors import ConfigError
 
 __all__ = ["STEPS", "Array", "adc", "bin", "cds", "dark", "flat", "linearity", "mask", "namespace", "time_parts"]
 
@@ -53,7 +56,25 @@ Array: TypeAlias = Any
 # Values in a slice of `time_parts`: 2 MiB in float64.
 _PART = 2**18
 
+P = ParamSpec("P")
 
+
+def _step(step: Callable[P, Array]) -> Callable[P, Array]:
+    """Have arguments of a wrong type or shape be a ConfigError of one line that names the step."""
+
+    @wraps(step)
+    def checked(*args: P.args, **options: P.kwargs) -> Array:
+        try:
+            return step(*args, **options)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            problem = " ".join(str(error).split())
+            mend = "give arrays of one library, in the shapes that help() shows"
+            raise ConfigError(f"gpucal.steps.{step.__name__}: {problem}; {mend}") from error
+
+    return checked
+
+
+@_step
 def adc(raw: Array, gain: float, offset: float, *, clip_negatives: bool = False) -> Array:
     """Turn raw counts into electrons: ``raw / gain + offset``.
 
@@ -78,6 +99,7 @@ def adc(raw: Array, gain: float, offset: float, *, clip_negatives: bool = False)
     return xp.where(electrons < 0.0, xp.zeros_like(electrons), electrons) if clip_negatives else electrons
 
 
+@_step
 def mask(electrons: Array, bad: Array) -> Array:
     """Set the samples of bad pixels to NaN, so that no later step can lose the mask.
 
@@ -100,6 +122,7 @@ def mask(electrons: Array, bad: Array) -> Array:
     return xp.where(bad[None, :, :], xp.full_like(electrons, xp.nan), electrons)
 
 
+@_step
 def linearity(electrons: Array, coefficients: Array) -> Array:
     """Undo the non-linearity: ``Σ_k coefficients[k] · electrons**k``, by Horner's rule over all pixels at once.
 
@@ -121,6 +144,7 @@ def linearity(electrons: Array, coefficients: Array) -> Array:
     return result
 
 
+@_step
 def dark(electrons: Array, dark_map: Array, integration_s: Array, dead: Array) -> Array:
     """Subtract the dark current of each frame: ``electrons − dark_map · integration_s``.
 
@@ -145,6 +169,7 @@ def dark(electrons: Array, dark_map: Array, integration_s: Array, dead: Array) -
     return electrons - used[None, :, :] * integration_s[:, None, None]
 
 
+@_step
 def cds(electrons: Array) -> Array:
     """Correlated double sampling: end read minus start read, ``electrons[1::2] − electrons[0::2]``.
 
@@ -160,14 +185,15 @@ def cds(electrons: Array) -> Array:
 
     Raises
     ------
-    ValueError
+    ConfigError
         If the number of frames is odd.
     """
     if electrons.shape[0] % 2:
-        raise ValueError(f"cds needs an even number of frames, got {electrons.shape[0]}")
+        raise ValueError(f"needs an even number of frames, got {electrons.shape[0]}")
     return electrons[1::2, ...] - electrons[0::2, ...]
 
 
+@_step
 def bin(pairs: Array, pairs_per_bin: int, *, reduce: str = "sum") -> Array:
     """Sum or average whole bins of consecutive CDS pairs; pairs past the last whole bin are dropped.
 
@@ -185,6 +211,8 @@ def bin(pairs: Array, pairs_per_bin: int, *, reduce: str = "sum") -> Array:
     array of float64, shape (bin, spatial, wavelength)
         Electrons.
     """
+    if reduce not in ("sum", "mean"):
+        raise ValueError(f"reduce = {reduce!r}, must be sum or mean")
     xp = namespace(pairs)
     n_bins = pairs.shape[0] // pairs_per_bin
     grouped = xp.reshape(pairs[: n_bins * pairs_per_bin, ...], (n_bins, pairs_per_bin, *pairs.shape[1:]))
@@ -192,6 +220,7 @@ def bin(pairs: Array, pairs_per_bin: int, *, reduce: str = "sum") -> Array:
     return total / pairs_per_bin if reduce == "mean" else total
 
 
+@_step
 def flat(bins: Array, flat_map: Array, dead: Array) -> Array:
     """Divide by the flat field: ``bins / flat_map``; dead pixels are left alone, as in the notebook.
 
@@ -218,7 +247,10 @@ def namespace(array: Array) -> Array:
     """Return an array's own namespace, such as NumPy; arrays of NumPy 1.26 and of CuPy tell it by their type alone."""
     if hasattr(array, "__array_namespace__"):
         return array.__array_namespace__()
-    return sys.modules[type(array).__module__.partition(".")[0]]
+    home = sys.modules[type(array).__module__.partition(".")[0]]
+    if not hasattr(home, "asarray"):
+        raise TypeError(f"{type(array).__name__} is not a kind of array")
+    return home
 
 
 def time_parts(cube: Array) -> Iterator[slice]:

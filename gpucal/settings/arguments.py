@@ -12,12 +12,12 @@ from typing import TypeVar
 from gpucal.errors import ConfigError
 from gpucal.settings.values import location
 
-__all__ = ["from_text", "path_of", "require_kind", "require_switches"]
+__all__ = ["from_text", "kind_of", "path_of", "require_kind", "require_switches"]
 
 T = TypeVar("T")
 
 
-def _kind_of(value: object) -> str:
+def kind_of(value: object) -> str:
     """Name the type of a value for a message, such as ``a list`` or ``an int``."""
     name = type(value).__name__
     return "None" if value is None else f"a{'n' if name[0] in 'aeiouAEIO' else ''} {name}"
@@ -26,7 +26,7 @@ def _kind_of(value: object) -> str:
 def path_of(name: str, value: object) -> Path:
     """Return a path; raises ConfigError, naming the argument, for another type and for an empty text."""
     if not isinstance(value, (str, PathLike)) or not isinstance(text := os.fspath(value), str):
-        raise ConfigError(f"{name}: is {_kind_of(value)}, must be the path of a file or folder")
+        raise ConfigError(f"{name}: is {kind_of(value)}, must be the path of a file or folder")
     return from_text(name, text, location)
 
 
@@ -42,7 +42,7 @@ def require_kind(name: str, value: object, kind: type, such_as: str) -> None:
     """Raise ConfigError for an argument of another type; ``such_as`` shows one of the right type."""
     if not isinstance(value, kind):
         article = "an" if kind.__name__[0] in "AEIOU" else "a"
-        raise ConfigError(f"{name}: is {_kind_of(value)}, must be {article} {kind.__name__}, such as {such_as}")
+        raise ConfigError(f"{name}: is {kind_of(value)}, must be {article} {kind.__name__}, such as {such_as}")
 
 
 def require_switches(**given: object) -> None:

@@ -105,9 +105,10 @@ class Settings:
         "formula for both. Where a flat is 0, neither result is finite.",
     )
     bad_pixels: str = setting(
-        Choice(("keep", "nan", "interpolate")),
-        "Leave flagged pixels as computed, set them to NaN, or interpolate them along the spatial axis. The last puts "
-        "a straight line between their good neighbours (`gpucal.science.bad_pixels`) and flags them INTERPOLATED.",
+        Choice(("keep", "nan", "interpolate", "profile")),
+        "Leave flagged pixels as computed, set them to NaN, or make them of good ones along the spatial axis. "
+        "``interpolate`` puts a straight line between their good neighbours. ``profile`` gives them the shape that the "
+        "nearest wavelengths have (`gpucal.science.bad_pixels`). Both flag them INTERPOLATED.",
     )
     bad_coefficients: str = setting(
         Choice(("keep", "benign")),

@@ -119,7 +119,9 @@ def test_getitem_len_and_iteration(y2025: Made) -> None:
     assert dataset[y2025.planet, 1] is second
     assert list(dataset) == list(dataset)
     assert second.where(AIRS) == f"planet {y2025.planet} visit 1 AIRS-CH0"
-    assert repr(dataset) == f"<gpucal Dataset {y2025.path}: 2025 layout, 2 observations>"
+    first, last = repr(dataset).split("\n")[0].split("...")  # a long path is shown without its middle
+    assert f"<gpucal Dataset {y2025.path}".startswith(first)
+    assert f"{y2025.path}: 2025 layout, 2 observations>".endswith(last)
 
 
 def test_order_is_split_then_planet_then_visit(tmp_path: Path) -> None:

@@ -108,6 +108,8 @@ def test_quality_becomes_columns(made: Path, tmp_path: Path) -> None:
     path = out / str(first[0]) / "0" / "FGS1.json"
     record = json.loads(path.read_text())
     quality = {"scatter": 81.5, "flags": {"HOT": 3, "in_trace": {"HOT": 1}}, "seconds": 2, "status": None}
+    for other in out.glob("*/*/*.json"):
+        other.write_text(json.dumps({**json.loads(other.read_text()), "quality": None}))
     path.write_text(json.dumps({**record, "quality": quality}))
     table = gpucal.open_results(out).table()
     added = ["scatter", "flags_HOT", "flags_in_trace_HOT", "quality_seconds", "quality_status"]
@@ -201,8 +203,11 @@ def test_curves_with_labels(made: Path, res: gpucal.Results, tmp_path: Path) -> 
         gpucal.open_results(out).light_curve_table(labels=True)
 
 
-def test_curves_without_variances_have_no_errors(visits: gpucal.Dataset, tmp_path: Path) -> None:
-    res = gpucal.open_results(folder(visits, tmp_path / "out"))
+def test_curves_without_read_noise_have_no_errors(visits: gpucal.Dataset, tmp_path: Path) -> None:
+    raw = shutil.copytree(visits.path, tmp_path / "raw")
+    for path in raw.rglob("read.parquet"):
+        path.unlink()
+    res = gpucal.open_results(folder(gpucal.open_dataset(raw), tmp_path / "out"))
     table = res.light_curve_table()
     assert table[[f"{name}_error" for name in WL]].isna().all(axis=None)
     np.testing.assert_array_equal(table[WL], res.light_curves().reshape(-1, 283).astype("float32"))

@@ -141,6 +141,11 @@ def test_a_notebook_has_a_bar(
         ["export", "results", "fits", "--format", "fits"],
         ["export", "results", "csv", "--format", "csv", "--product", "light-curves"],
         ["calibrate", "data", "results", *FLAGS, "--variance"],
+        ["check", "data", *FLAGS],
+        ["check", "data", "results", *FLAGS, "--variance", "--deep"],
+        ["calibrate", "data", "results", *FLAGS, "--variance", "--dry-run"],
+        ["plot", "results"],
+        ["plot", "results", "--all"],
     ],
     ids=" ".join,
 )

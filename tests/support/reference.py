@@ -182,6 +182,33 @@ def without(bins: np.ndarray, pairs: np.ndarray, out: np.ndarray, bin_pairs: int
     return bins
 
 
+def mend_by_profile(signal: np.ndarray, bad: np.ndarray) -> np.ndarray:
+    """Bad pixels of a cube (time, wavelength, spatial) by the profiles of ten wavelengths, one after the other.
+
+    A wavelength's estimate counts by the sum of its squares, but no more than the median one.
+    NaN are those that no wavelength can tell of, and wavelengths without a good pixel.
+    """
+    out = np.where(bad, np.nan, signal)
+    width, height = bad.shape
+    for x, y in np.argwhere(bad & ~bad.all(axis=1, keepdims=True)):
+        estimates, powers = [], []
+        for near in range(max(0, x - 5), min(width, x + 6)):
+            if near == x or bad[near, y]:
+                continue
+            shared = [row for row in range(height) if not bad[near, row] and not bad[x, row]]
+            means = {row: float(np.mean(signal[:, near, row])) for row in (*shared, y)}
+            square = sum(means[row] ** 2 for row in shared)
+            if 0.0 < square < np.inf:
+                factor = sum(means[row] * signal[:, x, row] for row in shared) / square
+                estimates.append(factor * means[y])
+                powers.append(square)
+        if estimates:
+            weights = [min(power, float(np.median(powers))) for power in powers]
+            total = sum(weight * estimate for weight, estimate in zip(weights, estimates, strict=True))
+            out[:, x, y] = total / sum(weights)
+    return out
+
+
 def bin_pairs_of(pairs: np.ndarray, bin_pairs: int, reduce: str = "sum") -> np.ndarray:
     """Sum, or average, every ``bin_pairs`` pairs; the pairs past the last whole bin are dropped."""
     bins = pairs.shape[0] // bin_pairs

@@ -9,13 +9,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from conftest import CONFIG, Made
+from matplotlib.figure import Figure
 
 import gpucal
 from gpucal import Calibration, GpucalError
-from gpucal.errors import ConfigError, DatasetError, UnknownDetector
+from gpucal.errors import ConfigError, DatasetError, IntegrationWarning, UnknownDetector
 
 WRONG: dict[str, Any] = {
     "a number": 5,
@@ -37,14 +39,33 @@ WRONG: dict[str, Any] = {
 """Values that most arguments cannot have. Where one is right, nothing is raised."""
 
 
+FRAMES = np.ones((4, 2, 3))
+MAP, BAD = np.ones((2, 3)), np.zeros((2, 3), bool)
+STEPS: dict[str, dict[str, Any]] = {
+    "adc": {"raw": FRAMES.astype(np.uint16), "gain": 2.0, "offset": 1.0},
+    "mask": {"electrons": FRAMES, "bad": BAD},
+    "linearity": {"electrons": FRAMES, "coefficients": np.ones((6, 2, 3))},
+    "dark": {"electrons": FRAMES, "dark_map": MAP, "integration_s": np.ones(4), "dead": BAD},
+    "cds": {"electrons": FRAMES},
+    "bin": {"pairs": FRAMES, "pairs_per_bin": 2, "reduce": "sum"},
+    "flat": {"bins": FRAMES, "flat_map": MAP, "dead": BAD},
+}
+
+
 def calls(old: Path, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
     """Every public function, with arguments that are right; those of one call are made wrong one after the other."""
     dataset, results = gpucal.open_dataset(old), gpucal.open_results(folder)
     obs, cal, settings = dataset[17], results.calibrated((17, 0), "FGS1"), Calibration()
+
+    def checked(**given: Any) -> object:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", IntegrationWarning)  # counts of these files are drawn at random
+            return gpucal.check_integration(**given)
+
     item = {"key": (17, 0), "detector": "FGS1"}
     how = {"settings": CONFIG, "backend": "numpy", "device": False, "dtype": "float32", "workers": 1}
     choices = {"weights": "plain", "rows": (8, 24), "background_rows": [(0, 4)]}
-    choices |= {"background": "constant", "columns": (0, 32)}
+    choices |= {"background": "constant"}
     sample = old.parent / "sample.csv"
     return {
         "calibrate": (gpucal.calibrate, {"obs": obs, "detector": "FGS1", "config": None, **how}),
@@ -62,6 +83,7 @@ def calls(old: Path, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[s
                 "raise_on_failure": False,
             },
         ),
+        "check_integration": (checked, {"obs": obs, "settings": CONFIG}),
         "open_dataset": (gpucal.open_dataset, {"path": old, "split": "train"}),
         "open_results": (gpucal.open_results, {"path": folder}),
         "open_results with more": (lambda more: gpucal.open_results(folder, more), {"more": folder}),
@@ -87,7 +109,7 @@ def calls(old: Path, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[s
             f"Observation.{name}": (getattr(obs, name), {"detector": "FGS1"})
             for name in ("where", "item", "signal_path", "calibration_path", "files", "frames", "adc", "axis")
         },
-        "Calibrated.light_curve": (cal.light_curve, choices),
+        "Calibrated.light_curve": (cal.light_curve, {**choices, "columns": (10, 22)}),
         "Calibrated.light_curve_with_errors": (cal.light_curve_with_errors, choices),
         "Calibrated.noise_excess": (cal.noise_excess, {"per": "pixel"}),
         "Results": (gpucal.Results, {"path": folder, "settings": None}),
@@ -99,16 +121,23 @@ def calls(old: Path, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[s
             f"Results.{name}": (getattr(results, name), item)
             for name in ("calibrated", "light_curve", "light_curve_with_errors", "axes", "time_bounds")
         },
+        "Calibrated.plot": (cal.plot, {"figure": Figure(layout="constrained")}),
+        "Results.plot": (results.plot, {"key": 17, "figure": Figure(layout="constrained")}),
+        "CalibratedObservation.plot": (results[17].plot, {"figure": Figure(layout="constrained")}),
+        **{f"steps.{name}": (getattr(gpucal.steps, name), given) for name, given in STEPS.items()},
         "Results.light_curve, choices": (results.light_curve, {**item, **choices}),
+        "Results.light_curve_table": (results.light_curve_table, {"labels": False}),
         "Results.light_curves": (results.light_curves, choices),
         "Results.light_curves_with_errors": (results.light_curves_with_errors, choices),
+        "Results.white_light": (results.white_light, {"key": (17, 0)}),
         "Results.light_curves_of": (results.light_curves_of, {"key": (17, 0)}),
         "Results.light_curves_with_errors_of": (results.light_curves_with_errors_of, {"key": (17, 0)}),
     }
 
 
 NAMES = [
-    *("calibrate", "stream", "run", "open_dataset", "open_results", "open_results with more", "submission"),
+    *("calibrate", "stream", "run", "check_integration", "open_dataset", "open_results", "open_results with more"),
+    "submission",
     *("Calibration", "Calibration.preset", "Calibration.from_dict", "Calibration.from_toml", "Calibration.filled"),
     *("Calibration.replace", "Calibration.pairs_per_bin", "Calibration.cropped", "Dataset", "Dataset[]"),
     *("Dataset[,]", "in Dataset", "Dataset.visits", "Dataset.settings", "Observation.where", "Observation.item"),
@@ -116,8 +145,17 @@ NAMES = [
     *("Observation.adc", "Observation.axis", "Calibrated.light_curve", "Calibrated.light_curve_with_errors"),
     *("Calibrated.noise_excess", "Results"),
     *("Results[]", "Results[][]", "in Results", "Results.dq", "Results.calibrated", "Results.light_curve"),
-    *("Results.light_curve_with_errors", "Results.axes", "Results.time_bounds", "Results.light_curve, choices"),
-    *("Results.light_curves", "Results.light_curves_with_errors", "Results.light_curves_of"),
+    *("Results.light_curve_with_errors", "Results.axes", "Results.time_bounds"),
+    *("Calibrated.plot", "Results.plot", "CalibratedObservation.plot"),
+    *(f"steps.{name}" for name in STEPS),
+    "Results.light_curve, choices",
+    *(
+        "Results.light_curve_table",
+        "Results.light_curves",
+        "Results.light_curves_with_errors",
+        "Results.white_light",
+        "Results.light_curves_of",
+    ),
     "Results.light_curves_with_errors_of",
 ]
 
@@ -160,6 +198,7 @@ def test_a_wrong_type_gets_one_line(
                 wrong.append(f"{argument} = {about}")
         except Exception as error:  # noqa: BLE001, any other is a mistake of gpucal's
             wrong.append(f"{argument} = {about}: {type(error).__name__}: {error}")
+    plt.close("all")
     assert not wrong
 
 
@@ -167,6 +206,7 @@ def test_every_call_is_tried(known: dict[str, Any]) -> None:
     assert [*known] == NAMES
     functions = {name for name in gpucal.__all__ if inspect.isfunction(getattr(gpucal, name))}
     assert functions <= {*NAMES}
+    assert gpucal.steps.STEPS.keys() == STEPS.keys()
     for cls in (gpucal.Dataset, gpucal.Observation, gpucal.Results, gpucal.Calibrated, gpucal.Calibration):
         for name, method in inspect.getmembers(cls, callable):
             if not name.startswith("_") and len(inspect.signature(method).parameters) > 1:

@@ -16,7 +16,7 @@ import gpucal
 from gpucal.results.observation import CalibratedObservation
 from gpucal.synthetic.competition import synthesize
 
-OWN_WORDS = {"Summary.add", "Summary.decoded", "Summary.spent", "Summary.trouble"}
+OWN_WORDS = {"Summary.add", "Summary.decoded", "Summary.end", "Summary.spent", "Summary.trouble"}
 """Methods that the package itself calls."""
 
 PATHS = {"Observation.adc", "Observation.axis", "Observation.calibration_path", "Observation.files"} | {
