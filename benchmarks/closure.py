@@ -3,7 +3,7 @@
     python benchmarks/closure.py [--picture FILE.png] [--data DIR] [--frames 11250] [--json FILE]
     python benchmarks/closure.py --jitter       # the same, with pointing jitter as real frames show it
     python benchmarks/closure.py --seeds 20     # whether injected depths come back within their errors
-    python benchmarks/closure.py --weights      # what optimal weights do to flux and depth of faint columns
+    python benchmarks/closure.py --weights      # what fitted weights do to flux and depth of faint columns
 
 The same raw reads are calibrated with all steps and with each left out in turn, and summed over the same pixels, so
 that differences are the step's and not the noise's. Depths are fitted with the injected transit shape. The model has
@@ -135,11 +135,12 @@ def print_weighted(seeds: int = 16) -> None:
     rows = []
     for light in (300, 1000, 3000, 10_000, 100_000):
         cells = [f"{light:,}"]
-        for weights in ("plain", "variance"):
+        for weights in ("plain", "variance", "profile"):
             flux, depth = weighted(light, weights, range(seeds))
             cells += [f"{flux.mean():.4f} ± {flux.std() / flux.size**0.5:.4f}", f"{depth:.3f}"]
         rows.append(cells)
-    print(table(["e⁻ a bin", "plain: flux / truth", "depth / truth", "variance: flux / truth", "depth / truth"], rows))
+    header = ["e⁻ a bin", "plain: flux / truth", "depth / truth", "variance: flux / truth", "depth / truth"]
+    print(table([*header, "profile: flux / truth", "depth / truth"], rows))
 
 
 def print_recovered(count: int) -> None:
@@ -216,7 +217,7 @@ def main() -> None:
     parser.add_argument("--jitter", action="store_true", help="data to make have pointing jitter")
     parser.add_argument("--json")
     parser.add_argument("--seeds", type=int, metavar="N", help="instead: whether N planets' depths are recovered")
-    parser.add_argument("--weights", action="store_true", help="instead: what optimal weights do to faint columns")
+    parser.add_argument("--weights", action="store_true", help="instead: what fitted weights do to faint columns")
     options = parser.parse_args()
     if options.weights:
         print_weighted()

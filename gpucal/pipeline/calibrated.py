@@ -26,10 +26,13 @@ from gpucal.science.light_curves import (
 )
 from gpucal.science.noise import noise_excess, read_variance, variance
 from gpucal.science.plan import DQ, Plan
+from gpucal.science.pointing import Pointing, pointing
 from gpucal.science.rejected import NONE, Rejected
+from gpucal.science.steps import namespace
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import Detector
 from gpucal.settings.ids import ItemId
+from gpucal.settings.table import BY_NOISE
 
 if TYPE_CHECKING:
     import xarray
@@ -188,7 +191,7 @@ class Calibrated:
         ((2, 282), (2, 282))
         """
         aperture = self._aperture(choices)
-        if aperture.weights != "variance":
+        if aperture.weights not in BY_NOISE:
             return light_curve(self.signal, self.dq, aperture, mends=self._mends)
         if self.plan is None and self.stored_variance is None and self._is_stored(aperture):
             return self.light_curve_with_errors().flux
@@ -243,8 +246,9 @@ class Calibrated:
             possible = ", ".join(Choices.__annotations__)
             raise ConfigError(f"light curves: unknown choice {', '.join(sorted(unknown))}; there are {possible}")
         aperture = replace(Aperture.of(self.detector, self.provenance["settings"]), **choices)
-        if aperture.weights == "variance" and self.plan is not None and np.isnan(self.plan.read_noise).all():
-            raise ConfigError(f"{self.where}: weights = 'variance' need read.parquet, which is missing; use 'plain'")
+        if aperture.weights in BY_NOISE and self.plan is not None and np.isnan(self.plan.read_noise).all():
+            need = f"weights = {aperture.weights!r} need"
+            raise ConfigError(f"{self.where}: {need} read.parquet, which is missing; use 'plain'")
         return aperture
 
     def noise_excess(self, per: str = "pixel") -> NDArray[np.float64]:
@@ -283,6 +287,49 @@ class Calibrated:
         curve = self.light_curve_with_errors()
         of_curves: NDArray[np.float64] = noise_excess(curve.flux, curve.error**2)
         return of_curves
+
+    def pointing(self) -> Pointing:
+        """Measure how the image moves, from a fit of its own mean and of that mean's derivatives.
+
+        Returns
+        -------
+        Pointing
+            ``dx``, ``dy``, ``dx_error``, ``dy_error``, each (time,), pixels, relative to the median, along axes 1 and 2
+            of the signal; see `gpucal.science.pointing`. AIRS-CH0 is measured along the slit alone: its ``dx`` is NaN.
+            All are NaN where no star is seen.
+
+        Raises
+        ------
+        ConfigError
+            If the read noise is missing.
+        OutputError
+            If the product was read from a results folder that holds no variances.
+
+        Examples
+        --------
+        >>> obs = gpucal.open_dataset("ariel-data-challenge-2025")[20955726]
+        >>> cal = gpucal.calibrate(obs, "FGS1")
+        >>> dx, dy, dx_error, dy_error = cal.pointing()
+        >>> bool((dx_error < 0.01).all())
+        True
+        """
+        if self.plan is not None and np.isnan(self.plan.read_noise).all():
+            raise ConfigError(f"{self.where}: pointing needs read.parquet, which is missing; copy it to its folder")
+        return self._pointing()
+
+    def _pointing(self, every: int = 1) -> Pointing:
+        """Measure it, of a spectrum at every so many wavelengths; NaN without read noise."""
+        image = _time_mean(self.signal)
+        if self.plan is None:
+            noise = _time_mean(self.variance)
+        else:  # that of the mean, which needs no cube of variances
+            with np.errstate(over="ignore"):
+                one_bin = replace(self.plan, tau_s=self.plan.tau_s[:1])
+                noise = variance(image[None], one_bin, self.dq, mends=self._mends)[0]
+        of = slice(None) if self.detector.photometer else slice(None, None, every)
+        return pointing(
+            self.signal[:, of], self.dq[of], noise[of], photometer=self.detector.photometer, image=image[of]
+        )
 
     def plot(self, figure: FigureBase | None = None) -> dict[str, Axes]:
         """Draw the product: white light with errors and scatter, wavelengths over time, mean spectrum, flags.
@@ -415,6 +462,15 @@ class Calibrated:
     def __dlpack_device__(self) -> tuple[int, int]:
         kind, number = self.signal.__dlpack_device__()
         return int(kind), int(number)
+
+
+def _time_mean(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the mean over time, on the host."""
+    xp = namespace(values)
+    with np.errstate(invalid="ignore", over="ignore"):
+        mean: Any = xp.sum(values, axis=0, dtype=xp.float64) / len(values)
+    host: NDArray[np.float64] = mean.get() if hasattr(mean, "get") else mean
+    return host
 
 
 def _span(values: NDArray[np.float64], unit: str) -> str:

@@ -41,6 +41,7 @@ from gpucal.science.steps import Array
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import Detector
 from gpucal.settings.ids import ItemId
+from gpucal.settings.table import BY_NOISE
 
 __all__ = [
     "AHEAD",
@@ -215,9 +216,10 @@ def plan_of(opened: Opened) -> Plan:
 
 def require_no_read(item: Item, variance: bool) -> None:
     """Raise InputError for an item without read noise whose settings, or whose cubes' variance, need it."""
-    by_weights = item.config.weights == "variance"
+    by_weights = item.config.weights in BY_NOISE
     if by_weights or variance:
-        what, mend = ("--weights variance", "--weights plain") if by_weights else ("--variance", "without it")
+        asked = f"--weights {item.config.weights}"
+        what, mend = (asked, "--weights plain") if by_weights else ("--variance", "without it")
         path = item.obs.calibration_path(item.detector) / "read.parquet"
         problem = f"read noise is missing, which {what} needs"
         raise InputError(problem, f"copy it from the competition data, or calibrate {mend}", path)

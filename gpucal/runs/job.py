@@ -11,6 +11,7 @@ import numpy as np
 
 from gpucal.pipeline.calibrate import checked_threads
 from gpucal.settings.calibration import Calibration
+from gpucal.settings.table import BY_NOISE
 
 __all__ = ["Job"]
 
@@ -69,7 +70,7 @@ class Job:
         # Light curves, the sixteenth of the bins that is summed at once, and numbers on quality; of 32 rows or more.
         beside = 2
         # A variance is computed in float64 and stored like the signal.
-        variance = 8 + stored if self.variance or self.config.weights == "variance" else 0
+        variance = 8 + stored if self.variance or self.config.weights in BY_NOISE else 0
         return stored + beside + variance
 
     @property

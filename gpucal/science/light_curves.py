@@ -5,11 +5,14 @@
 All choices are in c, which does not depend on time, so they keep a transit's depth. A background that is constant in
 time has coefficients of its own, for the mean over time of the signal. Bad pixels have 0. Plain weights
 are 1. Optimal weights are P/V · Σ P / Σ (P²/V), with the mean profile P and the mean variance V (Horne 1986, PASP 98,
-609). Background rows have −Σc / their number. A mended pixel's coefficient goes to the pixels it was made of.
-The light curve of a column that was interpolated as a whole is a mean of its neighbours' light curves.
+609). Weights by profile are those of a fit of P and of what shifts of the image add to it: the sum over P is kept, and
+jitter adds nothing to it, also where bad pixels hide light (`gpucal.science.pointing`). Background rows have
+−Σc / their number. A mended pixel's coefficient goes to the pixels it was made of. The light curve of a column
+that was interpolated as a whole is a mean of its neighbours' light curves.
 
 Optimal weights come from a profile that has noise itself, so faint light comes out too large: by 27 % at 300 e⁻ a bin
-and column, 0.9 % at 3,000, nothing at 10,000. Its transit depth comes out too small: by 6, 0.1 and 0 %
+and column, 0.9 % at 3,000, nothing at 10,000. Its transit depth comes out too small: by 6, 0.1 and 0 %. Weights by
+profile keep the mean flux of a plain sum; the depth comes out 9 % too small at 300 e⁻, 1 % at 1,000, and right at 3,000
 (``benchmarks/closure.py --weights``).
 """
 
@@ -24,6 +27,7 @@ from numpy.typing import NDArray
 
 from gpucal.science.bad_pixels import Mends, carry_variance, gather, interpolate, mends_of, unusable
 from gpucal.science.plan import Plan
+from gpucal.science.pointing import measured, profile_weights
 from gpucal.science.rejected import NONE, Rejected
 from gpucal.science.steps import Array, namespace, time_parts
 from gpucal.settings.detectors import Detector
@@ -36,7 +40,7 @@ from gpucal.settings.rules import (
     checked_windows,
     faintest,
 )
-from gpucal.settings.table import SETTINGS
+from gpucal.settings.table import BY_NOISE, SETTINGS
 
 __all__ = [
     "Aperture",
@@ -59,8 +63,9 @@ class Aperture:
     ----------
     detector : Detector
         The detector.
-    weights : {'plain', 'variance'}
-        Every good pixel counts 1, or the optimal weights of profile over variance.
+    weights : {'plain', 'variance', 'profile'}
+        Every good pixel counts 1, or the optimal weights of profile over variance, or those of a fit of the mean image
+        and of its shifts to the pixels that are neither bad nor interpolated.
     rows : tuple of int, optional
         First and one-past-last spatial row; by default all.
     background_rows : sequence of tuple of int, or str
@@ -115,7 +120,7 @@ class Aperture:
     @property
     def needs_variances(self) -> bool:
         """Whether the variances of all bins must be known before those of a light curve."""
-        return self.weights == "variance" or (self.background == "constant" and bool(self.background_rows))
+        return self.weights in BY_NOISE or (self.background == "constant" and bool(self.background_rows))
 
     def target(self) -> NDArray[np.bool_]:
         """Return which pixels are summed, (wavelength, spatial)."""
@@ -180,7 +185,7 @@ def light_curve(
     aperture : Aperture
         The pixels and their weights.
     variance : ndarray, shape (time, wavelength, spatial), optional
-        Of the signal, electrons²; only the weights ``'variance'`` need it.
+        Of the signal, electrons²; the weights ``'variance'`` and ``'profile'`` need it.
     mends : sequence of Mend or Blend, optional
         What mended pixels were made of; by default they were interpolated.
 
@@ -318,12 +323,14 @@ def _coefficients(
     xp = namespace(signal)
     good = xp.asarray(~unusable(dq))
     rows = (xp.asarray(aperture.target()), xp.asarray(aperture.sky(lambda: _row_means(signal, good))))
-    means = (
-        [_time_mean(signal), _time_mean(variance)] if aperture.weights == "variance" and variance is not None else []
-    )
+    means: dict[str, Array] = {}
+    if aperture.weights in BY_NOISE and variance is not None:
+        means = {"profile": _time_mean(signal), "variance": _time_mean(variance)}
+        if aperture.weights == "profile":
+            means["fitted"] = xp.asarray(measured(dq))
     if aperture.background == "bin" or not aperture.background_rows:
-        return coefficients(good, *rows, mends, aperture.detector.photometer, *means), None
-    c, sky = _target_and_sky(good, *rows, aperture.detector.photometer, *means)
+        return coefficients(good, *rows, mends, aperture.detector.photometer, **means), None
+    c, sky = _target_and_sky(good, *rows, aperture.detector.photometer, **means)
     for part in (c, sky):
         gather(part, mends)
     return c, sky
@@ -337,6 +344,7 @@ def coefficients(
     photometer: bool,
     profile: Array | None = None,
     variance: Array | None = None,
+    fitted: Array | None = None,
 ) -> Array:
     """Return the factor of each pixel in a light curve, for arrays of one namespace on one device.
 
@@ -354,13 +362,15 @@ def coefficients(
         Make one sum over everything; if False, one for each wavelength.
     profile, variance : array of float64, shape (wavelength, spatial), optional
         Means over time; with them, weights are optimal.
+    fitted : array of bool, shape (wavelength, spatial), optional
+        The pixels to which the profile and its shifts are fitted; with them, weights are those of the fit.
 
     Returns
     -------
     array of float64, shape (wavelength, spatial)
         All 0 if a light curve has no good pixel, or no good pixel of a background asked for.
     """
-    c, sky = _target_and_sky(good, target, background, photometer, profile, variance)
+    c, sky = _target_and_sky(good, target, background, photometer, profile, variance, fitted)
     c = c + sky
     gather(c, mends)
     return c
@@ -373,6 +383,7 @@ def _target_and_sky(
     photometer: bool,
     profile: Array | None = None,
     variance: Array | None = None,
+    fitted: Array | None = None,
 ) -> tuple[Array, Array]:
     """Return the factors of pixels that are summed, and those of background pixels, which are 0 or below."""
     xp = namespace(good)
@@ -390,10 +401,14 @@ def _target_and_sky(
             c = xp.asarray(ours, dtype=xp.float64)
         else:
             level = total(xp.where(sky > 0.0, profile, 0.0)) / xp.where(n_sky > 0.0, n_sky, 1.0)
-            mean = xp.where(ours & (profile > level), profile - level, 0.0)
-            c = xp.where(mean > 0.0, mean / variance, 0.0)
-            norm = total(c * mean)
-            c = xp.where(norm > 0.0, c * total(mean) / norm, 0.0)
+            if fitted is None:
+                mean = xp.where(ours & (profile > level), profile - level, 0.0)
+                c = xp.where(mean > 0.0, mean / variance, 0.0)
+                norm = total(c * mean)
+                c = xp.where(norm > 0.0, c * total(mean) / norm, 0.0)
+            else:
+                mean = xp.where(ours, profile - level, 0.0)
+                c = profile_weights(profile - level, variance, good & fitted, ours, photometer) * total(mean)
         share = xp.where(n_sky > 0.0, -(sky * total(c) / n_sky), 0.0)
         c = xp.where((n_sky > 0.0) | ~xp.any(background), c, 0.0)
     return c, share

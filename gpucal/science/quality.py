@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from gpucal.science.bad_pixels import unusable
 from gpucal.science.plan import DQ
+from gpucal.science.pointing import Pointing
 from gpucal.science.steps import time_parts
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "count_flags",
     "curve_quality",
     "middles",
+    "motion",
     "negative_share",
     "position",
     "positions",
@@ -117,6 +119,36 @@ def curve_quality(flux: NDArray[Any], error: NDArray[Any], *, photometer: bool) 
 def count_flags(dq: NDArray[np.uint8]) -> dict[str, int]:
     """Count the pixels that have each flag."""
     return {str(flag.name): int(np.count_nonzero(dq & flag)) for flag in DQ}
+
+
+def motion(pointing: Pointing, *, photometer: bool) -> dict[str, Any]:
+    """Return the numbers on the pointing of one item, ready for JSON.
+
+    Parameters
+    ----------
+    pointing : Pointing
+        As measured.
+    photometer : bool
+        Whether the detector takes images instead of spectra.
+
+    Returns
+    -------
+    dict
+        Numbers; None where a number cannot be told. ``pointing_row_drift``: median of the last third minus that of the
+        first, pixels along the spatial axis. ``pointing_row_scatter``: `scatter`, pixels. ``pointing_row_excess``: that
+        over the error; 1 is a star that stands still. ``pointing_column_drift`` and so on: the same on the other axis,
+        of a photometer. In records, spectra are measured at every fourth wavelength.
+    """
+    numbers = {}
+    rows, columns = (pointing.dy, pointing.dy_error), (pointing.dx, pointing.dx_error)
+    with np.errstate(all="ignore"):
+        for name, (shift, error) in (("row", rows), ("column", columns))[: 1 + photometer]:
+            first, _, last = (middles(shift[part]) for part in thirds(len(shift)))
+            spread = scatter(shift[:, None])[0]
+            numbers[f"pointing_{name}_drift"] = _plain(float(last - first))
+            numbers[f"pointing_{name}_scatter"] = _plain(float(spread))
+            numbers[f"pointing_{name}_excess"] = _plain(float(spread / np.sqrt((error * error).mean())))
+    return numbers
 
 
 def thirds(n: int) -> tuple[slice, slice, slice]:

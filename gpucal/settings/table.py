@@ -29,7 +29,10 @@ from gpucal.settings.rules import (
     check_overlap,
 )
 
-__all__ = ["SETTINGS", "Setting", "Settings", "setting"]
+__all__ = ["BY_NOISE", "SETTINGS", "Setting", "Settings", "setting"]
+
+BY_NOISE = ("variance", "profile")
+"""Weights of light curves that need the variances of pixels."""
 
 Field: TypeAlias = Any
 """A field of a dataclass, which is written where a default of the field's type is expected."""
@@ -143,8 +146,9 @@ class Settings:
         "Flag a linearity polynomial whose constant term is beyond this.",
     )
     weights: str = setting(
-        Choice(("plain", "variance")),
-        "Light curves: sums over good pixels, or optimal sums, with weights of profile over variance.",
+        Choice(("plain", *BY_NOISE)),
+        "Light curves: sums over good pixels, optimal sums, or fits of the mean image that jitter does not touch. "
+        "``variance`` has weights of profile over variance; ``profile`` fits the mean image and its derivatives.",
     )
     rows: Mapping[str, Window] = setting(
         ROWS, "Light curves: first and one-past-last spatial row that are summed.", example="AIRS-CH0=8:24"

@@ -137,7 +137,7 @@ def test_on_a_device(how: str, old: Made, device: standin.Machine) -> None:
         np.testing.assert_array_equal(there.signal.get(), here.signal)
         np.testing.assert_array_equal(there.variance.get(), here.variance)
         np.testing.assert_array_equal(there.to_host().signal, here.signal)
-        for choices in ({}, {"weights": "variance", "background_rows": ((0, 3),)}):
+        for choices in ({}, *({"weights": one, "background_rows": ((0, 3),)} for one in ("variance", "profile"))):
             curves = there.light_curve_with_errors(**choices), here.light_curve_with_errors(**choices)
             for given_there, given_here in zip(*curves, strict=True):
                 np.testing.assert_allclose(given_there.get(), given_here, rtol=1e-12)

@@ -512,7 +512,11 @@ def test_one_product_takes_the_place_of_the_other(old: Made, tmp_path: Path) -> 
     assert (summary.done, summary.skipped) == (0, 2)
 
 
-@pytest.mark.parametrize("options", [[], ["--variance"], ["--weights=variance"], ["--bad-pixels=interpolate"]], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [[], ["--variance"], ["--weights=variance"], ["--weights=profile"], ["--bad-pixels=interpolate"]],
+    ids=str,
+)
 def test_cubes_have_light_curves_with_errors(old: Made, tmp_path: Path, options: list[str]) -> None:
     """The same as those of the other product, whether their variance is stored or not."""
     arguments = ["calibrate", str(old[0]), "--planet", "17", *FLAGS, *options]

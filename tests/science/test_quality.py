@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from gpucal import DQ
-from gpucal.science.quality import middles, position, quality, scatter, thirds, trace, white_light
+from gpucal.science.pointing import Pointing
+from gpucal.science.quality import middles, motion, position, quality, scatter, thirds, trace, white_light
 
 NOTHING = float("nan")
 
@@ -271,3 +272,21 @@ def test_the_trace_is_where_the_light_is() -> None:
     assert np.argwhere(trace(image, photometer=True)).tolist() == [[2, 2]]
     assert position(image, 0) == 2.0
     assert not trace(np.full((3, 5), np.nan), photometer=True).any()
+
+
+def test_motion_is_drift_scatter_and_excess() -> None:
+    """Of a star that jumps by a pixel after half of the time, beside one that stands still but for its errors."""
+    rng = np.random.default_rng(4)
+    still, jumps = rng.normal(0.0, 0.01, 999), rng.normal(0.0, 0.03, 999) + np.where(np.arange(999) < 500, 0.0, 1.0)
+    error, nothing = np.full(999, 0.01), np.full(999, np.nan)
+    numbers = motion(Pointing(still, jumps, error, error), photometer=True)
+    assert numbers["pointing_row_drift"] == pytest.approx(1.0, abs=0.01)
+    assert numbers["pointing_column_drift"] == pytest.approx(0.0, abs=0.003)
+    assert (numbers["pointing_row_scatter"], numbers["pointing_row_excess"]) == pytest.approx((0.03, 3.0), rel=0.1)
+    assert numbers["pointing_column_excess"] == pytest.approx(1.0, rel=0.1)
+    of_spectrum = motion(Pointing(nothing, jumps, nothing, error), photometer=False)
+    assert of_spectrum == {name: value for name, value in numbers.items() if "row" in name}
+    for n in (1, 2, 999):
+        unknown = motion(Pointing(*[nothing[:n]] * 4), photometer=True)
+        assert unknown == dict.fromkeys(numbers)
+    json.dumps(numbers, allow_nan=False)

@@ -421,3 +421,112 @@ def assert_close(actual: np.ndarray, reference: Reference, rtol: float = 1e-9) -
         f"{float(b[worst])!r}, off by {difference[worst]:.6g} where {tolerance[worst]:.6g} is allowed "
         f"(excess {excess[worst]:.6g}, scale {scale[worst]:.6g}, rtol {rtol:g})"
     )
+
+
+def smoothest(image: np.ndarray, good: np.ndarray) -> np.ndarray:
+    """Fill bad pixels in with the image of the least fourth differences, along both axes and, a tenth, along either.
+
+    Rows of a least-squares problem are written out difference by difference.
+    """
+    width, height = image.shape
+    stencil = (1.0, -4.0, 6.0, -4.0, 1.0)
+    unknown = {(int(x), int(y)): k for k, (x, y) in enumerate(np.argwhere(~good))}
+    rows, values = [], []
+
+    def ask(terms: dict[tuple[int, int], float], weight: float) -> None:
+        row, value = np.zeros(len(unknown)), 0.0
+        for pixel, factor in terms.items():
+            if pixel in unknown:
+                row[unknown[pixel]] = factor * weight
+            else:
+                value -= factor * weight * image[pixel]
+        rows.append(row)
+        values.append(value)
+
+    for x in range(width):
+        for y in range(height):
+            if x + 4 < width and y + 4 < height:
+                ask({(x + i, y + j): a * b for i, a in enumerate(stencil) for j, b in enumerate(stencil)}, 1.0)
+            if x + 4 < width:
+                ask({(x + i, y): a for i, a in enumerate(stencil)}, 0.1**0.5)
+            if y + 4 < height:
+                ask({(x, y + j): a for j, a in enumerate(stencil)}, 0.1**0.5)
+    filled = image.copy()
+    if unknown:
+        filled[~good] = np.linalg.lstsq(np.array(rows), np.array(values), rcond=None)[0]
+    return filled
+
+
+def slopes(values: np.ndarray) -> np.ndarray:
+    """The derivatives of one line of pixels by a compact scheme, and by lower orders at its two ends."""
+    n = len(values)
+    left, right = np.zeros((n, n)), np.zeros(n)
+    for i in range(n):
+        left[i, i] = 1.0
+        if i in (0, n - 1):
+            one, two, sign = (1, 2, 1.0) if i == 0 else (n - 2, n - 3, -1.0)
+            left[i, one] = 2.0
+            right[i] = sign * (-2.5 * values[i] + 2.0 * values[one] + 0.5 * values[two])
+        elif i in (1, n - 2):
+            left[i, i - 1] = left[i, i + 1] = 0.25
+            right[i] = 0.75 * (values[i + 1] - values[i - 1])
+        else:
+            left[i, i - 1] = left[i, i + 1] = 1.0 / 3.0
+            right[i] = 7.0 / 9.0 * (values[i + 1] - values[i - 1]) + (values[i + 2] - values[i - 2]) / 36.0
+    return np.linalg.solve(left, right)
+
+
+@dataclass(frozen=True)
+class Moves:
+    """A fit of one image: what it is fitted to, and groups of pixels with a brightness each."""
+
+    good: np.ndarray
+    image: np.ndarray
+    along: list[np.ndarray]
+    groups: list[list[tuple[int, int]]]
+
+
+def moves(image: np.ndarray, good: np.ndarray, photometer: bool) -> Moves:
+    """A mean image, and what a shift by one pixel along x (of a photometer) and along y adds to it."""
+    whole = smoothest(np.where(good, image, 0.0), good)
+    width, height = image.shape
+    along = [np.stack([-slopes(whole[x]) for x in range(width)])]
+    if photometer:
+        along.insert(0, np.stack([-slopes(whole[:, y]) for y in range(height)], axis=1))
+    columns = [[(x, y) for y in range(height)] for x in range(width)]
+    return Moves(good, image, along, [[pixel for column in columns for pixel in column]] if photometer else columns)
+
+
+def fitted(frame: np.ndarray, noise: np.ndarray, of: Moves) -> tuple[list[float], list[float]]:
+    """Fit one frame: the brightness of each group, NaN without a pixel, and the shifts of the whole."""
+    light, up, down = [], np.zeros(len(of.along)), np.zeros(len(of.along))
+    for group in of.groups:
+        pixels = [pixel for pixel in group if of.good[pixel]]
+        if not pixels:
+            light.append(float("nan"))
+            continue
+        sigma = np.array([noise[pixel] ** 0.5 for pixel in pixels])
+        model = np.array([[part[pixel] for part in (of.image, *of.along)] for pixel in pixels]) / sigma[:, None]
+        seen = np.array([frame[pixel] for pixel in pixels]) / sigma
+        size = np.sqrt((model**2).sum(axis=0))
+        if np.linalg.eigvalsh((model / size).T @ (model / size))[0] <= 1e-6:
+            light.append(float(model[:, 0] @ seen / (model[:, 0] @ model[:, 0])))
+            continue
+        brightness, *shifted = np.linalg.lstsq(model, seen, rcond=None)[0]
+        light.append(float(brightness))
+        told = 1.0 / np.diag(np.linalg.inv(model.T @ model))[1:]
+        up += told * shifted
+        down += told * brightness
+    return light, [float(a / b) if b else float("nan") for a, b in zip(up, down, strict=True)]
+
+
+def errors(frame: np.ndarray, noise: np.ndarray, of: Moves) -> tuple[list[float], list[float]]:
+    """The errors of `fitted`, by moving each pixel by its own error and back."""
+    squares = np.zeros(len(of.groups) + len(of.along))
+    for x, y in np.argwhere(of.good):
+        change = np.zeros(frame.shape)
+        change[x, y] = 1e-3 * noise[x, y] ** 0.5
+        up, down = ([*light, *shifts] for light, shifts in (fitted(frame + s * change, noise, of) for s in (1, -1)))
+        squares += (np.nan_to_num(np.array(up) - np.array(down)) / 2e-3) ** 2
+    light, shifts = np.split(np.sqrt(squares), [len(of.groups)])
+    return light.tolist(), shifts.tolist()
