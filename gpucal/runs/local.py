@@ -253,7 +253,7 @@ class _Work:
                     arrays["error"],
                     photometer=item.detector.photometer,
                 )
-                on_quality |= motion(result._pointing(every=4), photometer=item.detector.photometer)
+                on_quality |= motion(result._pointing(every=8), photometer=item.detector.photometer)
                 self.sizes[item.detector.name] = sum(array.nbytes for array in arrays.values())
                 spent = sum(outcome.seconds.values())
                 self.store.commit(

@@ -260,14 +260,13 @@ def _sums_over(signal: Array, factors: Float) -> Float:
     xp = namespace(signal)
     used = xp.asarray((factors != 0.0).any(axis=0))
     sums = np.empty((len(signal), len(factors)))
-    if isinstance(signal, np.ndarray) and signal.dtype == np.float64:
-        sums = np.tensordot(signal, factors, axes=((1, 2), (1, 2)))
-        if np.isfinite(sums).all():  # else there are bad pixels, as 0 times NaN is NaN
-            return sums
-    for part in time_parts(signal):
-        values = signal[part, ...]
+    for part in time_parts(signal):  # as 0 times NaN is NaN, those that do not count become 0
+        values = xp.where(used, signal[part, ...], 0.0)
+        if isinstance(values, np.ndarray):  # one product of matrices instead of a sum a factor
+            sums[part] = np.tensordot(values.astype(np.float64, copy=False), factors, axes=((1, 2), (1, 2)))
+            continue
         for k, of in enumerate(factors):
-            sums[part, k] = _on_host(xp.sum(xp.where(used, values * xp.asarray(of), 0.0), axis=(1, 2)))
+            sums[part, k] = _on_host(xp.sum(values * xp.asarray(of), axis=(1, 2)))
     return sums
 
 

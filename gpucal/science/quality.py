@@ -137,7 +137,7 @@ def motion(pointing: Pointing, *, photometer: bool) -> dict[str, Any]:
         Numbers; None where a number cannot be told. ``pointing_row_drift``: median of the last third minus that of the
         first, pixels along the spatial axis. ``pointing_row_scatter``: `scatter`, pixels. ``pointing_row_excess``: that
         over the error; 1 is a star that stands still. ``pointing_column_drift`` and so on: the same on the other axis,
-        of a photometer. In records, spectra are measured at every fourth wavelength.
+        of a photometer. In records, spectra are measured at every eighth wavelength.
     """
     numbers = {}
     rows, columns = (pointing.dy, pointing.dy_error), (pointing.dx, pointing.dx_error)
