@@ -15,6 +15,7 @@ NAMES = {
         "library/stdtypes.html#{}": {"class": ["bytes", "dict", "list", "str", "tuple"]},
         "library/pathlib.html#{}": {"class": ["pathlib.Path"]},
         "library/enum.html#{}": {"class": ["enum.IntFlag"]},
+        "library/collections.abc.html#{}": {"class": ["collections.abc.Sequence"]},
         "library/exceptions.html#{}": {
             "exception": [
                 *["Exception", "ImportError", "KeyError", "KeyboardInterrupt", "LookupError", "MemoryError", "OSError"],

@@ -22,6 +22,7 @@ from gpucal import errors
 from gpucal.cli.main import DONE, FAILED, LATE, main
 from gpucal.cli.parser import WRONG, parsed, verbs
 from gpucal.results.export import export
+from gpucal.results.formats import FORMATS
 from gpucal.results.light_curve_table import LIGHT_CURVES
 from gpucal.runs.interrupts import SIGNALLED
 from gpucal.science.plan import DQ
@@ -110,7 +111,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folders(data: Path) -> list[Path]:
     """Results of both products, with all that can be stored."""
     found = [data.with_name("cubes"), data.with_name("curves")]
-    gpucal.run(data, found[0], planets=20955726, variance=True)
+    gpucal.run(data, found[0], gpucal.Calibration(cosmic_rays=20.0), planets=20955726, variance=True)
     gpucal.run(data, found[1], planets=20955726, product="light-curves")
     return found
 
@@ -131,8 +132,17 @@ def test_every_file_of_a_results_folder_is_described(folders: list[Path]) -> Non
     )
     for path in (path for out in folders for path in out.iterdir() if path.is_file()):
         assert f"`{path.name}`" in page
-    together = {path.name for path in folders[1].glob("light-curves*")}
-    assert {*first_cells("reference/data-products.md", "file")} == together == {*LIGHT_CURVES}
+    assert not [*folders[1].glob("light-curves*")]
+    assert all(f"`{name}`" in page for name in LIGHT_CURVES)
+
+
+def test_every_file_of_exported_light_curves_is_described(folders: list[Path], tmp_path: Path) -> None:
+    written = set()
+    for name in FORMATS["light-curves"]:
+        for path in export(gpucal.open_results(folders[1]), tmp_path, name, "light-curves"):
+            assert path.is_file()
+            written.add(path.name.replace("20955726-0", "PLANET-VISIT"))
+    assert {*first_cells("reference/data-products.md", "file")} == written
 
 
 def test_every_part_of_a_fits_file_is_described(folders: list[Path], tmp_path: Path) -> None:
