@@ -1,12 +1,13 @@
 """The loss of transit depth where linearity, dark or flat is skipped: one bright star of full size, in ppm.
 
     python benchmarks/closure.py [--picture FILE.png] [--data DIR] [--frames 11250] [--json FILE]
+    python benchmarks/closure.py --jitter       # the same, with pointing jitter as real frames show it
     python benchmarks/closure.py --seeds 20     # whether injected depths come back within their errors
     python benchmarks/closure.py --weights      # what optimal weights do to flux and depth of faint columns
 
 The same raw reads are calibrated with all steps and with each left out in turn, and summed over the same pixels, so
 that differences are the step's and not the noise's. Depths are fitted with the injected transit shape. The model has
-neither pointing jitter nor spectral drift; against those a flat does what cannot show here.
+no spectral drift, and pointing jitter only with --jitter; against those a flat does what cannot show without.
 """
 
 from __future__ import annotations
@@ -53,10 +54,10 @@ def injected(cal: Calibrated, truth: Truth) -> tuple[np.ndarray, float]:
     return (np.array([white]) if cal.detector.photometer else depth), white
 
 
-def measured(data: Path, frames: int | None = None) -> list[dict[str, Any]]:
+def measured(data: Path, frames: int | None = None, jitter: bool = False) -> list[dict[str, Any]]:
     """Make the data if they are missing; depth errors by detector and skipped step, in ppm."""
     if not data.exists():
-        synthesize(data, layout="2025", frames=frames)
+        synthesize(data, layout="2025", frames=frames, jitter=jitter)
     dataset = gpucal.open_dataset(data)
     obs = dataset[dataset.planets[0]]
     rows = []
@@ -212,6 +213,7 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="PNG to draw")
     parser.add_argument("--data", type=Path, help="folder of the synthetic data; made if missing, kept")
     parser.add_argument("--frames", type=int, help="AIRS-CH0 frames of data to make, 11250 by default")
+    parser.add_argument("--jitter", action="store_true", help="data to make have pointing jitter")
     parser.add_argument("--json")
     parser.add_argument("--seeds", type=int, metavar="N", help="instead: whether N planets' depths are recovered")
     parser.add_argument("--weights", action="store_true", help="instead: what optimal weights do to faint columns")
@@ -223,7 +225,7 @@ def main() -> None:
         print_recovered(options.seeds)
         return
     with tempfile.TemporaryDirectory() as scratch:
-        rows = measured(options.data or Path(scratch) / "data", options.frames)
+        rows = measured(options.data or Path(scratch) / "data", options.frames, options.jitter)
     write_json(options.json, rows)
     if options.picture:
         draw(rows, options.picture)

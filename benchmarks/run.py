@@ -2,7 +2,7 @@
 
     python benchmarks/run.py OUT [--data DIR] [--rounds 3] [--planets 10]
 
-Takes about ten minutes on two cores. OUT/benchmarks.md has all tables; those in the README are among them.
+Takes about ten minutes on two cores. OUT/benchmarks.md has all tables; those in the documentation are among them.
 """
 
 from __future__ import annotations

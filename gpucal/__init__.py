@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gpucal.inputs.dataset import Dataset, Observation, open_dataset
     from gpucal.pipeline.calibrate import calibrate, stream
     from gpucal.pipeline.calibrated import Calibrated
+    from gpucal.pipeline.integration import check_integration
     from gpucal.results.reader import Results, open_results
     from gpucal.results.submission import submission
     from gpucal.runs.run import run
@@ -36,6 +37,7 @@ __all__ = [
     "Results",
     "Summary",
     "calibrate",
+    "check_integration",
     "open_dataset",
     "open_results",
     "run",
@@ -61,6 +63,7 @@ _ROOMS = {
     "Results": "results.reader",
     "Summary": "runs.summary",
     "calibrate": "pipeline.calibrate",
+    "check_integration": "pipeline.integration",
     "open_dataset": "inputs.dataset",
     "open_results": "results.reader",
     "run": "runs.run",

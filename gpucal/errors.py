@@ -18,6 +18,7 @@ __all__ = [
     "DeviceMemoryError",
     "GpucalError",
     "InputError",
+    "IntegrationWarning",
     "MissingExtra",
     "OutputError",
     "OutputLost",
@@ -96,6 +97,10 @@ class Unstackable(OutputError):
 
 class RunWarning(UserWarning):
     """A run left something undone; the line gives the number of items and the first cause."""
+
+
+class IntegrationWarning(UserWarning):
+    """Integration times do not fit the data; the line gives both, and what would fit."""
 
 
 # Planet, visit and detector, then a file, as the lines of an InputError begin.

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gpucal.inputs.signal_file import Loaded
+    from gpucal.science.cosmic_rays import Search
     from gpucal.science.plan import Plan
     from gpucal.science.steps import Array
 
@@ -89,6 +90,13 @@ class BinPages(Protocol):
         """Fill ``out``; return which pixels are saturated, and how the pages were decoded."""
 
 
+class CountPages(Protocol):
+    """The raw counts of one pixel block, from the pages of a file; see `gpucal.backends.pagewise.decode`."""
+
+    def __call__(self, pixels: slice, loaded: Loaded, /) -> tuple[NDArray[np.uint16], Pages]:
+        """Return counts (pixel, frame), and how the pages were decoded."""
+
+
 @dataclass(frozen=True)
 class Destination:
     """The place of results, and the way a block gets there.
@@ -135,6 +143,10 @@ class Backend:
         Bytes of the pages, decompressed, that a block should have; None for as many as stay in a core's cache.
     memory : callable, optional
         Makes memory for so many bytes of a file, of a kind that the backend likes; None for the usual one.
+    count_pages : callable, optional
+        Decodes pages to counts, for what needs them; None for a backend that leaves that to pyarrow.
+    search : Search, optional
+        A faster search for cosmic rays than that on NumPy, with the same result.
     """
 
     name: str
@@ -144,6 +156,8 @@ class Backend:
     on_device: Callable[[], Destination] | None = None
     page_block: int | None = None
     memory: Callable[[int], NDArray[np.uint8]] | None = None
+    count_pages: CountPages | None = None
+    search: Search | None = None
 
     def destination(self, device: bool) -> Destination:
         """Return the place for results: the backend's device, or the host's memory.

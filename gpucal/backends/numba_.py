@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from gpucal.backends import Backend, Pages
 from gpucal.errors import BackendUnavailable
 from gpucal.inputs.signal_file import Loaded
+from gpucal.science.cosmic_rays import Search
 from gpucal.science.plan import Plan
 
 __all__ = ["connect"]
@@ -47,4 +48,28 @@ def connect() -> Backend:
         idle.put(scratch)
         return result
 
-    return Backend("numba", f"Numba {numba.__version__}", decode.bin_counts, bin_pages)
+    def count_pages(pixels: slice, loaded: Loaded) -> tuple[NDArray[np.uint16], Pages]:
+        try:
+            scratch = idle.get_nowait()
+        except Empty:
+            scratch = decode.Scratch()
+        result = decode.count_pages(pixels, loaded, scratch)
+        idle.put(scratch)
+        return result
+
+    runs_on = f"Numba {numba.__version__}"
+    return Backend(
+        "numba", runs_on, decode.bin_counts, bin_pages, count_pages=count_pages, search=Search(_prepare, _flag_chunks)
+    )
+
+
+def _prepare(counts: NDArray[np.uint16], used_frames: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    from gpucal.backends.pagewise import hits  # compiled where it is needed
+
+    return hits.prepare(counts, used_frames)
+
+
+def _flag_chunks(series: NDArray[np.int32], limits: NDArray[np.int32]) -> NDArray[np.bool_]:
+    from gpucal.backends.pagewise import hits
+
+    return hits.flag_chunks(series, limits)

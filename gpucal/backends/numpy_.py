@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from gpucal.backends import Backend
 from gpucal.science.plan import Plan
 
-__all__ = ["bin_counts", "connect"]
+__all__ = ["bin_counts", "cds_pairs", "connect"]
 
 # Counts in a tile. Its three float64 arrays, 3 MiB, stay in the last-level cache. Smaller tiles would fit L2, but then
 # two threads fight for the interpreter lock: 6.2 ns a count at 16,384, 2.4 at 131,072 (2 cores, AIRS-CH0).
@@ -53,7 +53,7 @@ def bin_counts(plan: Plan, pixels: slice, counts: NDArray[np.uint16], out: NDArr
             for start in range(0, plan.n_bins, bins_per_tile):
                 bins = slice(start, min(start + bins_per_tile, plan.n_bins))
                 frames = slice(bins.start * frames_per_bin, bins.stop * frames_per_bin)
-                pairs = _cds_pairs(used[rows, frames], coefficients[:, rows], plan.floor)
+                pairs = cds_pairs(used[rows, frames], coefficients[:, rows], plan.floor)
                 grouped = pairs.reshape(pairs.shape[0], bins.stop - bins.start, plan.pairs_per_bin)
                 np.add.reduce(grouped, axis=2, out=out[rows, bins])
         out -= plan.dark[pixels, None] * plan.tau_s
@@ -62,7 +62,7 @@ def bin_counts(plan: Plan, pixels: slice, counts: NDArray[np.uint16], out: NDArr
     return saturated
 
 
-def _cds_pairs(counts: NDArray[np.uint16], coefficients: NDArray[np.float64], floor: float) -> NDArray[np.float64]:
+def cds_pairs(counts: NDArray[np.uint16], coefficients: NDArray[np.float64], floor: float) -> NDArray[np.float64]:
     """Return P(end) − P(start) without P's constant, shape (pixel, pair)."""
     n = counts.astype(np.float64)
     if floor > 0.0:

@@ -2,35 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from logging import LogRecord
 from threading import Lock
 
-from gpucal.settings.detectors import DETECTORS
+from gpucal.results.causes import kind_of
 
-__all__ = ["FEW", "Kinds", "kind_of"]
-
-# Parts in which lines of one kind may differ, removed in this order.
-_PARTICULARS = (
-    re.compile(r"\b(?:GPU|worker) \S+: "),
-    re.compile(r"\bplanet \d+ visit \d+\b"),
-    re.compile("|".join(DETECTORS)),
-    re.compile(r"(?<!\w)(?:'[^']*'|\"[^\"]*\")"),  # text of a file
-    re.compile(r"^[ :]*[^:;]*/[^;]*?: "),  # the path in front, which may have spaces
-    re.compile(r"\S*/\S*"),
-    re.compile(r"^[ :]*[\w.-]+: "),  # a file's name by itself
-    re.compile(r"\b0x[0-9a-f]+|[-+]?(?:\d[\d.,]*(?:e[-+]?\d+)?|\b(?:nan|inf)\b)"),
-)
-
-
-def kind_of(line: str) -> str:
-    """Return a line without planet, visit, detector, device, paths and numbers; lines of one kind are then equal."""
-    for particular in _PARTICULARS:
-        line = particular.sub("", line)
-    return " ".join(line.split())
-
+__all__ = ["FEW", "Kinds"]
 
 FEW = 5
 """The most lines of a kind that are shown one by one."""

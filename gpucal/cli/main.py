@@ -28,6 +28,7 @@ from gpucal.cli.parser import WRONG, parsed
 from gpucal.errors import ConfigError, GpucalError, OutputError, OutputLost
 from gpucal.hints import blocking_file, did_you_mean, near_path
 from gpucal.runs.interrupts import SIGNALLED, Interrupts
+from gpucal.settings.ids import ItemId
 from gpucal.settings.options import output_from, settings_from
 
 if TYPE_CHECKING:
@@ -169,19 +170,34 @@ def _calibrate(arguments: argparse.Namespace) -> int:
         if arguments.json:
             _say(json.dumps(summary.to_dict()))
         raise KeyboardInterrupt
+    made = _page_of(arguments) if arguments.report else None
     _say(
         json.dumps(summary.to_dict())
         if arguments.json
-        else f"{summary}. Results: {arguments.out}. Next: {_next(arguments, summary)}"
+        else f"{summary}. Results: {arguments.out}. Next: {_next(arguments, summary, made)}"
     )
     if summary.left and summary.stopped == "time limit":
         return LATE  # so that a script may repeat the run while items are left, even if some failed
-    return FAILED if summary.failed else LATE if summary.left else DONE
+    lacking = arguments.report and made is None
+    return FAILED if summary.failed or lacking else LATE if summary.left else DONE
 
 
-def _next(arguments: argparse.Namespace, summary: Summary) -> str:
+def _page_of(arguments: argparse.Namespace) -> Path | None:
+    """Write the report of a run's folder; a folder that holds nothing, or is full, costs the page and not the run."""
+    from gpucal.results.reader import open_results
+
+    try:
+        return open_results(arguments.out).report().path
+    except OutputError as error:
+        _say(f"gpucal: {error}", sys.stderr)
+        return None
+
+
+def _next(arguments: argparse.Namespace, summary: Summary, made: Path | None) -> str:
     """Name the next step after a run: the same command if something is left, else a look at the results."""
-    return "the same command continues" if summary.left else f"gpucal report {arguments.out}"
+    if summary.left:
+        return "the same command continues"
+    return f"open {made} in a browser" if made else f"gpucal report {arguments.out} --html"
 
 
 def _request(arguments: argparse.Namespace) -> Request:
@@ -268,23 +284,44 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
+    if arguments.paths and arguments.html is None:
+        raise ConfigError("--paths: is for the page; write `gpucal report OUT --html --paths`")
+    if arguments.json and arguments.html is not None:
+        raise ConfigError("--json and --html: one or the other")
     results = _results(arguments)
-    failed, elsewhere = (
-        {str(item): line for item, line in found.items()} for found in (results.failed, results.elsewhere)
-    )
-    if arguments.json:
-        _say(json.dumps({"complete": results.ids, "failed": failed, "elsewhere": elsewhere}))
+    if arguments.html is not None:
+        made = results.report(None if arguments.html is True else arguments.html, paths=arguments.paths)
+        _say(f"{made.complete:,} of {made.expected:,} observations complete, {made.looks:,} need a look: {made.path}")
         return DONE
-    more = f", {len(elsewhere)} items elsewhere" if elsewhere else ""
+    if arguments.json:
+        _say(_as_json(results))
+        return DONE
+    from gpucal.results.report import text_table
+
+    failed, elsewhere = [str(line) for line in results.failed.values()], len(results.elsewhere)
+    more = f", {elsewhere} items elsewhere" if elsewhere else ""
     _say(f"{arguments.out}: {len(results)} observations complete, {len(failed)} items failed{more}")
+    for line in text_table(results):
+        _say(line)
     kinds = Kinds()
-    for line in failed.values():
+    for line in failed:
         if arguments.all:
             _say(line)
         else:
             kinds.is_news(line)
     _say_rest(arguments, kinds, shown=False)
     return DONE
+
+
+def _as_json(results: Results) -> str:
+    """Return a list of objects, an item each: what `Results.table` has, and why it failed or where it is."""
+    rows = json.loads(results.table().to_json(orient="records", double_precision=15))
+    told = {**results.failed, **results.elsewhere}
+    for row in rows:
+        line = told.get(ItemId(row["planet_id"], row["visit"], row["detector"]))
+        if line is not None:
+            row["error" if row["status"] == "failed" else "folder"] = line
+    return json.dumps(rows)
 
 
 def _say_rest(arguments: argparse.Namespace, kinds: Kinds, *, shown: bool) -> None:
@@ -313,6 +350,7 @@ def _synth(arguments: argparse.Namespace) -> int:
             seed=arguments.seed,
             calibration=arguments.calibration,
             progress=lambda _: show(next(ended)),
+            jitter=arguments.jitter,
         )
     _say(f"planets {' '.join(map(str, planets))} in {arguments.out}, their truth in {arguments.out / 'truth'}")
     return DONE

@@ -18,7 +18,7 @@ from gpucal.settings.options import add_settings
 from gpucal.settings.rules import PRODUCTS
 from gpucal.settings.values import duration, location, one_of, part, planet, planets, size, whole
 
-__all__ = ["WRONG", "parsed"]
+__all__ = ["WRONG", "parsed", "verbs"]
 
 WRONG = 2
 """Exit code of a request that is itself wrong."""
@@ -182,6 +182,7 @@ def _parsers() -> tuple[_Parser, Mapping[str, _Parser]]:
         metavar="ADDRESS",
         help="work on a Dask cluster: a scheduler's address, such as tcp://host:8786, or by default a local one",
     )
+    verb.add_argument("--report", action="store_true", help="write the quality report too, as OUT/report.html")
     verb.add_argument("--json", action="store_true", help="print the summary as JSON")
 
     verb = _verb(verbs, "check", "say what would fail in a run and what it would need; exit 1 if something would fail")
@@ -196,11 +197,22 @@ def _parsers() -> tuple[_Parser, Mapping[str, _Parser]]:
     verb.add_argument("out", metavar="OUT", type=location, help="results folder")
     _add_all(verb)
 
-    verb = _verb(verbs, "report", "show what is complete in a results folder, and what failed")
+    verb = _verb(verbs, "report", "show what is in a results folder: its quality, what needs a look, what failed")
     verb.add_argument("out", metavar="OUT", type=location, help="results folder")
+    verb.add_argument(
+        "--html",
+        nargs="?",
+        const=True,
+        type=location,
+        metavar="FILE",
+        help="write it as a page with figures, that needs no network; by default OUT/report.html",
+    )
+    verb.add_argument(
+        "--paths", action="store_true", help="show whole paths in the page; by default only names of folders and files"
+    )
     _add_all(verb)
     _add_resume_from(verb, _TOO)
-    verb.add_argument("--json", action="store_true", help="print it as JSON")
+    verb.add_argument("--json", action="store_true", help="print a list of objects as JSON, an item each")
 
     verb = _verb(verbs, "synth", "write synthetic raw data with the truth beside it")
     verb.add_argument("out", metavar="OUT", type=location, help="competition folder to write")
@@ -217,6 +229,9 @@ def _parsers() -> tuple[_Parser, Mapping[str, _Parser]]:
     )
     verb.add_argument("--seed", type=whole, default=0, help="seed of every draw; 0 by default")
     verb.add_argument("--calibration", type=location, metavar="DIR", help="real calibration frames to use")
+    verb.add_argument(
+        "--jitter", action="store_true", help="move the image as real frames show it; the truth holds the pointing"
+    )
 
     verb = _verb(verbs, "demo", "make a synthetic planet, calibrate it, compare it with its truth, draw it")
     verb.add_argument(
@@ -365,3 +380,8 @@ def _add_resume_from(verb: _Parser, effect: str) -> None:
     verb.add_argument(
         "--resume-from", nargs="+", action="extend", default=[], type=location, metavar="DIR", help=effect
     )
+
+
+def verbs() -> Mapping[str, _Parser]:
+    """Return the parser of each verb."""
+    return _parsers()[1]

@@ -14,7 +14,7 @@ from gpucal.display.shown import Shown
 from gpucal.display.svg import white_light as white_light_svg
 from gpucal.errors import ConfigError, GpucalError, OutputError
 from gpucal.pipeline.plots import Curves, draw, figure_of
-from gpucal.science.bad_pixels import unusable
+from gpucal.science.bad_pixels import Mends, find_mends, mean_profile, mends_of, unusable
 from gpucal.science.light_curves import (
     Aperture,
     Choices,
@@ -26,6 +26,7 @@ from gpucal.science.light_curves import (
 )
 from gpucal.science.noise import noise_excess, read_variance, variance
 from gpucal.science.plan import DQ, Plan
+from gpucal.science.rejected import NONE, Rejected
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import Detector
 from gpucal.settings.ids import ItemId
@@ -72,6 +73,8 @@ class Calibrated:
         Times of the first and the last read of each bin, hours; None in folders that older versions wrote.
     stored_light_curve : callable, optional
         Reads the light curves with errors that a results folder holds beside the signal.
+    rejections : Rejected
+        Bins with pairs that cosmic rays hit; `rejected` has the counts of all bins.
 
     Examples
     --------
@@ -102,6 +105,12 @@ class Calibrated:
     stored_read_variance: Callable[[], NDArray[Any]] | None = field(default=None, repr=False)
     time_bounds: NDArray[np.float64] | None = field(default=None, repr=False)
     stored_light_curve: Callable[[], LightCurve] | None = field(default=None, repr=False)
+    rejections: Rejected = field(default=NONE, repr=False)
+
+    @property
+    def rejected(self) -> NDArray[np.int32]:
+        """Pairs of each bin that were left out as hit by cosmic rays, shape (time, wavelength, spatial)."""
+        return self.rejections.counts(self.signal.shape)
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -136,17 +145,19 @@ class Calibrated:
             return self.stored_variance()
         if self.plan is None:
             raise OutputError(f"{self.where}: its folder holds no variance; calibrate with --variance")
-        return variance(self.signal, self.plan, self.dq)
+        return variance(self.signal, self.plan, self.dq, self.rejections, self._mends)
 
     @cached_property
     def read_variance(self) -> NDArray[np.float64] | None:
         """The part of `variance` that is read noise, shape (wavelength, spatial): it is the same in every bin.
 
+        In a bin with `rejected` pairs the variance is larger as a whole, as its sum was scaled up.
+
         None if the product was read from a results folder that does not hold it.
         """
         if self.stored_read_variance is not None:
             return self.stored_read_variance()
-        return None if self.plan is None else read_variance(self.plan, self.dq)
+        return None if self.plan is None else read_variance(self.plan, self.dq, self._mends)
 
     def light_curve(self, **choices: Unpack[Choices]) -> NDArray[np.float64]:
         """Sum the signal over usable pixels, see `gpucal.science.light_curves`.
@@ -154,8 +165,8 @@ class Calibrated:
         Parameters
         ----------
         **choices
-            ``weights``, ``rows``, ``background_rows`` of `gpucal.science.light_curves.Aperture`. The settings decide
-            the choices that are not given.
+            ``weights``, ``rows``, ``background_rows``, ``background``, ``columns`` of
+            `gpucal.science.light_curves.Aperture`. The settings decide the choices that are not given.
 
         Returns
         -------
@@ -178,10 +189,10 @@ class Calibrated:
         """
         aperture = self._aperture(choices)
         if aperture.weights != "variance":
-            return light_curve(self.signal, self.dq, aperture)
+            return light_curve(self.signal, self.dq, aperture, mends=self._mends)
         if self.plan is None and self.stored_variance is None and self._is_stored(aperture):
             return self.light_curve_with_errors().flux
-        return light_curve(self.signal, self.dq, aperture, self.variance)
+        return light_curve(self.signal, self.dq, aperture, self.variance, self._mends)
 
     def light_curve_with_errors(self, **choices: Unpack[Choices]) -> LightCurve:
         """Sum the signal over usable pixels, with errors.
@@ -213,9 +224,16 @@ class Calibrated:
         aperture = self._aperture(choices)
         if self.stored_light_curve is not None and self._is_stored(aperture):
             return self.stored_light_curve()
-        if self.plan is not None and aperture.weights == "plain" and isinstance(self.signal, np.ndarray):
-            return light_curve_of_plan(self.signal, self.dq, aperture, self.plan)
-        return light_curve_with_errors(self.signal, self.dq, aperture, self.variance)
+        if self.plan is not None and not aperture.needs_variances and isinstance(self.signal, np.ndarray):
+            return light_curve_of_plan(self.signal, self.dq, aperture, self.plan, self.rejections, self._mends)
+        return light_curve_with_errors(self.signal, self.dq, aperture, self.variance, self._mends)
+
+    @cached_property
+    def _mends(self) -> Mends:
+        """What bad pixels were made of, as the signal still tells."""
+        if self.provenance["settings"].get("bad_pixels") == "profile" and (self.dq & np.uint8(DQ.INTERPOLATED)).any():
+            return find_mends(self.dq, mean_profile(self.signal))
+        return mends_of(self.dq)
 
     def _is_stored(self, aperture: Aperture) -> bool:
         return self.stored_light_curve is not None and aperture == self._aperture({})
@@ -406,11 +424,14 @@ def _span(values: NDArray[np.float64], unit: str) -> str:
 def arrays_of(cal: Calibrated, product: str, with_variance: bool) -> dict[str, NDArray[Any]]:
     """Return the arrays that a results folder stores for an item, by kind.
 
-    All have ``flux`` and ``error``, ``dq``, ``time``, ``bounds`` (of the bins) and ``wavelength``. Cubes have
-    ``signal`` too, and with ``with_variance``, ``variance`` and its part ``readvariance``.
+    All have ``flux`` and ``error``, ``dq``, ``time``, ``bounds`` (of the bins) and ``wavelength``. Where cosmic rays
+    were looked for, all have ``rejected`` too: `Rejected.table`. Cubes have ``signal``, and with ``with_variance``,
+    ``variance`` and its part ``readvariance``.
     """
     kind = cal.signal.dtype
-    axes = cal.axes | ({} if cal.time_bounds is None else {"bounds": cal.time_bounds})
+    axes: dict[str, NDArray[Any]] = cal.axes | ({} if cal.time_bounds is None else {"bounds": cal.time_bounds})
+    if cal.provenance["settings"]["cosmic_rays"] > 0:
+        axes |= {"rejected": cal.rejections.table(cal.detector.width)}
     with np.errstate(over="ignore"):  # outliers may exceed float32's range
         curve = cal.light_curve_with_errors()
         curves = {"flux": curve.flux.astype(kind), "error": curve.error.astype(kind)}

@@ -86,12 +86,13 @@ def detector_axes(detector: Detector) -> dict[str, tuple[str, NDArray[np.int64]]
     }
 
 
-def flag_attributes() -> dict[str, Any]:
+def flag_attributes(*, cosmic: bool = True) -> dict[str, Any]:
     """Return the CF attributes that explain a data-quality array: ``flag_masks`` and ``flag_meanings``.
 
-    CF requires the masks to have the array's type, uint8. The meanings are words in the order of the masks.
+    CF requires the masks to have the array's type, uint8. The meanings are words in the order of the masks. Without
+    ``cosmic`` COSMIC is not among them: NetCDF-3 files, which have no unsigned numbers, cannot hold its 128.
     """
-    flags = list(DQ)
+    flags = [flag for flag in DQ if cosmic or flag != DQ.COSMIC]
     masks = np.array([flag.value for flag in flags], np.uint8)
     return {"flag_masks": masks, "flag_meanings": " ".join(str(flag.name).lower() for flag in flags)}
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpucal.errors import MissingExtra
-from gpucal.pipeline.conventions import about, attributes, axes_of, detector_axes
+from gpucal.pipeline.conventions import about, attributes, axes_of, detector_axes, flag_attributes
 from gpucal.pipeline.product import Product, deviation, has_variance, on_host
 
 if TYPE_CHECKING:
@@ -110,4 +110,6 @@ def to_xarray(cal: Product) -> xarray.Dataset:
     )
     if cal.time_bounds is not None:
         made["time"].attrs["bounds"] = "time_bounds"
+    if not cal.provenance["settings"].get("cosmic_rays"):  # results of 0.1 do not have it
+        made["dq"].attrs |= flag_attributes(cosmic=False)
     return made

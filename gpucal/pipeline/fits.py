@@ -33,6 +33,7 @@ _STEPS: Mapping[str, str] = MappingProxyType(
         "linearity": "linearity polynomial applied",
         "dark": "dark current subtracted",
         "cds": "start read subtracted from end read",
+        "reject": "pairs hit by cosmic rays left out",
         "bin": "pairs of reads put into time bins",
         "flat": "divided by the flat field",
         "interpolate": "bad pixels made of their neighbours",

@@ -21,10 +21,13 @@ from gpucal.settings.calibration import Calibration
 
 __all__ = ["EVERY_STEP", "card_of", "provenance", "steps_done"]
 
+_STEPS = [*STEPS.items()]
+_STEPS.insert([*STEPS].index("bin"), ("reject", "cosmic_rays"))
+
 EVERY_STEP: Mapping[str, str | None] = MappingProxyType(
-    {**STEPS, **{correction.step: correction.setting for correction in CORRECTIONS}}
+    {**dict(_STEPS), **{correction.step: correction.setting for correction in CORRECTIONS}}
 )
-"""The notebook's steps and those after the cube, in order, and the setting that decides whether one is done."""
+"""The notebook's steps, the one among them that it lacks, and those after the cube, with the setting that decides."""
 
 # Libraries whose version may change a number; only loaded ones are listed.
 _LIBRARIES = ("numpy", "pyarrow", "numba", "cupy")
@@ -56,7 +59,9 @@ def steps_done(config: Calibration, plan: Plan, dq: NDArray[np.uint8]) -> dict[s
     if config.flat_order == "before-cds":
         names.remove("flat")
         names.insert(names.index("cds"), "flat")
-    done = {name: (setting := STEPS[name]) is None or getattr(config, setting) for name in names}
+    if config.cosmic_rays:  # 0.1 did not have this step: it is named where it is done
+        names.insert(names.index("bin"), "reject")
+    done = {name: (setting := EVERY_STEP[name]) is None or getattr(config, setting) for name in names}
     done["bin"] = plan.pairs_per_bin > 1
     done |= {correction.step: correction.is_done(config, dq) for correction in CORRECTIONS}
     return {name: "COMPLETE" if yes else "SKIPPED" for name, yes in done.items()}

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -23,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpucal.backends import Backend, Destination, Pages
+from gpucal.backends.rejection import Repairs, repairs
 from gpucal.errors import DeviceError, InputError
 from gpucal.inputs.calibration_files import BY_NUMBER, Adc, Axis, CalibrationFrames, digest_of, read_raw_frames
 from gpucal.inputs.counts import takes_pages
@@ -32,7 +34,10 @@ from gpucal.pipeline.calibrated import Calibrated
 from gpucal.pipeline.memory import COUNT_BLOCK, PAGE_BLOCK, Budget, working_bytes
 from gpucal.pipeline.provenance import provenance
 from gpucal.science.corrections import CORRECTIONS
+from gpucal.science.cosmic_rays import NUMPY
 from gpucal.science.plan import DQ, Plan, make_plan
+from gpucal.science.rejected import Rejected
+from gpucal.science.steps import Array
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import Detector
 from gpucal.settings.ids import ItemId
@@ -132,6 +137,7 @@ class _Flight:
     plan: Plan
     signal: NDArray[Any]
     saturated: NDArray[np.bool_]
+    repairs: list[Repairs]
     memory: NDArray[np.uint8]
     work: list[Future[tuple[dict[str, float], Pages]]]
     reserved: int
@@ -261,6 +267,7 @@ class Pipeline:
         self._backend = backend
         self._destination = backend.destination(device)
         self._by_pages = bins_pages(self._destination)
+        self._by_own_counts = takes_pages() and backend.count_pages is not None
         self._dtype = dtype
         self._threads = threads
         self._value_bytes = value_bytes or dtype.itemsize
@@ -309,25 +316,27 @@ class Pipeline:
 
     def _read(self, opened: Opened) -> _Flight:
         item, signal, plan = opened.item, opened.signal, plan_of(opened)
+        wants_pages = self._by_pages and not plan.cosmic_rays  # which are found in counts
         was_opened = time.perf_counter()
         shape = (plan.n_bins, item.detector.width, item.detector.shape[0])
         held = signal.size + int(np.prod(shape)) * self._value_bytes
         page_block = self._destination.page_block
-        reserved = held + working_bytes(signal, self._threads, page_block, by_pages=self._by_pages)
+        reserved = held + working_bytes(signal, self._threads, page_block, by_pages=wants_pages)
         spare = self._budget.acquire(reserved, signal.path, self._check_alive, signal.size)
         reserved += 0 if spare is None else spare.size - signal.size
         start = time.perf_counter()
         try:
             memory = self._destination.memory(signal.size) if spare is None else spare
             loaded = signal.load(memory)
-            by_pages = self._by_pages and not loaded.table.unfit
-            if self._by_pages and not by_pages:  # which the footer did not tell: pyarrow needs more
+            own_counts = plan.cosmic_rays > 0 and self._by_own_counts and not loaded.table.unfit
+            by_pages = wants_pages and not loaded.table.unfit
+            if wants_pages and not by_pages:  # which the footer did not tell: pyarrow needs more
                 self._budget.release(reserved)
                 reserved = 0
                 more = held + memory.size - signal.size + working_bytes(signal, self._threads, by_pages=False)
                 self._budget.acquire(more, signal.path, self._check_alive)
                 reserved = more
-            if not by_pages:
+            if not (by_pages or own_counts):
                 _ = loaded.metadata  # here, where no thread that bins waits for it
             out, saturated = self._destination.allocate(shape, self._dtype), np.zeros(plan.n_pixels, bool)
             sizes = loaded.table.sizes if by_pages else np.full(plan.n_pixels, 2 * signal.n_frames)
@@ -336,10 +345,15 @@ class Pipeline:
         except BaseException:
             self._budget.release(reserved)
             raise
-        bin_blocks = self._bin_pages if by_pages else self._bin_counts
-        work = [self._binning.submit(bin_blocks, plan, loaded, blocks, out, saturated) for _ in range(self._threads)]
+        found: list[Repairs] = []
+        job: tuple[Any, ...]
+        if by_pages:
+            job = self._bin_pages, plan, loaded, blocks, out, saturated
+        else:
+            job = self._bin_counts, plan, loaded, blocks, out, saturated, found, own_counts
+        work = [self._binning.submit(*job) for _ in range(self._threads)]
         seconds = {"open": was_opened - opened.began, "read": time.perf_counter() - start}
-        return _Flight(opened, plan, out, saturated, memory, work, reserved, seconds)
+        return _Flight(opened, plan, out, saturated, found, memory, work, reserved, seconds)
 
     def _check_alive(self) -> None:
         """Raise RuntimeError if the interpreter is exiting, as it waits for this thread."""
@@ -360,19 +374,33 @@ class Pipeline:
         return {"decode": total.seconds, "bin": spent - total.seconds}, total
 
     def _bin_counts(
-        self, plan: Plan, loaded: Loaded, blocks: Iterator[slice], out: NDArray[Any], saturated: NDArray[np.bool_]
+        self,
+        plan: Plan,
+        loaded: Loaded,
+        blocks: Iterator[slice],
+        out: NDArray[Any],
+        saturated: NDArray[np.bool_],
+        found: list[Repairs],
+        own: bool,
     ) -> tuple[dict[str, float], Pages]:
-        """Do the same with counts that pyarrow decodes."""
-        decoding, binning, pages = 0.0, 0.0, 0
+        """Do the same with counts, which pyarrow decodes, or gpucal; add to ``found`` what cosmic rays hit."""
+        decoding, binning, total = 0.0, 0.0, Pages()
         start = time.perf_counter()
         with _emptied(blocks):
-            for pixels, counts in loaded.counts(blocks):
+            for pixels, counts, pages in self._own_counts(loaded, blocks) if own else _arrow_counts(loaded, blocks):
                 decoded = time.perf_counter()
                 saturated[pixels] = self._destination.place_counts(plan, pixels, counts, _target(plan, pixels, out))
+                if plan.cosmic_rays:
+                    found.append(repairs(plan, pixels, counts, self._backend.search or NUMPY))
                 decoding, binning = decoding + decoded - start, binning + time.perf_counter() - decoded
-                pages += int(loaded.table.firsts[pixels.stop] - loaded.table.firsts[pixels.start])
+                total += pages
                 start = time.perf_counter()
-        return {"decode": decoding + time.perf_counter() - start, "bin": binning}, Pages(arrow=pages)
+        return {"decode": decoding + time.perf_counter() - start, "bin": binning}, total
+
+    def _own_counts(self, loaded: Loaded, blocks: Iterator[slice]) -> Iterator[tuple[slice, NDArray[np.uint16], Pages]]:
+        assert self._backend.count_pages is not None
+        for pixels in blocks:
+            yield pixels, *self._backend.count_pages(pixels, loaded)
 
     def _land(self, flight: _Flight | Outcome) -> tuple[Outcome, int, NDArray[np.uint8] | None]:
         """Wait for an item; return its outcome, the bytes it reserved, and its file's memory, to be used again."""
@@ -398,6 +426,10 @@ class Pipeline:
         signal, dq = flight.signal, plan.dq.copy()
         dq[flight.saturated] |= np.uint8(DQ.SATURATED)
         dq = np.ascontiguousarray(dq.reshape(detector.shape[0], detector.width).T)
+        rejected = Rejected.joined([one.rejected for one in flight.repairs])
+        dq[rejected.flagged(*dq.shape)] |= np.uint8(DQ.COSMIC)
+        if rejected.pairs.size:
+            self._destination.change(signal, partial(_repaired, found=flight.repairs))
         for correction in CORRECTIONS:
             dq, change = correction.plan(config, dq)
             if change is not None:
@@ -413,8 +445,12 @@ class Pipeline:
             backend=self._backend.name,
             device=self._backend.runs_on,
         )
-        axes = (plan.time_h, opened.axis.wavelength_um)
-        cal = Calibrated(*obs.key, detector, signal, dq, *axes, history, plan, time_bounds=plan.bounds_h)
+        if config.cosmic_rays:
+            history["cosmic_rays"] = {"rejected_pairs": int(rejected.pairs.sum()), "found_on": "host"}
+        axes = plan.time_h, opened.axis.wavelength_um
+        cal = Calibrated(
+            *obs.key, detector, signal, dq, *axes, history, plan, time_bounds=plan.bounds_h, rejections=rejected
+        )
         return Outcome(opened.item, cal, opened.inputs, seconds, total)
 
 
@@ -447,6 +483,18 @@ def pixel_blocks(plan: Plan, sizes: NDArray[np.integer[Any]], most: int, *, rows
         last = last - last % width if rows and not first % width and last > row_end else min(last, row_end)
         yield slice(first, last)
         first = last
+
+
+def _arrow_counts(loaded: Loaded, blocks: Iterator[slice]) -> Iterator[tuple[slice, NDArray[np.uint16], Pages]]:
+    for pixels, counts in loaded.counts(blocks):
+        yield pixels, counts, Pages(arrow=int(loaded.table.firsts[pixels.stop] - loaded.table.firsts[pixels.start]))
+
+
+def _repaired(signal: Array, found: list[Repairs]) -> None:
+    """Put the sums without rejected pairs in the place of those with them."""
+    for one in found:
+        for place, value in zip(one.rejected.places(signal.shape[1]), one.values.tolist(), strict=True):
+            signal[place] = value
 
 
 def _target(plan: Plan, pixels: slice, out: NDArray[Any]) -> NDArray[Any]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import operator
 import tokenize
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,8 @@ from gpucal.results.records import record_path
 from gpucal.results.stacking import one_by_one, stacked
 from gpucal.results.tables import Rows, curve_table, failure_table, item_table
 from gpucal.science.light_curves import Choices, LightCurve, white_light
+from gpucal.science.quality import count_flags, curve_quality, quality
+from gpucal.science.rejected import NONE, Rejected
 from gpucal.settings.arguments import kind_of, path_of
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import DETECTORS, ORDER, curve_name, detector_of
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import FigureBase
+
+    from gpucal.results.report import Report
 
 __all__ = ["ORDER", "ResultArray", "Results", "complete", "open_results"]
 
@@ -172,6 +177,7 @@ class Results:
         keys = sorted({item[:2] for item in found.first})
         self.ids = [key for key in keys if all(ItemId(*key, name) in done for name in DETECTORS)]
         self.failed = {item: str(r.get("error", "failed")) for item, r in found.first.items() if item not in done}
+        self._known = frozenset(self.ids)
         self._records = done
         self._lacks_errors = False  # whether that was said
         self._homes = {item: home for item, (home, _) in found.done.items()}
@@ -252,8 +258,10 @@ class Results:
         -------
         DataFrame
             ``planet_id``, ``visit``, ``detector``, ``status`` (``done``, ``failed``, or ``elsewhere``: in a folder
-            that is not there), ``seconds``, ``backend``, ``version``, and a column for each number on quality that
-            the records hold. ``merge(ds.stars())`` and ``merge(ds.labels())`` need no key.
+            that is not there), ``seconds``, ``backend``, ``version``, and a column for each number on quality, see
+            `gpucal.science.quality.quality`. Numbers of items of 0.1 are computed from their arrays; if these cannot
+            be read, they are missing, and a line is logged. ``merge(ds.stars())`` and ``merge(ds.labels())`` need no
+            key.
 
         Examples
         --------
@@ -268,7 +276,7 @@ class Results:
         >>> res.table().merge(stars).shape[0]
         4
         """
-        return item_table(self._records, self.failed, self.elsewhere)
+        return item_table(self._records, self.failed, self.elsewhere, self._qualities())
 
     def failures(self) -> pd.DataFrame:
         """List the items that failed.
@@ -285,6 +293,39 @@ class Results:
         0
         """
         return failure_table(self.failed)
+
+    def report(self, to: str | Path | None = None, *, paths: bool = False) -> Report:
+        """Write the quality report: one HTML page that needs no network, with figures, a table and what failed.
+
+        Parameters
+        ----------
+        to : str or Path, optional
+            The file; by default ``report.html`` in the results folder.
+        paths : bool
+            Show the whole paths of folders and files. By default, only their names are in the page.
+
+        Returns
+        -------
+        Report
+            Where it is; in a notebook it shows the page.
+
+        Raises
+        ------
+        OutputError
+            If the file cannot be written.
+
+        Examples
+        --------
+        >>> res = gpucal.open_results("calibrated")
+        >>> res.report()
+        <gpucal Report calibrated/report.html
+          size          ... kB
+          observations  2 of 2 complete
+          needs a look  0>
+        """
+        from gpucal.results.report import write_report
+
+        return write_report(self, to, paths=paths)
 
     def light_curve_table(self, labels: bool | pd.DataFrame = False) -> pd.DataFrame:
         """Put the light curves of all complete observations into one table, in the competition's names.
@@ -399,6 +440,39 @@ class Results:
         ((2,), (2,))
         """
         return {name: (self.axes(key, name)["time"], white_light(self.light_curve(key, name))[0]) for name in ORDER}
+
+    def _with_parts(self) -> Results:
+        """Return these results with the observations that are finished in part among ``ids``."""
+        parts = copy.copy(self)
+        parts.ids = sorted({item[:2] for item in self._records})
+        parts._known = frozenset(parts.ids)
+        return parts
+
+    def _qualities(self) -> dict[ItemId, Mapping[str, Any]]:
+        """Return the numbers on quality of each finished item, computed where its record has none, as of 0.1."""
+        parts = self._with_parts()
+        found: dict[ItemId, Mapping[str, Any]] = {}
+        for item, record in self._records.items():
+            if isinstance(record.get("quality"), Mapping):
+                found[item] = record["quality"]
+                continue
+            try:
+                found[item] = parts._computed_quality(item)
+            except OutputError as error:
+                log.warning("%s: numbers on its quality cannot be computed: %s", item, error)
+        return found
+
+    def _computed_quality(self, item: ItemId) -> dict[str, Any]:
+        *key, name = item
+        photometer = DETECTORS[name].photometer
+        files = self._record((key[0], key[1]), name)["files"]
+        if "signal" in files:
+            cal = self.calibrated((key[0], key[1]), name)
+            return quality(cal.signal, cal.dq, *cal.light_curve_with_errors(), photometer=photometer)
+        numbers = curve_quality(*self._stored_curves((key[0], key[1]), name), photometer=photometer)
+        if "dq" in files:
+            numbers["flags"] = count_flags(self._read((key[0], key[1]), name, "dq"))
+        return numbers
 
     def _curves(self, key: tuple[int, int], detector: str) -> Curves:
         """Read what is drawn of an item."""
@@ -528,6 +602,7 @@ class Results:
             stored_read_variance=stored.get("readvariance"),
             stored_light_curve=partial(self._stored_curves, key, detector) if "flux" in files else None,
             time_bounds=self.time_bounds(key, detector),
+            rejections=self._rejections(key, detector),
         )
         if not files.keys() & {"flux", "variance"}:
             return replace(cal, stored_light_curve=partial(self._without_errors, cal))
@@ -539,7 +614,8 @@ class Results:
         Parameters
         ----------
         **choices
-            ``weights``, ``rows``, ``background_rows`` of `gpucal.Calibrated.light_curve`, for cubes.
+            ``weights``, ``rows``, ``background_rows``, ``background``, ``columns`` of `gpucal.Calibrated.light_curve`,
+            for cubes.
 
         Returns
         -------
@@ -775,6 +851,14 @@ class Results:
         """
         return self._read(key, detector, "bounds") if "bounds" in self._record(key, detector)["files"] else None
 
+    def _rejections(self, key: tuple[int, int], detector: str) -> Rejected:
+        """Read which pairs were rejected; none where no cosmic rays were looked for."""
+        record = self._record(key, detector)
+        if "rejected" not in record["files"]:
+            return NONE
+        width = Calibration.from_dict(record["provenance"]["settings"]).cropped(DETECTORS[detector]).width
+        return Rejected.of_table(self._read(key, detector, "rejected"), width)
+
     def _is_stored(self, key: tuple[int, int], detector: str, choices: Choices) -> bool:
         """Tell whether the light curve asked for is stored; raises OutputError for choices where there is no cube."""
         files = self._record(key, detector)["files"]
@@ -812,7 +896,7 @@ class Results:
         return self._records[ItemId(*found, detector)]
 
     def _knows(self, key: object) -> bool:
-        return isinstance(key, tuple) and all(isinstance(part, int) for part in key) and key in self.ids
+        return isinstance(key, tuple) and all(isinstance(part, int) for part in key) and key in self._known
 
     def _refuse(self, key: object) -> NoReturn:
         """Raise the error for an observation that is not complete."""
@@ -859,6 +943,8 @@ class Results:
 def _key(key: tuple[int, int]) -> tuple[int, int]:
     """Return planet and visit as integers, whatever type they have; anything else stays as it is."""
     if not isinstance(key, tuple) or len(key) != 2:
+        return key
+    if type(key[0]) is type(key[1]) is int:  # nearly always: a large folder is read by it thousands of times
         return key
     planet, visit = map(as_id, key)
     return key if planet is None or visit is None else (planet, visit)

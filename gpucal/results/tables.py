@@ -14,7 +14,7 @@ from gpucal.settings.ids import ItemId
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Rows", "attributes", "curve_table", "failure_table", "item_table"]
+__all__ = ["Rows", "attributes", "curve_table", "failure_table", "flat", "item_table"]
 
 # Fields of the records that are columns of their own.
 _FIELDS = ("seconds", "backend", "version")
@@ -30,11 +30,14 @@ class Rows(NamedTuple):
 
 
 def item_table(
-    done: Mapping[ItemId, Mapping[str, Any]], failed: Mapping[ItemId, str], elsewhere: Mapping[ItemId, str]
+    done: Mapping[ItemId, Mapping[str, Any]],
+    failed: Mapping[ItemId, str],
+    elsewhere: Mapping[ItemId, str],
+    quality: Mapping[ItemId, Mapping[str, Any]],
 ) -> pd.DataFrame:
     """Make a row for each item, in order.
 
-    The fields of a record's ``quality`` become columns: a number as it is, and those of a mapping in it by both names,
+    The fields of an item's ``quality`` become columns: a number as it is, and those of a mapping in it by both names,
     such as ``flags_HOT``.
     """
     import pandas as pd
@@ -44,10 +47,10 @@ def item_table(
     columns = _keys(items) | {"status": [status[item] for item in items]}
     columns |= {name: [record.get(name) for record in records] for name in _FIELDS}
     columns["seconds"] = pd.array(columns["seconds"], dtype="float64")
-    quality = [dict(_flat(record.get("quality"))) for record in records]
-    for name in dict.fromkeys(name for of in quality for name in of):
+    numbers = [flat(quality.get(item)) for item in items]
+    for name in dict.fromkeys(name for of in numbers for name in of):
         called = f"quality_{name}" if name in columns else name
-        columns[called] = [of.get(name) for of in quality]
+        columns[called] = [of.get(name) for of in numbers]
     return pd.DataFrame(columns).infer_objects()
 
 
@@ -117,11 +120,16 @@ def _keys(items: Sequence[ItemId]) -> dict[str, Any]:
     }
 
 
+def flat(quality: object) -> dict[str, Any]:
+    """Return the fields of a mapping, and of the mappings in it by both names, such as ``flags_HOT``."""
+    return dict(_flat(quality))
+
+
 def _flat(quality: object, before: str = "") -> Iterator[tuple[str, Any]]:
     """List the fields of a mapping, and of the mappings in it, by their names joined with an underscore."""
     if isinstance(quality, Mapping):
         for name, value in quality.items():
-            if isinstance(value, Mapping):
+            if isinstance(value, dict):
                 yield from _flat(value, f"{before}{name}_")
             else:
                 yield f"{before}{name}", value

@@ -365,7 +365,9 @@ def _look_at_needs(
         values = plan.n_bins * curves * 2  # flux and errors
         values += cube * (1 + job.variance) if job.product == "cubes" else 0
         stored[name] = values * value_bytes + pixels + 8 * (plan.n_bins + curves) + _RECORD
-        working = working_bytes(one.signal, job.threads, destination.page_block, by_pages=by_pages)
+        working = working_bytes(
+            one.signal, job.threads, destination.page_block, by_pages=by_pages and not plan.cosmic_rays
+        )
         reserved[name] = working + cube * job.value_bytes
     for item in items:
         where, name = str(item.id), item.detector.name

@@ -120,7 +120,8 @@ def _check_bins(observations: list[Observation], config: Calibration) -> None:
             continue
         for obs in observations:
             with suppress(InputError):
-                most = max(most, open_signal(obs.signal_path(detector), detector).n_frames // 2)
+                pairs_read = open_signal(obs.signal_path(detector), detector).n_frames // 2
+                most = max(most, pairs_read - config.drop_last_pairs)
             if pairs <= most:
                 break
         if 0 < most < pairs:

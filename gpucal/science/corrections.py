@@ -51,6 +51,6 @@ CORRECTIONS = (
         "bad_pixels",
         plan=lambda config, dq: bad_pixels.plan_repair(dq, config.bad_pixels),
         # Where bad pixels are left, there was nothing to interpolate from.
-        is_done=lambda config, dq: config.bad_pixels == "interpolate" and not bad_pixels.unusable(dq).any(),
+        is_done=lambda config, dq: config.bad_pixels in bad_pixels.MENDING and not bad_pixels.unusable(dq).any(),
     ),
 )

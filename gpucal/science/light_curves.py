@@ -2,9 +2,10 @@
 
     flux[b, λ] = Σ_y c[λ, y] · signal[b, λ, y]        error² = Σ_y c² · variance        (a photometer: Σ over λ too)
 
-All choices are in c, which does not depend on time, so they keep a transit's depth. Bad pixels have 0. Plain weights
+All choices are in c, which does not depend on time, so they keep a transit's depth. A background that is constant in
+time has coefficients of its own, for the mean over time of the signal. Bad pixels have 0. Plain weights
 are 1. Optimal weights are P/V · Σ P / Σ (P²/V), with the mean profile P and the mean variance V (Horne 1986, PASP 98,
-609). Background rows have −Σc / their number. An interpolated pixel's coefficient goes to the pixels it was made of.
+609). Background rows have −Σc / their number. A mended pixel's coefficient goes to the pixels it was made of.
 The light curve of a column that was interpolated as a whole is a mean of its neighbours' light curves.
 
 Optimal weights come from a profile that has noise itself, so faint light comes out too large: by 27 % at 300 e⁻ a bin
@@ -14,18 +15,27 @@ and column, 0.9 % at 3,000, nothing at 10,000. Its transit depth comes out too s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpucal.science.bad_pixels import Mend, carry_variance, find_mends, gather, interpolate, unusable
-from gpucal.science.plan import DQ, Plan
+from gpucal.science.bad_pixels import Mends, carry_variance, gather, interpolate, mends_of, unusable
+from gpucal.science.plan import Plan
+from gpucal.science.rejected import NONE, Rejected
 from gpucal.science.steps import Array, namespace, time_parts
 from gpucal.settings.detectors import Detector
-from gpucal.settings.rules import Window, check_aperture, checked_window, checked_windows
+from gpucal.settings.rules import (
+    Window,
+    check_aperture,
+    check_columns,
+    check_overlap,
+    checked_window,
+    checked_windows,
+    faintest,
+)
 from gpucal.settings.table import SETTINGS
 
 __all__ = [
@@ -53,43 +63,79 @@ class Aperture:
         Every good pixel counts 1, or the optimal weights of profile over variance.
     rows : tuple of int, optional
         First and one-past-last spatial row; by default all.
-    background_rows : sequence of tuple of int
+    background_rows : sequence of tuple of int, or str
         Windows of rows, or one, whose mean is the background: of each wavelength, or of all for a photometer. A light
         curve without a usable pixel in these rows is NaN. Without the subtraction it would not compare with the others.
+        ``'faintest:6'`` takes the six rows of the smallest mean over time and usable pixels, among those not summed, or
+        among all if all are summed.
+    background : {'bin', 'constant'}
+        The background of each time bin, or its mean over all bins.
+    columns : tuple of int, optional
+        First and one-past-last stored column of a photometer; by default all. Background rows keep all their columns.
 
     Raises
     ------
     ConfigError
-        If a value is not possible, or the background rows are the rows that are summed.
+        If a value is not possible, the background rows are the rows that are summed, or columns are chosen of a
+        spectrum.
     """
 
     detector: Detector
     weights: str = "plain"
     rows: Window | None = None
-    background_rows: tuple[Window, ...] = ()
+    background_rows: tuple[Window, ...] | str = ()
+    background: str = "bin"
+    columns: Window | None = None
 
     def __post_init__(self) -> None:
         height = self.detector.shape[0]
-        SETTINGS["weights"].rule("weights", self.weights)
+        for name in ("weights", "background"):
+            SETTINGS[name].rule(name, getattr(self, name))
         rows = (0, height) if self.rows is None else checked_window("rows", self.rows, height)
         object.__setattr__(self, "rows", rows)
         background = checked_windows("background_rows", self.background_rows, height)
         object.__setattr__(self, "background_rows", background)
-        check_aperture("background_rows", rows, background)
+        width, crop = self.detector.shape[1], self.detector.crop
+        columns = (0, width) if self.columns is None else checked_window("columns", self.columns, width)
+        object.__setattr__(self, "columns", columns)
+        check_columns("columns", columns, self.detector)
+        check_overlap("columns", columns, crop)
+        whole = columns[0] <= crop[0] and crop[1] <= columns[1]
+        check_aperture("background_rows", rows, background, height, whole=whole)
 
     @classmethod
     def of(cls, detector: Detector, settings: Mapping[str, Any]) -> Aperture:
         """Make the aperture of a detector from settings, as `gpucal.Calibration.to_dict` gives them."""
         name = detector.name
-        return cls(detector, settings["weights"], settings["rows"][name], settings["background_rows"][name])
+        rows, background_rows = settings["rows"][name], settings["background_rows"][name]
+        # Results of 0.1 have neither of these.
+        background, columns = settings.get("background", "bin"), settings.get("columns", {}).get(name)
+        return cls(detector, settings["weights"], rows, background_rows, background, columns)
+
+    @property
+    def needs_variances(self) -> bool:
+        """Whether the variances of all bins must be known before those of a light curve."""
+        return self.weights == "variance" or (self.background == "constant" and bool(self.background_rows))
 
     def target(self) -> NDArray[np.bool_]:
-        """Return which spatial rows are summed."""
+        """Return which pixels are summed, (wavelength, spatial)."""
+        assert self.columns is not None  # __post_init__ sets it
+        columns = np.arange(*self.detector.crop)
+        chosen: NDArray[np.bool_] = (self.columns[0] <= columns) & (columns < self.columns[1])
+        return chosen[:, None] & self._target_rows()
+
+    def _target_rows(self) -> NDArray[np.bool_]:
         assert self.rows is not None  # __post_init__ sets it
         return self._chosen([self.rows])
 
-    def background(self) -> NDArray[np.bool_]:
-        """Return which spatial rows are background."""
+    def sky(self, level: Callable[[], NDArray[np.float64]]) -> NDArray[np.bool_]:
+        """Return which spatial rows are background; ``level`` is called for the brightness of each, if that decides."""
+        if isinstance(self.background_rows, str):
+            target = self._target_rows()
+            faint = np.where(target & ~target.all(), np.inf, level())
+            chosen = np.zeros(target.size, bool)
+            chosen[np.argsort(faint, kind="stable")[: faintest(self.background_rows)]] = True
+            return chosen
         return self._chosen(self.background_rows)
 
     def _chosen(self, windows: Sequence[Window]) -> NDArray[np.bool_]:
@@ -104,7 +150,9 @@ class Choices(TypedDict, total=False):
 
     weights: str
     rows: Window | None
-    background_rows: tuple[Window, ...]
+    background_rows: tuple[Window, ...] | str
+    background: str
+    columns: Window | None
 
 
 class LightCurve(NamedTuple):
@@ -115,7 +163,11 @@ class LightCurve(NamedTuple):
 
 
 def light_curve(
-    signal: NDArray[Any], dq: NDArray[np.uint8], aperture: Aperture, variance: NDArray[Any] | None = None
+    signal: NDArray[Any],
+    dq: NDArray[np.uint8],
+    aperture: Aperture,
+    variance: NDArray[Any] | None = None,
+    mends: Mends | None = None,
 ) -> NDArray[np.float64]:
     """Sum a signal cube over its good pixels: along the slit for a spectrum, over the image for a photometer.
 
@@ -129,6 +181,8 @@ def light_curve(
         The pixels and their weights.
     variance : ndarray, shape (time, wavelength, spatial), optional
         Of the signal, electrons²; only the weights ``'variance'`` need it.
+    mends : sequence of Mend or Blend, optional
+        What mended pixels were made of; by default they were interpolated.
 
     Returns
     -------
@@ -137,14 +191,21 @@ def light_curve(
         for.
     """
     photometer = aperture.detector.photometer
-    inside, columns = _mends(dq, photometer)
-    flux: NDArray[np.float64] = weighted_sum(signal, _coefficients(signal, dq, inside, aperture, variance), photometer)
+    inside, columns = _split(mends_of(dq, mends), photometer)
+    c, sky = _coefficients(signal, dq, inside, aperture, variance)
+    flux: NDArray[np.float64] = weighted_sum(signal, c, photometer)
+    if sky is not None:
+        flux += _mean_sum(signal, signal, sky, photometer)
     interpolate(flux[:, :, None], columns)
     return flux
 
 
 def light_curve_with_errors(
-    signal: NDArray[Any], dq: NDArray[np.uint8], aperture: Aperture, variance: NDArray[Any]
+    signal: NDArray[Any],
+    dq: NDArray[np.uint8],
+    aperture: Aperture,
+    variance: NDArray[Any],
+    mends: Mends | None = None,
 ) -> LightCurve:
     """Sum a signal cube as `light_curve` does, and its variance with the squares of the same coefficients.
 
@@ -154,6 +215,8 @@ def light_curve_with_errors(
         As for `light_curve`.
     variance : ndarray, shape (time, wavelength, spatial)
         Of the signal, electrons².
+    mends : sequence of Mend or Blend, optional
+        As for `light_curve`.
 
     Returns
     -------
@@ -162,17 +225,31 @@ def light_curve_with_errors(
         `light_curve`.
     """
     xp, photometer = namespace(signal), aperture.detector.photometer
-    inside, columns = _mends(dq, photometer)
-    c = _coefficients(signal, dq, inside, aperture, variance)
+    inside, columns = _split(mends_of(dq, mends), photometer)
+    c, sky = _coefficients(signal, dq, inside, aperture, variance)
     flux = weighted_sum(signal, c, photometer)
     with np.errstate(over="ignore"):  # bad values without a flag may overflow
-        squared = weighted_sum(variance, c * c, photometer)
+        if sky is None:
+            squared = weighted_sum(variance, c * c, photometer)
+        else:
+            flux += _mean_sum(signal, signal, sky, photometer)
+            n = xp.maximum(_times(signal), 1)
+            squared = weighted_sum(variance, c * c, photometer) + _mean_sum(variance, signal, sky * sky / n, photometer)
+            # A pixel may be in both sums: (c + sky/n)² has a mixed term.
+            squared += _sums(variance, 2.0 * c * sky / n, photometer)
     interpolate(flux[:, :, None], columns)
     carry_variance(squared[:, :, None], columns)
     return LightCurve(flux, xp.sqrt(squared))
 
 
-def light_curve_of_plan(signal: NDArray[Any], dq: NDArray[np.uint8], aperture: Aperture, plan: Plan) -> LightCurve:
+def light_curve_of_plan(
+    signal: NDArray[Any],
+    dq: NDArray[np.uint8],
+    aperture: Aperture,
+    plan: Plan,
+    rejected: Rejected = NONE,
+    mends: Mends | None = None,
+) -> LightCurve:
     """Sum a signal cube as `light_curve_with_errors` does with the variances of `gpucal.science.noise.variance`.
 
     They are added up where they are made, so this takes a quarter of the time, and needs no memory for a second cube.
@@ -182,9 +259,13 @@ def light_curve_of_plan(signal: NDArray[Any], dq: NDArray[np.uint8], aperture: A
     signal : ndarray, shape (time, wavelength, spatial)
         Calibrated signal, electrons; of NumPy.
     dq, aperture
-        As for `light_curve`; the weights must be plain, as others need the variances before the sums.
+        As for `light_curve`; not an aperture that `Aperture.needs_variances`.
     plan : Plan
         The plan that the signal was made with.
+    rejected : Rejected
+        As for `gpucal.science.noise.variance`.
+    mends : sequence of Mend or Blend, optional
+        As for `light_curve`.
 
     Returns
     -------
@@ -192,8 +273,8 @@ def light_curve_of_plan(signal: NDArray[Any], dq: NDArray[np.uint8], aperture: A
         ``flux`` and ``error``, each (time, wavelength) or (time, 1); NaN as in `light_curve`.
     """
     photometer = aperture.detector.photometer
-    inside, columns = _mends(dq, photometer)
-    c = _coefficients(signal, dq, inside, aperture, None)
+    inside, columns = _split(mends_of(dq, mends), photometer)
+    c, _ = _coefficients(signal, dq, inside, aperture, None)
     unused = c == 0.0
     frame = (plan.detector.shape[0], plan.detector.width)
     maps = (values.reshape(frame).T for values in (plan.divisor, plan.dark, plan.read_noise))
@@ -211,6 +292,9 @@ def light_curve_of_plan(signal: NDArray[Any], dq: NDArray[np.uint8], aperture: A
             charge += dark * plan.tau_s[part, None, None]
             np.maximum(charge, 0.0, out=charge)
             charge += reads
+            if (here := rejected.part(part)).pairs.size:
+                here.rescale(charge, plan.pairs_per_bin)
+                np.copyto(charge, 0.0, where=unused)
             np.einsum(sums, charge, share, out=squared[part, 0] if photometer else squared[part])
         nothing = unused.all() if photometer else unused.all(axis=1)
         squared[:, nothing] = np.nan
@@ -219,9 +303,8 @@ def light_curve_of_plan(signal: NDArray[Any], dq: NDArray[np.uint8], aperture: A
         return LightCurve(flux, np.sqrt(squared))
 
 
-def _mends(dq: NDArray[np.uint8], photometer: bool) -> tuple[list[Mend], list[Mend]]:
+def _split(mends: Mends, photometer: bool) -> tuple[Mends, Mends]:
     """Return the mends inside a light curve, and those of whole light curves, as pixels of (wavelength, 1)."""
-    mends = find_mends(dq) if (dq & np.uint8(DQ.INTERPOLATED)).any() else []
     if photometer:
         return mends, []
     inside = [mend for mend in mends if mend.pixel[0] == mend.first[0]]
@@ -229,21 +312,28 @@ def _mends(dq: NDArray[np.uint8], photometer: bool) -> tuple[list[Mend], list[Me
 
 
 def _coefficients(
-    signal: NDArray[Any], dq: NDArray[np.uint8], mends: list[Mend], aperture: Aperture, variance: NDArray[Any] | None
-) -> Array:
+    signal: NDArray[Any], dq: NDArray[np.uint8], mends: Mends, aperture: Aperture, variance: NDArray[Any] | None
+) -> tuple[Array, Array | None]:
+    """Return the coefficients of a bin, and those of the mean over time; None without a constant background."""
     xp = namespace(signal)
-    rows = (xp.asarray(aperture.target()), xp.asarray(aperture.background()))
+    good = xp.asarray(~unusable(dq))
+    rows = (xp.asarray(aperture.target()), xp.asarray(aperture.sky(lambda: _row_means(signal, good))))
     means = (
         [_time_mean(signal), _time_mean(variance)] if aperture.weights == "variance" and variance is not None else []
     )
-    return coefficients(xp.asarray(~unusable(dq)), *rows, mends, aperture.detector.photometer, *means)
+    if aperture.background == "bin" or not aperture.background_rows:
+        return coefficients(good, *rows, mends, aperture.detector.photometer, *means), None
+    c, sky = _target_and_sky(good, *rows, aperture.detector.photometer, *means)
+    for part in (c, sky):
+        gather(part, mends)
+    return c, sky
 
 
 def coefficients(
     good: Array,
     target: Array,
     background: Array,
-    mends: list[Mend],
+    mends: Mends,
     photometer: bool,
     profile: Array | None = None,
     variance: Array | None = None,
@@ -254,10 +344,12 @@ def coefficients(
     ----------
     good : array of bool, shape (wavelength, spatial)
         Pixels that may count.
-    target, background : array of bool, shape (spatial,)
-        Rows that are summed, and rows of background.
-    mends : list of Mend
-        Interpolated pixels.
+    target : array of bool, shape (wavelength, spatial) or (spatial,)
+        Pixels or rows that are summed.
+    background : array of bool, shape (spatial,)
+        Rows of background.
+    mends : sequence of Mend or Blend
+        What mended pixels were made of.
     photometer : bool
         Make one sum over everything; if False, one for each wavelength.
     profile, variance : array of float64, shape (wavelength, spatial), optional
@@ -268,6 +360,21 @@ def coefficients(
     array of float64, shape (wavelength, spatial)
         All 0 if a light curve has no good pixel, or no good pixel of a background asked for.
     """
+    c, sky = _target_and_sky(good, target, background, photometer, profile, variance)
+    c = c + sky
+    gather(c, mends)
+    return c
+
+
+def _target_and_sky(
+    good: Array,
+    target: Array,
+    background: Array,
+    photometer: bool,
+    profile: Array | None = None,
+    variance: Array | None = None,
+) -> tuple[Array, Array]:
+    """Return the factors of pixels that are summed, and those of background pixels, which are 0 or below."""
     xp = namespace(good)
 
     def total(values: Array) -> Array:
@@ -287,9 +394,9 @@ def coefficients(
             c = xp.where(mean > 0.0, mean / variance, 0.0)
             norm = total(c * mean)
             c = xp.where(norm > 0.0, c * total(mean) / norm, 0.0)
-        c = xp.where(n_sky > 0.0, c - sky * total(c) / n_sky, xp.where(xp.any(background), 0.0, c))
-    gather(c, mends)
-    return c
+        share = xp.where(n_sky > 0.0, -(sky * total(c) / n_sky), 0.0)
+        c = xp.where((n_sky > 0.0) | ~xp.any(background), c, 0.0)
+    return c, share
 
 
 def weighted_sum(values: Array, c: Array, photometer: bool) -> Array:
@@ -310,15 +417,49 @@ def weighted_sum(values: Array, c: Array, photometer: bool) -> Array:
         The sums; NaN where every coefficient is 0.
     """
     xp = namespace(values)
+    any_used = xp.any(c != 0.0, axis=(0, 1) if photometer else 1)
+    return xp.where(any_used, _sums(values, c, photometer), xp.nan)
+
+
+def _sums(values: Array, c: Array, photometer: bool) -> Array:
+    """Return ``Σ c · values``; 0 where every coefficient is 0."""
+    xp = namespace(values)
     axes = (1, 2) if photometer else (2,)
     used = c != 0.0
-    any_used = xp.any(used, axis=tuple(axis - 1 for axis in axes))
     sums = xp.empty_like(values[:, : 1 if photometer else None, 0], dtype=xp.float64)
     with np.errstate(invalid="ignore", over="ignore"):  # from bad pixels, which are then left out
         for part in time_parts(values):
             total = xp.sum(xp.where(used, values[part, ...] * c, 0.0), axis=axes)
-            sums[part, :] = xp.reshape(xp.where(any_used, total, xp.nan), (-1, sums.shape[1]))
+            sums[part, :] = xp.reshape(total, (-1, sums.shape[1]))
     return sums
+
+
+def _mean_sum(values: Array, signal: Array, c: Array, photometer: bool) -> Array:
+    """Return ``Σ c · mean of values over time``; a pixel's bins without a finite signal do not count."""
+    xp = namespace(values)
+    total = xp.zeros(c.shape, dtype=xp.float64)
+    with np.errstate(invalid="ignore", over="ignore"):  # from bad pixels, which are then left out
+        for part in time_parts(values):
+            total += xp.sum(xp.where(xp.isfinite(signal[part, ...]), values[part, ...], 0.0), axis=0, dtype=xp.float64)
+        mean = total / xp.maximum(_times(signal), 1)
+        return xp.sum(xp.where(c != 0.0, c * mean, 0.0), axis=(0, 1) if photometer else 1)
+
+
+def _times(signal: Array) -> Array:
+    """Return how many bins of each pixel have a finite signal."""
+    xp = namespace(signal)
+    return sum(xp.sum(xp.isfinite(signal[part, ...]), axis=0) for part in time_parts(signal))
+
+
+def _row_means(signal: Array, good: Array) -> NDArray[np.float64]:
+    """Return each row's mean over time and over good pixels; a row without any is infinitely bright."""
+    xp = namespace(signal)
+    mean = _time_mean(signal)
+    counts = good & xp.isfinite(mean)
+    n = xp.sum(counts, axis=0)
+    level = xp.where(n > 0, xp.sum(xp.where(counts, mean, 0.0), axis=0) / xp.maximum(n, 1), xp.inf)
+    host: NDArray[np.float64] = level.get() if hasattr(level, "get") else np.asarray(level)
+    return host
 
 
 def _time_mean(values: Array) -> Array:

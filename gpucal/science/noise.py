@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpucal.science.bad_pixels import carry_variance, find_mends
-from gpucal.science.plan import DQ, Plan
+from gpucal.science.bad_pixels import Mends, carry_variance, mends_of
+from gpucal.science.plan import Plan
+from gpucal.science.rejected import NONE, Rejected
 from gpucal.science.steps import Array, namespace, time_parts
 
 __all__ = ["neighbour_residuals", "noise_excess", "on_arrays", "read_variance", "scatter", "variance"]
@@ -17,12 +18,18 @@ __all__ = ["neighbour_residuals", "noise_excess", "on_arrays", "read_variance", 
 _NORMAL = 0.6744897501960817 * 2.0**0.5
 
 
-def variance(signal: NDArray[Any], plan: Plan, dq: NDArray[np.uint8]) -> NDArray[np.float64]:
+def variance(
+    signal: NDArray[Any],
+    plan: Plan,
+    dq: NDArray[np.uint8],
+    rejected: Rejected = NONE,
+    mends: Mends | None = None,
+) -> NDArray[np.float64]:
     """Return the variance of every output, ``(max(S, 0) + 2·N·read²) / divisor²``.
 
     S is the binned sum before dark subtraction, recovered as ``signal·divisor + dark·τ``. Both reads of a pair belong
     to one accumulating exposure, so only the charge gathered between them is counted. Pointing jitter is not included;
-    `noise_excess` shows it. An interpolated pixel gets the variance of its weighted mean. If counts are multiplied by
+    `noise_excess` shows it. A mended pixel gets the variance of its weighted sum. If counts are multiplied by
     the gain, signals are electrons times gain², and so are read noise and each photon's share: ``gain² · max(S, 0)``.
 
     Parameters
@@ -33,6 +40,10 @@ def variance(signal: NDArray[Any], plan: Plan, dq: NDArray[np.uint8]) -> NDArray
         The plan it was made with.
     dq : ndarray of uint8, shape (wavelength, spatial)
         Data-quality flags.
+    rejected : Rejected
+        Pairs left out of bins. The rest was scaled up by pairs over kept pairs, and so is the variance.
+    mends : sequence of Mend or Blend, optional
+        What mended pixels were made of; by default they were interpolated.
 
     Returns
     -------
@@ -44,12 +55,12 @@ def variance(signal: NDArray[Any], plan: Plan, dq: NDArray[np.uint8]) -> NDArray
     maps = (values.reshape(frame).T for values in (plan.divisor, plan.dark, plan.read_noise))
     divisor, dark, read, tau_s = (xp.asarray(values) for values in (*maps, plan.tau_s))
     result: NDArray[np.float64] = on_arrays(signal, divisor, dark, read, tau_s, plan.pairs_per_bin, plan.electron)
-    if (dq & np.uint8(DQ.INTERPOLATED)).any():
-        carry_variance(result, find_mends(dq))
+    rejected.rescale(result, plan.pairs_per_bin)
+    carry_variance(result, mends_of(dq, mends))
     return result
 
 
-def read_variance(plan: Plan, dq: NDArray[np.uint8]) -> NDArray[np.float64]:
+def read_variance(plan: Plan, dq: NDArray[np.uint8], mends: Mends | None = None) -> NDArray[np.float64]:
     """Return the part of `variance` that is read noise, ``2·N·read² / divisor²``; it is the same in every bin.
 
     Parameters
@@ -58,6 +69,8 @@ def read_variance(plan: Plan, dq: NDArray[np.uint8]) -> NDArray[np.float64]:
         The plan that the signal was made with.
     dq : ndarray of uint8, shape (wavelength, spatial)
         Data-quality flags.
+    mends : sequence of Mend or Blend, optional
+        As for `variance`.
 
     Returns
     -------
@@ -68,8 +81,7 @@ def read_variance(plan: Plan, dq: NDArray[np.uint8]) -> NDArray[np.float64]:
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         pixels = 2 * plan.pairs_per_bin * plan.read_noise**2 / plan.divisor**2
         result: NDArray[np.float64] = np.ascontiguousarray(pixels.reshape(frame).T)
-        if (dq & np.uint8(DQ.INTERPOLATED)).any():
-            carry_variance(result[None], find_mends(dq))
+        carry_variance(result[None], mends_of(dq, mends))
     return result
 
 

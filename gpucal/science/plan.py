@@ -31,7 +31,7 @@ from gpucal.inputs.calibration_files import DEGREE, Adc, Axis, CalibrationFrames
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import Detector
 
-__all__ = ["DQ", "DQ_DESCRIPTIONS", "Plan", "make_plan"]
+__all__ = ["DQ", "DQ_DESCRIPTIONS", "Plan", "integration_times_s", "make_plan"]
 
 
 class DQ(enum.IntFlag):
@@ -53,6 +53,7 @@ class DQ(enum.IntFlag):
     SATURATED = 16
     INTERPOLATED = 32
     BAD_DARK = 64
+    COSMIC = 128
 
 
 DQ_DESCRIPTIONS: Mapping[DQ, str] = MappingProxyType(
@@ -64,6 +65,7 @@ DQ_DESCRIPTIONS: Mapping[DQ, str] = MappingProxyType(
         DQ.SATURATED: "a raw count reached the saturation limit",
         DQ.INTERPOLATED: "value was made of good neighbours, and is usable",
         DQ.BAD_DARK: "dark current is not known, and the value is NaN",
+        DQ.COSMIC: "pairs of reads were left out as hit by cosmic rays, and the value is usable",
     }
 )
 """What each data-quality bit says of a pixel."""
@@ -103,6 +105,8 @@ class Plan:
         Mean time of the frames of each bin, hours.
     bounds_h : ndarray of float64, shape (bin, 2)
         Times of the first and the last frame of each bin, hours.
+    cosmic_rays : float
+        Threshold beyond which a pair is rejected, standard deviations of its pixel's pairs; 0 rejects none.
     """
 
     detector: Detector
@@ -119,6 +123,7 @@ class Plan:
     dq: NDArray[np.uint8]
     time_h: NDArray[np.float64]
     bounds_h: NDArray[np.float64]
+    cosmic_rays: float = 0.0
 
     @property
     def used_frames(self) -> int:
@@ -169,11 +174,9 @@ def make_plan(
     if n_frames % 2 and config.odd_frames == "error":
         raise InputError(f"has {n_frames} frames, an odd number", 'set odd_frames = "drop" (--odd-frames drop)')
     pairs_per_bin = config.pairs_per_bin(detector, axis.pair_s)
-    n_bins = n_frames // 2 // pairs_per_bin
+    n_bins = max(0, n_frames // 2 - config.drop_last_pairs) // pairs_per_bin
     if n_bins == 0:
-        problem = f"has {n_frames} frames, fewer than the {2 * pairs_per_bin} of one bin"
-        smaller = f"use smaller bins, as in --bin {detector.name}={n_frames // 2}"
-        raise InputError(problem, smaller if n_frames > 1 else "copy it again from the competition data")
+        raise _too_short(detector, n_frames, pairs_per_bin, config.drop_last_pairs)
     used = 2 * pairs_per_bin * n_bins
     for length in (axis.time_h.size, used if axis.integration_s is None else axis.integration_s.size):
         if length < used:
@@ -186,6 +189,7 @@ def make_plan(
     dead, dark = frames.dead.ravel(), frames.dark.ravel()
     scale, electron = (adc.gain, adc.gain**2) if config.gain == "multiply" else (1.0 / adc.gain, 1.0)
     divisor = np.where(dead, 1.0, frames.flat.ravel()) if config.flat else np.ones(dead.size)
+    start_s, end_s = integration_times_s(detector, config, axis, used)
     times_h = axis.time_h[:used].reshape(n_bins, 2 * pairs_per_bin)
     return Plan(
         detector=detector,
@@ -195,7 +199,7 @@ def make_plan(
         floor=max(0.0, -adc.offset / scale) if config.clip_negatives else 0.0,
         # At a dead pixel the notebook subtracts the same dark from both reads, which cancels, unless it is NaN.
         dark=np.where(dead & ~np.isnan(dark), 0.0, dark) if config.dark else np.zeros(dead.size),
-        tau_s=_integration_steps_s(detector, config, axis, used).reshape(n_bins, pairs_per_bin).sum(axis=1),
+        tau_s=(end_s - start_s).reshape(n_bins, pairs_per_bin).sum(axis=1),
         divisor=divisor * pairs_per_bin if config.reduce == "mean" else divisor,
         electron=electron,
         read_noise=electron * frames.read.ravel(),
@@ -203,7 +207,23 @@ def make_plan(
         dq=dq.ravel(),
         time_h=times_h.mean(axis=1),
         bounds_h=times_h[:, [0, -1]],
+        cosmic_rays=config.cosmic_rays,
     )
+
+
+def _too_short(detector: Detector, n_frames: int, pairs_per_bin: int, dropped: int) -> InputError:
+    """Return the error of an observation that does not fill one bin."""
+    left = n_frames // 2 - dropped
+    if dropped and n_frames > 1:
+        problem = (
+            f"has {n_frames} frames; without the last {dropped} pairs, fewer than the {2 * pairs_per_bin} of one bin"
+        )
+        fewer = f"drop at most {n_frames // 2 - pairs_per_bin}, as --drop-last-pairs sets"
+        smaller = f"use smaller bins, as in --bin {detector.name}={left}" if left > 0 else "drop fewer pairs"
+        return InputError(problem, fewer if n_frames // 2 >= pairs_per_bin else smaller)
+    problem = f"has {n_frames} frames, fewer than the {2 * pairs_per_bin} of one bin"
+    smaller = f"use smaller bins, as in --bin {detector.name}={left}"
+    return InputError(problem, smaller if n_frames > 1 else "copy it again from the competition data")
 
 
 def _coefficients(config: Calibration, frames: CalibrationFrames, scale: float, shift: float) -> NDArray[np.float64]:
@@ -223,13 +243,32 @@ def _coefficients(config: Calibration, frames: CalibrationFrames, scale: float, 
     return composed
 
 
-def _integration_steps_s(detector: Detector, config: Calibration, axis: Axis, used: int) -> NDArray[np.float64]:
-    """Return Δt_end − Δt_start of each used CDS pair."""
+def integration_times_s(
+    detector: Detector, config: Calibration, axis: Axis, used: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the integration times of start and end reads.
+
+    Parameters
+    ----------
+    detector : Detector
+        The detector.
+    config : Calibration
+        Settings, with ``integration`` set.
+    axis : Axis
+        The times that the data set gives.
+    used : int
+        Frames in whole bins.
+
+    Returns
+    -------
+    start, end : ndarray of float64, shape (pair,)
+        Seconds, of each used CDS pair.
+    """
     # FGS1 has no integration column: the notebook uses one constant for every read (0.1 s), so the differences are 0.
     frames_s = np.full(used, detector.integration_s) if axis.integration_s is None else axis.integration_s[:used]
     # The update of 29 August 2024 adds 0.1 s to end reads, for both detectors.
     update_s = 0.1 if config.integration == "updated" else 0.0
-    return frames_s[1::2] + update_s - frames_s[0::2]
+    return frames_s[0::2], frames_s[1::2] + update_s
 
 
 def _data_quality(detector: Detector, config: Calibration, frames: CalibrationFrames) -> NDArray[np.uint8]:

@@ -18,9 +18,12 @@ from gpucal.science.plan import DQ
 from gpucal.science.steps import time_parts
 
 __all__ = [
+    "count_flags",
+    "curve_quality",
     "middles",
     "negative_share",
     "position",
+    "positions",
     "quality",
     "scatter",
     "thirds",
@@ -55,18 +58,49 @@ def quality(
     dict
         Numbers and mappings of numbers; None where a number cannot be told.
 
+        Those of `curve_quality`, and: ``flags``, ``trace_flags``: pixels by flag, of all and of the `trace`.
+        ``negative_share``: see the function. ``trace_row``: `position` of the light on the spatial axis;
+        ``trace_row_drift``: last third minus first third, pixels. ``trace_column`` and ``trace_column_drift``: the same
+        on the other axis, of a photometer.
+    """
+    numbers = curve_quality(flux, error, photometer=photometer)
+    good = ~unusable(dq)
+    with np.errstate(all="ignore"):  # bad values without a flag may overflow
+        images = [_image(signal[part], good) for part in thirds(len(signal))]
+        whole = images[1] if len(signal) < 3 else _image_of(images, thirds(len(signal)))
+        inside = trace(whole, photometer=photometer)
+        of_cube: dict[str, Any] = {"flags": count_flags(dq), "trace_flags": count_flags(dq[inside])}
+        of_cube["nan_columns"] = numbers.pop("nan_columns")  # its place in tables
+        of_cube["negative_share"] = negative_share(signal, good)
+        for name, axis in (("trace_row", 1), ("trace_column", 0))[: 1 + photometer]:
+            of_cube[name] = position(whole, axis)
+            of_cube[f"{name}_drift"] = position(images[2], axis) - position(images[0], axis)
+    return numbers | {name: _plain(value) for name, value in of_cube.items()}
+
+
+def curve_quality(flux: NDArray[Any], error: NDArray[Any], *, photometer: bool) -> dict[str, Any]:
+    """Return the numbers on quality that light curves alone tell, ready for JSON.
+
+    Parameters
+    ----------
+    flux, error : ndarray, shape (time, wavelength) or (time, 1)
+        Light curves and their errors, electrons.
+    photometer : bool
+        Whether the detector takes images instead of spectra.
+
+    Returns
+    -------
+    dict
+        Numbers and mappings of numbers; None where a number cannot be told.
+
         ``white_flux``: median of `white_light`, electrons. ``scatter_ppm``: its `scatter`. ``expected_ppm``: its error.
         ``excess``: the first over the second. ``scatter_ppm_by_wavelength``, ``expected_ppm_by_wavelength``,
         ``excess_by_wavelength``: the same of each light curve, at the percentiles ``p5``, ``p50``, ``p95``; not of a
         photometer. ``drift_ppm``: last third minus first third of the white light. ``depth_ppm``: by how much the
-        middle third is below the mean of the other two. ``flags``, ``trace_flags``: pixels by flag, of all and of the
-        `trace`. ``nan_columns``: light curves with a bin that is not finite. ``negative_share``: see the function.
-        ``trace_row``: `position` of the light on the spatial axis; ``trace_row_drift``: last third minus first third,
-        pixels. ``trace_column`` and ``trace_column_drift``: the same on the other axis, of a photometer.
+        middle third is below the mean of the other two. ``nan_columns``: light curves with a bin that is not finite.
     """
     flux, error = np.asarray(flux, np.float64), np.asarray(error, np.float64)
-    good = ~unusable(dq)
-    with np.errstate(all="ignore"):  # bad values without a flag may overflow
+    with np.errstate(all="ignore"):
         white, white_error, broken = white_light(flux, error)
         numbers: dict[str, Any] = {"white_flux": middles(white)[0], **_noise(white, white_error, 0)}
         if not photometer:
@@ -75,17 +109,13 @@ def quality(
         first, middle, last = (middles(white[part])[0] for part in thirds(len(white)))
         numbers["drift_ppm"] = 1e6 * (last - first) / abs(numbers["white_flux"])
         numbers["depth_ppm"] = 1e6 * (1.0 - middle / ((first + last) / 2.0))
-        images = [_image(signal[part], good) for part in thirds(len(signal))]
-        whole = images[1] if len(signal) < 3 else _image_of(images, thirds(len(signal)))
-        inside = trace(whole, photometer=photometer)
-        for name, where in (("flags", ...), ("trace_flags", inside)):
-            numbers[name] = {str(flag.name): int(np.count_nonzero(dq[where] & flag)) for flag in DQ}
         numbers["nan_columns"] = broken
-        numbers["negative_share"] = negative_share(signal, good)
-        for name, axis in (("trace_row", 1), ("trace_column", 0))[: 1 + photometer]:
-            numbers[name] = position(whole, axis)
-            numbers[f"{name}_drift"] = position(images[2], axis) - position(images[0], axis)
     return {name: _plain(value) for name, value in numbers.items()}
+
+
+def count_flags(dq: NDArray[np.uint8]) -> dict[str, int]:
+    """Count the pixels that have each flag."""
+    return {str(flag.name): int(np.count_nonzero(dq & flag)) for flag in DQ}
 
 
 def thirds(n: int) -> tuple[slice, slice, slice]:
@@ -212,13 +242,32 @@ def position(image: NDArray[np.float64], axis: int) -> float:
     float
         Pixels from the first one; NaN if no pixel has a signal, or all places have the same.
     """
-    profile = _profile(image, axis)
-    there = np.isfinite(profile)
-    if not there.any():
-        return math.nan
-    light = profile[there] - profile[there].min()
-    total = float(light.sum())
-    return float(light @ np.flatnonzero(there)) / total if 0.0 < total < math.inf else math.nan
+    return float(positions(image[None], axis)[0])
+
+
+def positions(images: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    """Return the `position` of the light in several images.
+
+    Parameters
+    ----------
+    images : ndarray of float64, shape (time, wavelength, spatial)
+        Signals, NaN at pixels without one.
+    axis : int
+        The axis of the position, as of one image.
+
+    Returns
+    -------
+    ndarray of float64, shape (time,)
+        Pixels from the first one; NaN as for one image.
+    """
+    profiles = _profile(images, axis)
+    there = np.isfinite(profiles)
+    least = np.min(profiles, axis=-1, keepdims=True, initial=np.inf, where=there)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        light = np.where(there, profiles - least, 0.0)
+        total = light.sum(axis=-1)
+        found: NDArray[np.float64] = light @ np.arange(light.shape[-1]) / total
+        return np.where((total > 0.0) & (total < math.inf), found, math.nan)
 
 
 def negative_share(signal: NDArray[Any], good: NDArray[np.bool_]) -> float:
@@ -259,10 +308,10 @@ def _image_of(images: list[NDArray[np.float64]], parts: tuple[slice, ...]) -> ND
 
 
 def _profile(image: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
-    """Return means along one axis, of the pixels that are not NaN; NaN where there is none."""
-    there = ~np.isnan(image)
-    n = there.sum(axis=1 - axis)
-    profile: NDArray[np.float64] = np.where(there, image, 0.0).sum(axis=1 - axis) / np.where(n, n, np.nan)
+    """Return means along one axis, of the pixels that are not NaN; NaN where there is none. Images may be a stack."""
+    there, other = ~np.isnan(image), -1 - axis
+    n = there.sum(axis=other)
+    profile: NDArray[np.float64] = np.where(there, image, 0.0).sum(axis=other) / np.where(n, n, np.nan)
     return profile
 
 

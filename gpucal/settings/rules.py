@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Integral, Real
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from gpucal.errors import ConfigError
 from gpucal.hints import did_you_mean, near
 from gpucal.settings.detectors import DETECTORS, Detector
 
 __all__ = [
+    "APERTURE_COLUMNS",
     "BELOW_ZERO",
     "BINS",
     "COLUMNS",
@@ -32,8 +33,11 @@ __all__ = [
     "Switch",
     "Window",
     "check_aperture",
+    "check_columns",
+    "check_overlap",
     "checked_window",
     "checked_windows",
+    "faintest",
 ]
 
 PRODUCTS = ("cubes", "light-curves")
@@ -59,6 +63,7 @@ BELOW_ZERO = -sys.float_info.min
 
 _SECONDS = re.compile(r"(\d{1,6}(?:\.\d{1,9})?) ?s", re.ASCII)
 _WINDOW = r"\d{1,6}:\d{1,6}"
+_FAINTEST = re.compile(r"faintest:([1-9]\d{0,5})", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -128,7 +133,7 @@ class Number:
 class ByDetector:
     """A value for each detector: its type in words, its check, the default, and what the text of a flag means.
 
-    The check gets the size of a frame along ``axis``. A text that cannot be read means None.
+    The check gets the size of a frame along ``axis``, and ``also`` the detector. A text that cannot be read means None.
     """
 
     of: str
@@ -136,6 +141,7 @@ class ByDetector:
     standard: Callable[[Detector], object]
     read: Callable[[str], object]
     axis: int = 0
+    also: Callable[[str, Any, Detector], None] | None = None
 
     def __str__(self) -> str:
         return f"mapping of str to {self.of}"
@@ -152,6 +158,9 @@ class ByDetector:
             key: self.check(f"{name}: {key}", value[key], one.shape[self.axis]) if key in value else self.standard(one)
             for key, one in DETECTORS.items()
         }
+        if self.also is not None:
+            for key, one in DETECTORS.items():
+                self.also(f"{name}: {key}", found[key], one)
         return MappingProxyType(found)
 
 
@@ -168,16 +177,52 @@ def checked_window(name: str, value: object, size: int) -> Window:
     raise ConfigError(f"{name} = {value!r}: must be [first, stop] with 0 <= first < stop <= {size}")
 
 
-def checked_windows(name: str, value: object, size: int) -> tuple[Window, ...]:
-    """Check a sequence of windows, which may be empty; a single window may stand alone. ``name`` is for the message."""
+def checked_windows(name: str, value: object, size: int) -> tuple[Window, ...] | str:
+    """Check a sequence of windows, which may be empty, or ``"faintest:N"``; a single window may stand alone."""
+    if isinstance(value, str):
+        if not _FAINTEST.fullmatch(value):
+            windows = f"must be [first, stop] with 0 <= first < stop <= {size}"
+            raise ConfigError(f'{name} = {value!r}: {windows}, several of them, or "faintest:6"')
+        return value
     if not isinstance(value, (tuple, list)) or (value and _is_whole(value[0])):
         return (checked_window(name, value, size),)
     return tuple(checked_window(name, window, size) for window in value)
 
 
-def check_aperture(name: str, rows: Window, background: tuple[Window, ...]) -> None:
-    """Check that the background is not the very rows that are summed, which would leave nothing."""
-    if {row for window in background for row in range(*window)} == set(range(*rows)):
+def check_columns(name: str, columns: Window, detector: Detector) -> None:
+    """Check that only a photometer's columns are chosen: a spectrum has a light curve for each."""
+    if not detector.photometer and columns != (0, detector.shape[1]):
+        problem = "its columns are wavelengths, each with a light curve of its own"
+        raise ConfigError(f"{name} = {columns!r}: {problem}; use crop, or choose columns of FGS1")
+
+
+def check_overlap(name: str, columns: Window, crop: Window) -> None:
+    """Check that some of the columns are inside the crop."""
+    if columns[1] <= crop[0] or crop[1] <= columns[0]:
+        raise ConfigError(f"{name} = {columns!r}: none of them is in the crop, {crop!r}; choose others")
+
+
+def faintest(background: tuple[Window, ...] | str) -> int:
+    """Return N of ``"faintest:N"``, or 0 for windows."""
+    found = _FAINTEST.fullmatch(background) if isinstance(background, str) else None
+    return int(found[1]) if found else 0
+
+
+def check_aperture(
+    name: str, rows: Window, background: tuple[Window, ...] | str, height: int, *, whole: bool = True
+) -> None:
+    """Check that the background is not the very rows that are summed, which would leave nothing.
+
+    That holds where rows are summed as a ``whole``. The faintest rows are found among those that are not summed, or
+    among all if all of ``height`` rows are summed.
+    """
+    if isinstance(background, str):
+        others = height - (rows[1] - rows[0])
+        if faintest(background) > (others or height - 1):
+            problem = f"{others} rows are not summed" if others else f"there are {height} rows, and all are summed"
+            raise ConfigError(f"{name} = {background!r}: {problem}; choose a smaller number")
+        return
+    if whole and {row for window in background for row in range(*window)} == set(range(*rows)):
         problem = "these are the rows that are summed, so nothing would be left"
         raise ConfigError(f"{name} = {background!r}: {problem}; choose others")
 
@@ -204,6 +249,10 @@ def _read_bin(text: str) -> int | str | None:
     return text if text == "none" or _SECONDS.fullmatch(text) else None
 
 
+def _read_background(text: str) -> list[list[int]] | str | None:
+    return text if _FAINTEST.fullmatch(text) else _read_windows(text)
+
+
 def _read_windows(text: str) -> list[list[int]] | None:
     if not re.fullmatch(rf"{_WINDOW}(,{_WINDOW})*", text, re.ASCII):
         return None
@@ -217,5 +266,8 @@ def _read_window(text: str) -> list[int] | None:
 
 BINS = ByDetector("int or str", _checked_bin, lambda detector: detector.bin_pairs, _read_bin)
 COLUMNS = ByDetector("(int, int)", checked_window, lambda detector: detector.crop, _read_window, axis=1)
+APERTURE_COLUMNS = ByDetector(
+    "(int, int)", checked_window, lambda detector: (0, detector.shape[1]), _read_window, axis=1, also=check_columns
+)
 ROWS = ByDetector("(int, int)", checked_window, lambda detector: (0, detector.shape[0]), _read_window)
-NO_ROWS = ByDetector("sequence of (int, int)", checked_windows, lambda detector: (), _read_windows)
+NO_ROWS = ByDetector("sequence of (int, int) or str", checked_windows, lambda detector: (), _read_background)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from gpucal.settings.detectors import DETECTORS
 from gpucal.settings.rules import (
+    APERTURE_COLUMNS,
     BELOW_ZERO,
     BINS,
     COLUMNS,
@@ -25,6 +26,7 @@ from gpucal.settings.rules import (
     Switch,
     Window,
     check_aperture,
+    check_overlap,
 )
 
 __all__ = ["SETTINGS", "Setting", "Settings", "setting"]
@@ -100,9 +102,10 @@ class Settings:
         "formula for both. Where a flat is 0, neither result is finite.",
     )
     bad_pixels: str = setting(
-        Choice(("keep", "nan", "interpolate")),
-        "Leave flagged pixels as computed, set them to NaN, or interpolate them along the spatial axis. The last puts "
-        "a straight line between their good neighbours (`gpucal.science.bad_pixels`) and flags them INTERPOLATED.",
+        Choice(("keep", "nan", "interpolate", "profile")),
+        "Leave flagged pixels as computed, set them to NaN, or make them of good ones along the spatial axis. "
+        "``interpolate`` puts a straight line between their good neighbours. ``profile`` gives them the shape that the "
+        "nearest wavelengths have (`gpucal.science.bad_pixels`). Both flag them INTERPOLATED.",
     )
     bad_coefficients: str = setting(
         Choice(("keep", "benign")),
@@ -146,10 +149,35 @@ class Settings:
     rows: Mapping[str, Window] = setting(
         ROWS, "Light curves: first and one-past-last spatial row that are summed.", example="AIRS-CH0=8:24"
     )
-    background_rows: Mapping[str, tuple[Window, ...]] = setting(
+    background_rows: Mapping[str, tuple[Window, ...] | str] = setting(
         NO_ROWS,
-        "Light curves: rows whose mean is subtracted as background. A wavelength without a usable one becomes NaN.",
+        "Light curves: rows whose mean is subtracted as background. ``'faintest:6'`` takes the six faintest rows that "
+        "are not summed. A wavelength without a usable pixel there becomes NaN.",
         example="AIRS-CH0=0:8,24:32",
+    )
+    drop_last_pairs: int = setting(
+        Number(0, "pairs", "an integer, 0 or above", above=-1),
+        "CDS pairs at the end that are left out before binning. All other bins stay as they are.",
+        added=True,
+    )
+    background: str = setting(
+        Choice(("bin", "constant")),
+        "Light curves: background of each time bin, or one number for all bins. The constant one is the mean over "
+        "time; it adds next to no noise, but does not follow a background that changes.",
+        added=True,
+    )
+    columns: Mapping[str, Window] = setting(
+        APERTURE_COLUMNS,
+        "Light curves: first and one-past-last column of FGS1 that are summed. With ``rows`` they make a square. The "
+        "columns of AIRS-CH0 are wavelengths, see ``crop``. Background rows keep all their columns.",
+        example="FGS1=10:22",
+        added=True,
+    )
+    cosmic_rays: float = setting(
+        Number(0.0, "sigma", "0, which is off, or a number above 0", BELOW_ZERO),
+        "Leave out CDS pairs farther than this from a quadratic through their ten neighbours, or 0 for none. The unit "
+        "is the robust scatter of a pixel's pairs. The rest of a bin is scaled up; pixels are flagged COSMIC.",
+        added=True,
     )
     # A new setting goes here, the last.
 
@@ -157,7 +185,11 @@ class Settings:
         for row in fields(self):
             object.__setattr__(self, row.name, row.metadata["setting"].rule(row.name, getattr(self, row.name)))
         for name in DETECTORS:
-            check_aperture(f"background_rows: {name}", self.rows[name], self.background_rows[name])
+            columns, crop = self.columns[name], self.crop[name]
+            check_overlap(f"columns: {name}", columns, crop)
+            whole = columns[0] <= crop[0] and crop[1] <= columns[1]
+            sky, height = self.background_rows[name], DETECTORS[name].shape[0]
+            check_aperture(f"background_rows: {name}", self.rows[name], sky, height, whole=whole)
 
 
 SETTINGS: Mapping[str, Setting] = MappingProxyType(

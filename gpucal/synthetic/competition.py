@@ -8,7 +8,8 @@ Per pixel and pair of reads, in electrons, with the true integration times t of
     read    = charge + min(dark, 0) · t + Normal(0, read²)
     n       = clip(round((x − offset) · gain), 0, 65535),   x the root of Σ c_k x^k = read
 
-so that n / gain + offset, linearity, dark, CDS and flat give the truth back. Dead pixels collect nothing.
+so that n / gain + offset, linearity, dark, CDS and flat give the truth back. Dead pixels collect nothing. With jitter,
+rate is rate + slopes · pointing, but never below 0. The pointing is one series for both detectors of a visit.
 """
 
 from __future__ import annotations
@@ -74,6 +75,10 @@ class Truth:
         Dead pixels, and hot ones by :func:`gpucal.science.plan.hot_pixels`.
     gain, offset : float
         ADC: n = (x − offset) · gain, counts per e⁻ and e⁻.
+    slopes : ndarray of float64, shape (2, spatial, wavelength), optional
+        What a shift of the image along the slit, and along wavelength, adds to the rate, e⁻/s a pixel; with jitter.
+    pointing : ndarray of float64, shape (2, pair, 2), optional
+        Mean shifts, pixels, until the start read, and from there to the end read; with jitter.
     """
 
     rate: Float
@@ -87,17 +92,20 @@ class Truth:
     hot: NDArray[np.bool_]
     gain: float
     offset: float
+    slopes: Float | None = None
+    pointing: Float | None = None
 
     def save(self, path: Path) -> None:
-        """Write every field into one ``.npz`` (gain and offset 0-d), making its folder."""
+        """Write every field that has a value into one ``.npz`` (gain and offset 0-d), making its folder."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, allow_pickle=False, **{field.name: getattr(self, field.name) for field in fields(self)})
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        np.savez(path, allow_pickle=False, **{name: value for name, value in values.items() if value is not None})
 
     @classmethod
     def load(cls, path: Path) -> Truth:
         """Read a file that :meth:`save` wrote: ``truth/<planet>/<visit>/<detector>.npz``."""
         with np.load(path) as stored:
-            values = {field.name: stored[field.name] for field in fields(cls)}
+            values = {field.name: stored[field.name] for field in fields(cls) if field.name in stored}
         values["gain"], values["offset"] = float(values["gain"]), float(values["offset"])
         return cls(**values)
 
@@ -107,6 +115,7 @@ class Truth:
         signal = Σ rate · (1 − depth · shape) · Δt, without dark and divided by the flat (0 where flat ≤ 0);
         variance = (Σ (rate · flat⁺ · (1 − depth · shape) + dark⁺) · Δt + 2N · read² + 2N / (12 gain²)) / flat², with
         Δt = t_end − t_start and N pairs a bin. Dead pixels have dark 0 and flat 1, as in the organisers' notebook.
+        With jitter, rate is rate + slopes · pointing; the pointing is known, so that it adds nothing to the variance.
 
         Parameters
         ----------
@@ -129,6 +138,11 @@ class Truth:
         spans = float(self.exposure_s[1] - self.exposure_s[0])
         shape = self.shape[: bins * pairs_per_bin].reshape(bins, pairs_per_bin).sum(axis=1)
         light = (pairs_per_bin - self.depth[None, cut] * shape[:, None])[:, :, None] * rate * spans
+        if self.slopes is not None and self.pointing is not None:
+            moves = self.pointing[:, : bins * pairs_per_bin, 1].reshape(2, bins, pairs_per_bin)
+            blocked = (moves * self.shape[: bins * pairs_per_bin].reshape(bins, pairs_per_bin)).sum(axis=2)
+            shifts = moves.sum(axis=2)[:, :, None] - self.depth[cut] * blocked[:, :, None]
+            light += np.einsum("abx,axy->bxy", shifts, self.slopes[:, :, cut].transpose(0, 2, 1)) * spans
         signal = np.where(flat > 0, light, 0.0)
         shot = light * np.maximum(flat, 0) + np.maximum(dark, 0) * spans * pairs_per_bin
         noise = 2 * pairs_per_bin * (read**2 + 1 / (12 * self.gain**2))
@@ -148,6 +162,7 @@ def synthesize(
     splits: tuple[str, ...] = ("train",),
     workers: int | None = None,
     progress: Callable[[str], object] | None = None,
+    jitter: bool = False,
 ) -> list[int]:
     """Write a competition folder of synthetic raw reads, and their truth under ``truth/``.
 
@@ -175,6 +190,8 @@ def synthesize(
         Threads that draw; by default one per core.
     progress : callable, optional
         Called with one line for each signal file.
+    jitter : bool
+        Move the image as real frames show it, see `gpucal.synthetic.scene.draw_pointing`; the truth holds the pointing.
 
     Returns
     -------
@@ -195,7 +212,7 @@ def synthesize(
     ids = _draw_ids(seed, planets * len(splits))
     try:
         with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(1) as writer:
-            job = _Job(out, layout, count, seed, source, visits, pool, writer, progress or _LOG.info)
+            job = _Job(out, layout, count, seed, source, visits, pool, writer, progress or _LOG.info, jitter)
             for at, split in enumerate(splits):
                 job.write_split(split, ids[at * planets : (at + 1) * planets])
     except OSError as error:
@@ -267,6 +284,11 @@ def _hot(dark: Float, detector: Detector, config: Calibration) -> NDArray[np.boo
     return hot
 
 
+def _full_well(detector: Detector, gain: float, offset: float) -> float:
+    """Return the charge of the fullest pixel, e⁻: a large gain leaves room for a fainter star only."""
+    return min(_FULL_WELL[detector.name], _COUNTS / gain + offset)
+
+
 def _write_frames(folder: Path, frames: Frames) -> None:
     """Write the five calibration files in the published layout."""
     folder.mkdir(parents=True)
@@ -303,6 +325,7 @@ class _Job:
     pool: ThreadPoolExecutor
     writer: ThreadPoolExecutor
     progress: Callable[[str], object]
+    jitter: bool
 
     def write_split(self, split: str, ids: Sequence[int]) -> None:
         """Write the planets and the tables of one split."""
@@ -334,6 +357,8 @@ class _Job:
                     suffix = "" if self.layout == "2024" else f"_{visit}"
                     frames = self._frames(detector, folder / str(planet), split, (planet, visit, index))
                     truth = self._truth(detector, frames, targets[planet], *adc[planet][0][detector.name])
+                    if self.jitter:
+                        truth = self._with_jitter(truth, detector, targets[planet], planet, visit)
                     truth.save(self.out / "truth" / str(planet) / str(visit) / f"{detector.name}.npz")
                     raw = self._expose(detector, truth, frames.linear, (planet, visit, index))
                     pending.result()
@@ -379,8 +404,7 @@ class _Job:
 
     def _truth(self, detector: Detector, frames: Frames, target: Target, offset: float, gain: float) -> Truth:
         """Choose all parameters but the noise."""
-        # A large gain leaves room for a fainter star only.
-        full = min(_FULL_WELL[detector.name], _COUNTS / gain + offset)
+        full = _full_well(detector, gain, offset)
         um = np.full(detector.shape[1], scene.FGS1_WAVELENGTH_UM) if detector.photometer else scene.wavelengths()
         middle = scene.read_times(detector, self.frames).reshape(-1, 2).mean(axis=1)
         span = detector.true_integration_s[1] + 2 * detector.true_integration_s[0]
@@ -389,19 +413,33 @@ class _Job:
         maps = (frames.dark, frames.flat, frames.dead, frames.read, _hot(frames.dark, detector, Calibration()))
         return Truth(rate, target.depth(um), shape, exposure, *maps, gain, offset)
 
+    def _with_jitter(self, truth: Truth, detector: Detector, target: Target, planet: int, visit: int) -> Truth:
+        """Add the pointing, which is the same for both detectors, and what it does to the light."""
+        start_s, end_s = detector.true_integration_s
+        seconds = truth.shape.size * (end_s + 2 * start_s)
+        pointing = scene.draw_pointing(_random(self.seed, 7, planet, visit), seconds)
+        full = _full_well(detector, truth.gain, truth.offset)
+        slopes = np.where(truth.dead, 0.0, scene.star_slopes(detector, target, truth.flat * ~truth.dead, full))
+        return replace(truth, slopes=slopes, pointing=scene.mean_pointing(detector, pointing))
+
     def _expose(self, detector: Detector, truth: Truth, linear: Float, key: tuple[int, int, int]) -> NDArray[np.uint16]:
         """Draw all reads of one detector, block by block of pixels: uint16, (pixel, frame)."""
         light = (truth.rate * np.maximum(truth.flat, 0)).ravel()
         dark, read = np.where(truth.dead, 0.0, truth.dark).ravel(), truth.read.ravel()
         start_s, end_s = detector.true_integration_s
-        most = (light + np.maximum(dark, 0)) * end_s
+        slopes = pointing = None
+        brightest = light
+        if truth.slopes is not None and truth.pointing is not None:
+            slopes, pointing = (truth.slopes * np.maximum(truth.flat, 0)).reshape(2, -1), truth.pointing
+            brightest = light + np.abs(pointing).max(axis=(1, 2)) @ np.abs(slopes)
+        most = (brightest + np.maximum(dark, 0)) * end_s
         low = np.minimum(dark, 0) * end_s - 7 * read
         high = most + 7 * np.sqrt(most + read**2) + 10
         lost = light * np.broadcast_to(truth.depth, truth.rate.shape).ravel()
         inverse = scene.invert_linearity(linear.reshape(6, -1), low, high)
         middle, half = (low + high) / 2, (high - low) / 2
         times, adc = (start_s, end_s), (truth.offset, truth.gain)
-        pixels = Pixels(light, lost, dark, read, middle, half, inverse, truth.shape, times, adc)
+        pixels = Pixels(light, lost, dark, read, middle, half, inverse, truth.shape, times, adc, slopes, pointing)
         raw = np.empty((detector.n_columns, 2 * truth.shape.size), dtype=np.uint16)
         step = max(1, _TILE // truth.shape.size)
 

@@ -2,13 +2,15 @@
 
 Unless said otherwise, arrays are float64, (spatial, wavelength) as stored; charges are in electrons, times in seconds,
 rates in e⁻/s. The statistics were measured on published calibration files and raw frames of the 2024 and 2025 Ariel
-Data Challenges. Pointing jitter, the largest noise of real bright pixels, is left out, so that the truth is a formula.
+Data Challenges. Pointing jitter, the largest noise of real bright pixels, is left out unless it is asked for. With it,
+the light of a pixel is linear in the pointing, so that the truth is still a formula.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from types import MappingProxyType
 
 import numpy as np
@@ -21,9 +23,12 @@ __all__ = [
     "Frames",
     "Target",
     "draw_frames",
+    "draw_pointing",
     "draw_target",
     "invert_linearity",
+    "mean_pointing",
     "star_rate",
+    "star_slopes",
     "wavelengths",
 ]
 
@@ -49,6 +54,12 @@ _GAUSS_ABOVE = 25.0
 # Below this mean it is cheaper to scatter the few events than to draw one number a read.
 _SCATTER_BELOW = 0.5
 _NODES, _DEGREE, _NEWTON_STEPS = 64, 7, 12
+# Pointing jitter of both axes: scatter in pixels, which differ in size; correlation time and step in seconds. With
+# these, reads show what 50 real frames do: the variance of bright CDS pairs is 2.7 times the detector's own in AIRS-CH0
+# and tens of times in FGS1, where start and end reads are 0.96 correlated (benchmarks/jitter.py).
+_JITTER_PX = MappingProxyType({"AIRS-CH0": 0.03, "FGS1": 0.055})
+_JITTER_S, _STEP_S = 0.6, 0.1
+_SLOPE_STEP, _LEAST_SLOPE = 1e-3, 0.01
 
 
 @dataclass(frozen=True)
@@ -162,9 +173,57 @@ def star_rate(detector: Detector, target: Target, flat: Float, full_well: float)
     trace near row 16, σ 1.1 pixels, with faint wide wings as the raw frames have them. `full_well` is the charge (e⁻)
     of the fullest pixel under `flat` at the end of an exposure outside transit, for a star of brightness 1.
     """
+    light = _light(detector, target)
+    scale = _light_scale(detector, target, light, flat, full_well)
+    return np.asarray(light * scale, dtype=np.float64)
+
+
+def star_slopes(detector: Detector, target: Target, flat: Float, full_well: float) -> Float:
+    """Return what a shift of the image adds to `star_rate`, (2, spatial, wavelength), e⁻/s a pixel of shift.
+
+    The shift is along the slit, then along wavelength. Slopes below 0.01 e⁻/s are 0.
+    """
+    light = _light(detector, target)
+    scale = _light_scale(detector, target, light, flat, full_well)
+    h = _SLOPE_STEP
+    up = (_light(detector, target, h, 0.0) - _light(detector, target, -h, 0.0)) / (2 * h)
+    if detector.photometer:
+        aside = (_light(detector, target, 0.0, h) - _light(detector, target, 0.0, -h)) / (2 * h)
+    else:
+        aside = -np.gradient(light, axis=1)
+    slopes = np.stack([up, aside]) * scale
+    return np.where(np.abs(slopes) < _LEAST_SLOPE, 0.0, slopes)
+
+
+def draw_pointing(rng: np.random.Generator, seconds: float) -> Float:
+    """Draw the pointing along the slit and along wavelength, (2, step), in units of its scatter and steps of 0.1 s.
+
+    A random walk with a pull to the middle: p_k = φ · p_(k−1) + √(1 − φ²) · normal, φ = exp(−0.1 s / correlation time).
+    """
+    fall = float(np.exp(-_STEP_S / _JITTER_S))
+    normal = rng.standard_normal((2, round(seconds / _STEP_S)))
+    normal[:, 1:] *= np.sqrt(1 - fall**2)
+    walks = [list(accumulate(row.tolist(), lambda before, kick: fall * before + kick)) for row in normal]
+    return np.array(walks, dtype=np.float64)
+
+
+def mean_pointing(detector: Detector, pointing: Float) -> Float:
+    """Return the mean shifts until the start read, and from there to the end read, of each exposure: (2, pair, 2)."""
+    start, end = (round(seconds / _STEP_S) for seconds in detector.true_integration_s)
+    exposures = _JITTER_PX[detector.name] * pointing.reshape(2, -1, end + 2 * start)
+    return np.stack([exposures[:, :, :start].mean(axis=2), exposures[:, :, start:end].mean(axis=2)], axis=2)
+
+
+def _light_scale(detector: Detector, target: Target, light: Float, flat: Float, full_well: float) -> float:
+    brightest = float((light * np.maximum(flat, 0)).max()) * detector.true_integration_s[1]
+    return full_well * target.brightness / brightest
+
+
+def _light(detector: Detector, target: Target, up: float = 0.0, aside: float = 0.0) -> Float:
+    """Return the light in arbitrary units, with the image shifted; a spectrum is shifted along the slit alone."""
     height, width = detector.shape
-    y = np.arange(height, dtype=np.float64)[:, None]
-    x = np.arange(width, dtype=np.float64)[None, :]
+    y = np.arange(height, dtype=np.float64)[:, None] - up
+    x = np.arange(width, dtype=np.float64)[None, :] - aside
     if detector.photometer:
         light = np.exp(-0.5 * ((x - width / 2 - 0.2) ** 2 + (y - height / 2 + 0.1) ** 2) / 1.14**2)
     else:
@@ -177,8 +236,7 @@ def star_rate(detector: Detector, target: Target, flat: Float, full_well: float)
         core = np.exp(-0.5 * ((y - trace) / 1.1) ** 2)
         wings = 0.012 * np.exp(-0.5 * ((y - trace) / 10) ** 2)
         light = planck * edges * ripple * (core + wings)
-    brightest = float((light * np.maximum(flat, 0)).max()) * detector.true_integration_s[1]
-    return np.asarray(light * (full_well * target.brightness / brightest), dtype=np.float64)
+    return np.asarray(light, dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -283,7 +341,8 @@ class Pixels:
 
     `inverse` is (8, pixel), and the transit's `shape` (pair,). Light and dark are in e⁻/s behind the flat, `lost` is
     the light missing at mid-transit, `middle` and `half` are the range of the inverse's fit in e⁻, `exposure_s` the
-    times of start and end read, `adc` offset and gain.
+    times of start and end read, `adc` offset and gain. With jitter, `slopes` (2, pixel) are what a shift of the image
+    adds to the light, and `pointing` (2, pair, 2) the shifts until the start read and from there to the end read.
     """
 
     light: Float
@@ -297,6 +356,8 @@ class Pixels:
     shape: Float
     exposure_s: tuple[float, float]
     adc: tuple[float, float]
+    slopes: Float | None = None
+    pointing: Float | None = None
 
     def draw(self, rng: np.random.Generator, block: slice, raw: NDArray[np.uint16]) -> None:
         """Fill raw (pixel, frame) for one block of pixels."""
@@ -308,7 +369,10 @@ class Pixels:
         noisy = np.empty_like(charge)
         before = np.zeros_like(charge)
         for parity, (seconds, total) in enumerate(((start_s, start_s), (end_s - start_s, end_s))):
-            _arrivals(rng, most * seconds, self.lost[block] * seconds, self.shape, charge)
+            if self.slopes is None or self.pointing is None:
+                _arrivals(rng, most * seconds, self.lost[block] * seconds, self.shape, charge)
+            else:
+                self._jittered(rng, block, seconds, parity, charge)
             charge += before
             before[...] = charge
             rng.standard_normal(out=noisy, dtype=np.float32)
@@ -317,6 +381,29 @@ class Pixels:
             noisy += below * np.float32(total)
             self._digitise(noisy, charge, block)
             raw[:, parity::2] = noisy
+
+    def _jittered(
+        self, rng: np.random.Generator, block: slice, seconds: float, part: int, out: NDArray[np.float32]
+    ) -> None:
+        """Draw out[pixel, pair] ~ Poisson((light + slopes · pointing) · (1 − depth · shape) + dark), below 0 as 0."""
+        assert self.slopes is not None
+        assert self.pointing is not None
+        light, lost, slopes = self.light[block], self.lost[block], self.slopes[:, block] * seconds
+        most = (light + np.maximum(self.dark[block], 0)) * seconds
+        still = ~slopes.any(axis=0)
+        if still.any():
+            drawn = np.empty((int(still.sum()), out.shape[1]), np.float32)
+            _arrivals(rng, most[still], lost[still] * seconds, self.shape, drawn)
+            out[still] = drawn
+        depth = np.divide(lost, light, out=np.zeros_like(light), where=light > 0)
+        for pixel in np.flatnonzero(~still):
+            moved = slopes[:, pixel] @ self.pointing[:, :, part] * (1 - depth[pixel] * self.shape)
+            mean = np.maximum(most[pixel] - lost[pixel] * seconds * self.shape + moved, 0)
+            if mean.min() > _GAUSS_ABOVE:
+                out[pixel] = mean
+                _rounded_gauss(rng, out[pixel])
+            else:
+                out[pixel] = rng.poisson(mean)
 
     def _digitise(self, q: NDArray[np.float32], x: NDArray[np.float32], block: slice) -> None:
         """Turn true charges q into counts in place, with x for scratch: x(q), then n = round((x − offset) · gain)."""

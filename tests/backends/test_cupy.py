@@ -213,6 +213,10 @@ def test_calibrate_on_the_device_and_off_it(device: standin.Machine, new: Made) 
         with np.errstate(all="ignore"):
             np.testing.assert_allclose(stays.variance.get(), host.variance, rtol=1e-12)
             np.testing.assert_allclose(stays.light_curve().get(), host.light_curve(), rtol=1e-12)
+            choices = {"rows": (8, 24), "background_rows": "faintest:6", "background": "constant"}
+            there, here = (one.light_curve_with_errors(**choices) for one in (stays, host))
+            np.testing.assert_allclose(there.flux.get(), here.flux, rtol=1e-12)
+            np.testing.assert_allclose(there.error.get(), here.error, rtol=1e-12)
         config = Calibration(bins=BINS, bad_pixels="nan")
         blank = gpucal.calibrate(obs, name, config, device=True, dtype="float32").signal.get()
         other = gpucal.calibrate(obs, name, config, backend="cupy", dtype="float32").signal

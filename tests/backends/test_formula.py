@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -144,6 +145,37 @@ def test_an_odd_frame_is_an_error_or_dropped() -> None:
         odd.plan(Calibration(bins=BINS))
     config = Calibration(bins=BINS, odd_frames="drop")
     assert_close(run(odd, config), even.reference(config))
+
+
+@pytest.mark.parametrize("backend", available())
+@pytest.mark.parametrize("detector", SMALL)
+def test_without_the_last_pairs_other_bins_keep_their_bits(detector: str, backend: str) -> None:
+    bins = BINS[detector]
+    obs = observe(SMALL[detector], 2 * (3 * bins + 2), ADCS["2024"], seed=6)
+    whole = run(obs, Calibration(bins=BINS), backend)
+    for dropped, left in ((1, 3), (2, 3), (3, 2), (bins + 2, 2), (bins + 3, 1), (2 * bins + 2, 1)):
+        fewer = run(obs, Calibration(bins=BINS, drop_last_pairs=dropped), backend)
+        np.testing.assert_array_equal(fewer, whole[:left])
+    plan = obs.plan(Calibration(bins=BINS, drop_last_pairs=3))
+    assert (plan.n_bins, plan.time_h.size, plan.tau_s.size, plan.used_frames) == (2, 2, 2, 4 * bins)
+
+
+@pytest.mark.parametrize(
+    ("dropped", "n_frames", "says"),
+    [
+        (17, 34, "has 34 frames; without the last 17 pairs, fewer than the 14 of one bin; drop at most 10, as --drop-"),
+        (11, 34, "has 34 frames; without the last 11 pairs, fewer than the 14 of one bin; drop at most 10, as --drop-"),
+        (10**9, 35, "drop at most 10, as --drop-last-pairs sets"),
+        (2, 12, "without the last 2 pairs, fewer than the 14 of one bin; use smaller bins, as in --bin AIRS-CH0=4"),
+        (6, 12, "without the last 6 pairs, fewer than the 14 of one bin; drop fewer pairs"),
+        (1, 0, "has 0 frames, fewer than the 14 of one bin; copy it again"),
+    ],
+)
+def test_nothing_left_of_the_pairs_is_an_error(dropped: int, n_frames: int, says: str) -> None:
+    obs = observe(SMALL["AIRS-CH0"], 40, ADCS["2024"])
+    cut = replace(obs, raw=obs.raw[:n_frames])
+    with pytest.raises(InputError, match=re.escape(says)):
+        cut.plan(Calibration(bins=BINS, odd_frames="drop", drop_last_pairs=dropped))
 
 
 def test_times_are_means_over_used_frames() -> None:

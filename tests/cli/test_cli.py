@@ -95,7 +95,8 @@ BAD_INPUTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "truncated": (AIRS, lambda p: p.write_bytes(p.read_bytes()[:-1000]), "truncated or overwritten"),
     "cut at the start": (AIRS, lambda p: p.write_bytes(p.read_bytes()[1000:]), "has a page header that cannot be read"),
     "empty": (AIRS, lambda p: p.write_bytes(b""), "is not a Parquet file but an empty one"),
-    "overwritten pages": (AIRS, lambda p: overwrite(p, 0.1, 5000), "has a page of an unknown type"),
+    # More than a row of pixels, as those outside the crop are not read, and versions of pyarrow differ in file sizes.
+    "overwritten pages": (AIRS, lambda p: overwrite(p, 0.1, 150_000), "has a page of an unknown type"),
     "overwritten footer": (AIRS, lambda p: overwrite(p, 0.75, 5000), "is not a readable Parquet file: its footer"),
     "text instead": (AIRS, lambda p: p.write_text("404: not found\n" * 9), "a text that begins with '404: not found'"),
     "nulls": (FGS1, lambda p: with_column(p, 9, lambda v: replaced(v, None), pa.uint16()), "column 9 holds 1 nulls"),

@@ -14,8 +14,10 @@ import gpucal
 from gpucal import DQ, Calibration
 from gpucal.cli.main import main
 from gpucal.errors import ConfigError, OutputError
+from gpucal.science import noise
 from gpucal.science.bad_pixels import carry_variance, find_mends, interpolate
 from gpucal.science.light_curves import Aperture, light_curve, light_curve_of_plan, light_curve_with_errors
+from gpucal.science.rejected import Rejected
 from gpucal.settings.detectors import DETECTORS, Detector
 
 AIRS = replace(DETECTORS["AIRS-CH0"], shape=(8, 6), crop=(0, 6))
@@ -140,6 +142,208 @@ def test_errors_need_no_cube_of_variances(
     assert np.isnan(light_curve_of_plan(cal.signal, cal.dq, aperture, plan).error).all()
 
 
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
+@pytest.mark.parametrize("background", [(), ((0, 3), (25, 32)), "faintest:5"])
+@pytest.mark.parametrize("name", BINS)
+def test_errors_without_that_cube_know_rejected_pairs(
+    old: Made, name: str, background: tuple[tuple[int, int], ...] | str
+) -> None:
+    """Of some bins a part is left, of others nothing: in good pixels and in bad ones."""
+    config = Calibration(bins={name: 3}, bad_pixels="interpolate", integration="notebook")
+    cal = gpucal.calibrate(gpucal.open_dataset(old[0])[17], name, config)
+    shape, rng = cal.signal.shape, np.random.default_rng(1)
+    counts = np.where(rng.random(shape) < 0.01, rng.integers(1, 4, shape), 0)
+    counts[: len(counts) // 2][counts[: len(counts) // 2] == 3] = 2  # or no light curve of FGS1 would have a number
+    bins, x, y = np.nonzero(counts)
+    rejected = Rejected(bins, y * shape[1] + x, counts[bins, x, y])
+    sane = np.abs(cal.signal).max(axis=0) < 1e9
+    dq = np.where(sane, cal.dq, np.uint8(DQ.DEAD))
+    signal = np.where((counts == 3) & (dq == 0), np.nan, cal.signal)
+    variances = noise.variance(signal, cal.plan, dq, rejected)
+    aperture = Aperture(cal.detector, "plain", (4, 20), background)
+    curve = light_curve_of_plan(signal, dq, aperture, cal.plan, rejected)
+    expected = light_curve_with_errors(signal, dq, aperture, variances)
+    np.testing.assert_allclose(curve.flux, expected.flux, rtol=1e-9, atol=1e-6)
+    np.testing.assert_allclose(curve.error, expected.error, rtol=1e-9)
+    assert np.isfinite(curve.error).any()
+    plain = light_curve_of_plan(signal, dq, aperture, cal.plan)
+    assert (curve.error > plain.error).any()
+
+
+def by_whole_loops(
+    signal: np.ndarray,
+    variance: np.ndarray,
+    dq: np.ndarray,
+    detector: Detector,
+    rows: tuple[int, int],
+    sky_rows: set[int],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Flux and error with one background for all bins: every output as a sum over all pixels of all bins."""
+    n = len(signal)
+    flux, error = np.full((n, len(groups(detector))), np.nan), np.full((n, len(groups(detector))), np.nan)
+    for curve, pixels in enumerate(groups(detector)):
+        used = [p for p in pixels if dq[p] == 0 and rows[0] <= p[1] < rows[1]]
+        sky = [
+            (t, p) for t in range(n) for p in pixels if dq[p] == 0 and p[1] in sky_rows and np.isfinite(signal[t][p])
+        ]
+        if not used or not sky:
+            continue
+        for b in range(n):
+            factor: dict[tuple[int, tuple[int, int]], float] = {(b, p): 1.0 for p in used}
+            for one in sky:
+                factor[one] = factor.get(one, 0.0) - len(used) / len(sky)
+            flux[b, curve] = sum(k * signal[t][p] for (t, p), k in factor.items())
+            error[b, curve] = np.sqrt(sum(k * k * variance[t][p] for (t, p), k in factor.items()))
+    return flux, error
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+@pytest.mark.parametrize("background", [BACKGROUND, ((0, 1),), ((2, 5),), ((3, 5),)])
+@pytest.mark.parametrize("rows", [(0, 8), (1, 6), (3, 4)])
+@pytest.mark.parametrize("detector", [AIRS, FGS1], ids=lambda detector: detector.name)
+def test_a_constant_background_is_the_definition(
+    detector: Detector, rows: tuple[int, int], background: tuple[tuple[int, int], ...], n: int
+) -> None:
+    signal, variance, dq = draw(seed=3, n=n)
+    before = signal.copy(), variance.copy(), dq.copy()
+    aperture = Aperture(detector, "plain", rows, background, "constant")
+    flux, error = light_curve_with_errors(signal, dq, aperture, variance)
+    sky = {row for first, stop in background for row in range(first, stop)}
+    expected = by_whole_loops(signal, variance, dq, detector, rows, sky)
+    np.testing.assert_allclose(flux, expected[0], rtol=1e-9, atol=1e-6)
+    np.testing.assert_allclose(error, expected[1], rtol=1e-9)
+    np.testing.assert_array_equal(light_curve(signal, dq, aperture, variance), flux)
+    if n == 1:  # of one bin, the mean over all bins is its own
+        own = light_curve_with_errors(signal, dq, replace(aperture, background="bin"), variance)
+        np.testing.assert_allclose(flux, own.flux, rtol=1e-9, atol=1e-6)
+        np.testing.assert_allclose(error, own.error, rtol=1e-9)
+    for array, original in zip((signal, variance, dq), before, strict=True):
+        np.testing.assert_array_equal(array, original)
+
+
+@pytest.mark.parametrize("weights", ["plain", "variance"])
+@pytest.mark.parametrize("detector", [AIRS, FGS1], ids=lambda detector: detector.name)
+def test_errors_with_a_constant_background_are_the_scatter(detector: Detector, weights: str) -> None:
+    """Of 2,000 observations of 4 bins, with an interpolated pixel in the background and one beside it."""
+    rng = np.random.default_rng(8)
+    dq = np.zeros((6, 8), np.uint8)
+    dq[2, 1] = dq[3, 4] = DQ.DEAD
+    mends = find_mends(dq)
+    flagged = np.where(dq, dq | np.uint8(DQ.INTERPOLATED), 0).astype(np.uint8)
+    level = 50.0 + 1000.0 * np.exp(-0.5 * ((np.arange(8) - 3.2) / 1.1) ** 2)
+    variance = np.broadcast_to(rng.uniform(20.0, 30.0, (6, 8)) + level, (4, 6, 8)).copy()
+    carried = variance.copy()
+    carry_variance(carried, mends)
+    aperture = Aperture(detector, weights, (0, 8), ((0, 2),), "constant")
+    curves = []
+    for _ in range(2_000):
+        signal = level + np.sqrt(variance) * rng.standard_normal(variance.shape)
+        interpolate(signal, mends)
+        curves.append(light_curve_with_errors(signal, flagged, aperture, carried))
+    scatter = np.std([curve.flux for curve in curves], axis=0)
+    np.testing.assert_allclose(scatter, np.mean([curve.error for curve in curves], axis=0), rtol=0.08)
+
+
+def test_a_bin_that_is_not_finite_does_not_spoil_a_constant_background() -> None:
+    signal, variance, dq = draw(seed=4)
+    signal[2, 3, 0] = np.nan
+    aperture = Aperture(AIRS, "plain", (2, 6), BACKGROUND, "constant")
+    flux, error = light_curve_with_errors(signal, dq, aperture, variance)
+    # The mean is over all background pixels of each bin: one with fewer bins weighs as much as the others.
+    others = [np.delete(signal[:, 3, y], 2) if y == 0 else signal[:, 3, y] for y in (0, 1, 6, 7)]
+    level = np.mean([one.mean() for one in others])
+    np.testing.assert_allclose(flux[:, 3], signal[:, 3, 2:6].sum(axis=1) - 4 * level, rtol=1e-12)
+    assert np.isfinite(error[:, 3]).all()
+
+
+@pytest.mark.parametrize("how", ["bin", "constant"])
+@pytest.mark.parametrize("detector", [AIRS, FGS1], ids=lambda detector: detector.name)
+@pytest.mark.parametrize(
+    ("rows", "number", "chosen"),
+    [((0, 8), 2, {5, 7}), ((0, 8), 3, {1, 5, 7}), ((4, 8), 2, {0, 1}), ((2, 7), 3, {0, 1, 7}), ((1, 7), 1, {7})],
+)
+def test_the_faintest_rows_are_those_of_the_smallest_mean(
+    detector: Detector, rows: tuple[int, int], number: int, chosen: set[int], how: str
+) -> None:
+    level = np.array([30.0, 20.0, 200.0, 900.0, 500.0, -40.0, 60.0, 10.0])
+    rng = np.random.default_rng(5)
+    signal = level + rng.normal(0.0, 1.0, (6, 6, 8))
+    signal[:, 1, 3] = -1e9  # of a bad pixel, which does not count
+    variance = rng.uniform(20.0, 30.0, signal.shape)
+    dq = np.zeros((6, 8), np.uint8)
+    dq[1, 3] = DQ.HOT
+    windows = tuple((row, row + 1) for row in sorted(chosen))
+    curve, expected = (
+        light_curve_with_errors(signal, dq, Aperture(detector, "plain", rows, sky, how), variance)
+        for sky in (f"faintest:{number}", windows)
+    )
+    np.testing.assert_array_equal(curve.flux, expected.flux)
+    np.testing.assert_array_equal(curve.error, expected.error)
+
+
+def test_a_row_without_a_usable_pixel_is_not_the_faintest() -> None:
+    signal, variance, _ = draw(seed=6)
+    signal = np.nan_to_num(signal)
+    signal[:, :, 7] = -1e6
+    dq = np.zeros((6, 8), np.uint8)
+    dq[:, 7] = DQ.DEAD
+    for how in ("bin", "constant"):
+        faintest = Aperture(AIRS, "plain", (2, 6), "faintest:2", how)
+        assert np.isfinite(light_curve(signal, dq, faintest, variance)).all()
+    dq[:, [0, 1, 6]] = DQ.DEAD
+    assert np.isnan(light_curve(signal, dq, Aperture(AIRS, "plain", (2, 6), "faintest:2"), variance)).all()
+
+
+@pytest.mark.parametrize("how", ["bin", "constant"])
+@pytest.mark.parametrize("weights", ["plain", "variance"])
+@pytest.mark.parametrize(
+    ("rows", "columns", "crop"),
+    [((2, 6), (1, 5), (0, 6)), ((3, 4), (3, 4), (0, 6)), ((0, 8), (0, 3), (0, 6)), ((2, 6), (3, 9), (2, 8))],
+)
+def test_a_square_of_the_photometer_is_the_definition(
+    rows: tuple[int, int], columns: tuple[int, int], crop: tuple[int, int], weights: str, how: str
+) -> None:
+    """Pixels outside it have other light, which must not count; background rows keep all their columns."""
+    detector = replace(FGS1, shape=(8, 9), crop=crop)
+    signal, variance, dq = draw(seed=7)
+    outside = [x for x in range(6) if not columns[0] <= x + crop[0] < columns[1]]
+    dq[5, 3] = DQ.DEAD
+    aperture = Aperture(detector, weights, rows, BACKGROUND, how, columns)
+    curve = light_curve_with_errors(signal, dq, aperture, variance)
+    good = dq == 0
+    sky = [(x, y) for x in range(6) for y in (0, 1, 6, 7) if good[x, y]]
+    used = [(x, y) for x in range(6) for y in range(*rows) if good[x, y] and x not in outside]
+    level = np.mean([signal[:, x, y] for x, y in sky], axis=0)
+    mean = {p: max(signal[:, p[0], p[1]].mean() - level.mean(), 0.0) for p in used}
+    noise = {p: variance[:, p[0], p[1]].mean() for p in used}
+    norm = sum(mean[p] ** 2 / noise[p] for p in used) / sum(mean.values())
+    w = {p: mean[p] / noise[p] / norm if weights == "variance" else 1.0 for p in used}
+    n = len(signal)
+    for b in range(n):
+        factor = {(b, p): one for p, one in w.items()}
+        times = range(n) if how == "constant" else (b,)
+        for one in ((t, p) for t in times for p in sky):
+            factor[one] = factor.get(one, 0.0) - sum(w.values()) / (len(sky) * len(times))
+        flux = sum(k * signal[t][p] for (t, p), k in factor.items())
+        error = np.sqrt(sum(k * k * variance[t][p] for (t, p), k in factor.items()))
+        np.testing.assert_allclose(curve.flux[b, 0], flux, rtol=1e-9, atol=1e-6)
+        np.testing.assert_allclose(curve.error[b, 0], error, rtol=1e-9)
+
+
+def test_all_columns_change_nothing() -> None:
+    signal, variance, dq = draw()
+    plain, whole = (Aperture(FGS1, "plain", (2, 6), BACKGROUND, columns=columns) for columns in (None, (0, 6)))
+    for one, other in zip(*(light_curve_with_errors(signal, dq, a, variance) for a in (plain, whole)), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_results_of_0_1_have_no_choice_of_background_or_columns() -> None:
+    settings = Calibration().to_dict()
+    for name in ("background", "drop_last_pairs", "columns"):
+        settings.pop(name)
+    assert Aperture.of(DETECTORS["FGS1"], settings) == Aperture(DETECTORS["FGS1"])
+
+
 @pytest.mark.parametrize("weights", ["plain", "variance"])
 def test_without_a_usable_background_pixel_there_is_no_light_curve(weights: str) -> None:
     """Without the subtraction, that wavelength, or that photometer, would not compare with the others."""
@@ -217,6 +421,12 @@ def test_optimal_weights_lower_the_noise_and_keep_the_depth() -> None:
             "background_rows = ((0, 20), (9, 32)): these are the rows that are summed",
         ),
         ({"rows": (3, 5), "background_rows": ((3, 5),)}, "so nothing would be left; choose others"),
+        ({"columns": (10, 33)}, "columns = (10, 33): must be [first, stop] with 0 <= first < stop <= 32"),
+        ({"background": "none"}, "background = 'none': must be one of bin, constant"),
+        (
+            {"rows": (8, 24), "background_rows": "faintest:17"},
+            "background_rows = 'faintest:17': 16 rows are not summed",
+        ),
         ({"detector": "FGS1"}, "unknown choice detector; there are weights, rows, background_rows"),
     ],
     ids=str,
@@ -232,12 +442,14 @@ def test_impossible_choices(choices: dict[str, object], words: str, old: Made) -
 @pytest.mark.filterwarnings("ignore:overflow")
 def test_settings_are_what_is_not_chosen(old: Made) -> None:
     obs = gpucal.open_dataset(old[0])[17]
-    chosen = {"weights": "variance", "rows": (8, 24), "background_rows": ((0, 4),)}
-    by_name = {"rows": {"FGS1": (8, 24)}, "background_rows": {"FGS1": [(0, 4)]}}
+    chosen = {"rows": (8, 24), "background_rows": ((0, 4),), "columns": (9, 25)}
+    by_name = {name: {"FGS1": value} for name, value in chosen.items()} | {"background": "constant"}
+    chosen |= {"weights": "variance", "background": "constant"}
     cal = gpucal.calibrate(obs, "FGS1", Calibration(bins=BINS, weights="variance", **by_name))
     plain = gpucal.calibrate(obs, "FGS1", Calibration(bins=BINS))
     np.testing.assert_array_equal(cal.light_curve(), plain.light_curve(**chosen))
-    np.testing.assert_array_equal(plain.light_curve(), cal.light_curve(weights="plain", rows=None, background_rows=()))
+    none = {"weights": "plain", "rows": None, "columns": None, "background_rows": ()}
+    np.testing.assert_array_equal(plain.light_curve(), cal.light_curve(**none))
     assert not np.array_equal(cal.light_curve(), plain.light_curve())
 
 

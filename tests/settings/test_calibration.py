@@ -51,6 +51,10 @@ DEFAULTS: Mapping[str, Any] = {
     "weights": "plain",
     "rows": {"AIRS-CH0": (0, 32), "FGS1": (0, 32)},
     "background_rows": {"AIRS-CH0": (), "FGS1": ()},
+    "drop_last_pairs": 0,
+    "background": "bin",
+    "columns": {"AIRS-CH0": (0, 356), "FGS1": (0, 32)},
+    "cosmic_rays": 0.0,
 }
 
 OTHER: Mapping[str, Any] = {
@@ -80,13 +84,17 @@ OTHER: Mapping[str, Any] = {
     "weights": "variance",
     "rows": {"FGS1": (10, 22)},
     "background_rows": {"AIRS-CH0": ((0, 8), (24, 32))},
+    "drop_last_pairs": 1,
+    "background": "constant",
+    "columns": {"FGS1": (10, 22)},
+    "cosmic_rays": 20.0,
 }
 
 FLAGS = [name for name, value in DEFAULTS.items() if isinstance(value, bool)]
 CHOICES = [name for name, value in DEFAULTS.items() if isinstance(value, str) or value is None]
 BY_DETECTOR = [name for name, value in DEFAULTS.items() if isinstance(value, dict)]
 FLOATS = [name for name, value in DEFAULTS.items() if isinstance(value, float)]
-WHOLE = ["hot_iterations", "saturation"]
+WHOLE = ["hot_iterations", "saturation", "drop_last_pairs"]
 
 pairs = st.integers(1, 10**6) | st.integers(1, 10**6 - 1).map("{} s".format) | st.just("0.4 s")
 
@@ -101,8 +109,21 @@ def leaves_an_aperture(chosen: Mapping[str, Any]) -> bool:
     def rows(*windows: tuple[int, int]) -> set[int]:
         return {row for window in windows for row in range(*window)}
 
-    windows = {name: {**DEFAULTS[name], **chosen.get(name, {})} for name in ("rows", "background_rows")}
-    return all(rows(windows["rows"][name]) != rows(*windows["background_rows"][name]) for name in DETECTORS)
+    def faintest_fit(rows: tuple[int, int], background: object) -> bool:
+        number = int(str(background).partition(":")[2] or 0) if isinstance(background, str) else 0
+        return number <= (32 - (rows[1] - rows[0]) or 31)
+
+    windows = {
+        name: {**DEFAULTS[name], **chosen.get(name, {})} for name in ("rows", "background_rows", "crop", "columns")
+    }
+    if any(windows["crop"][name][1] <= windows["columns"][name][0] for name in DETECTORS) or any(
+        windows["columns"][name][1] <= windows["crop"][name][0] for name in DETECTORS
+    ):
+        return False
+    both = [(windows["rows"][name], windows["background_rows"][name]) for name in DETECTORS]
+    return all(
+        faintest_fit(summed, sky) if isinstance(sky, str) else rows(summed) != rows(*sky) for summed, sky in both
+    )
 
 
 names = st.sampled_from(list(DETECTORS))
@@ -116,9 +137,13 @@ any_settings = st.fixed_dictionaries(
         "bins": st.dictionaries(names, pairs),
         "crop": st.dictionaries(names, window()),
         "rows": st.dictionaries(names, window()),
-        "background_rows": st.dictionaries(names, st.lists(window(), max_size=3)),
+        "background_rows": st.dictionaries(
+            names, st.lists(window(), max_size=3) | st.integers(1, 33).map("faintest:{}".format)
+        ),
+        "columns": st.dictionaries(st.just("FGS1"), window()),
         "hot_iterations": st.integers(1, 10**30),
         "saturation": st.integers(1, 65_536),
+        "drop_last_pairs": st.integers(0, 10**9),
     },
 ).filter(leaves_an_aperture)
 
@@ -209,9 +234,13 @@ WRONG = {
     **{name: [0, 1, 1.0, "true", None, "False", np.True_, []] for name in FLAGS},
     **{name: ["", "SUM", "both", 0, True, ["sum"], "sum\nmean", *[None] * (name not in OPEN)] for name in CHOICES},
     **{name: [0, 0.0, -1.0, math.nan, math.inf, -math.inf, "5", None, True, False, [5.0], 1j] for name in FLOATS},
-    "flat_minimum": [-sys.float_info.min, -1.0, math.nan, math.inf, -math.inf, "0", None, True, False, [0.0], 1j],
+    **{
+        name: [-sys.float_info.min, -1.0, math.nan, math.inf, -math.inf, "0", None, True, False, [0.0], 1j]
+        for name in ("flat_minimum", "cosmic_rays")
+    },
     "hot_iterations": [0, -1, 5.0, "5", None, True, math.inf],
     "saturation": [0, -1, 65_537, 65_535.0, "65535", None, True, math.nan],
+    "drop_last_pairs": [-1, 1.0, "1", None, True, math.nan],
 }
 
 
@@ -286,6 +315,53 @@ def test_impossible_background(value: object) -> None:
     with pytest.raises(ConfigError) as error:
         Calibration(background_rows={"AIRS-CH0": value})
     refused(error, "background_rows: AIRS-CH0 = ", "must be [first, stop]")
+
+
+@pytest.mark.parametrize("value", [(0, 355), (1, 356), (39, 321), [8, 24]])
+def test_columns_of_a_spectrum_are_refused(value: Any) -> None:
+    with pytest.raises(ConfigError) as error:
+        Calibration(columns={"AIRS-CH0": value})
+    refused(error, f"columns: AIRS-CH0 = {tuple(value)}: its columns are wavelengths", "use crop, or choose columns of")
+    assert Calibration(columns={"AIRS-CH0": (0, 356)}) == Calibration()
+
+
+@pytest.mark.parametrize(("columns", "crop"), [((0, 10), (10, 32)), ((20, 32), (3, 20))])
+def test_columns_outside_the_crop_are_refused(columns: tuple[int, int], crop: tuple[int, int]) -> None:
+    with pytest.raises(ConfigError) as error:
+        Calibration(columns={"FGS1": columns}, crop={"FGS1": crop})
+    refused(error, f"columns: FGS1 = {columns}: none of them is in the crop, {crop}; choose others")
+
+
+def test_rows_that_are_all_background_may_be_so_beside_the_columns() -> None:
+    same = {"rows": {"FGS1": (10, 22)}, "background_rows": {"FGS1": (10, 22)}}
+    assert Calibration(columns={"FGS1": (10, 22)}, **same).columns["FGS1"] == (10, 22)
+    with pytest.raises(ConfigError, match="these are the rows that are summed"):
+        Calibration(columns={"FGS1": (10, 22)}, crop={"FGS1": (11, 20)}, **same)
+
+
+@pytest.mark.parametrize("value", ["", "faintest", "faintest:0", "faintest:6.5", "faintest: 6", "Faintest:6"])
+def test_impossible_faintest_rows(value: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        Calibration(background_rows={"AIRS-CH0": value})
+    refused(error, f"background_rows: AIRS-CH0 = {value!r}: must be [first, stop]", 'or "faintest:6"')
+
+
+@pytest.mark.parametrize(
+    ("number", "rows", "says"),
+    [
+        (17, (8, 24), "16 rows are not summed; choose a smaller number"),
+        (32, (0, 32), "there are 32 rows, and all are summed; choose a smaller number"),
+        (2, (0, 31), "1 rows are not summed"),
+    ],
+)
+def test_more_faintest_rows_than_there_are(number: int, rows: tuple[int, int], says: str) -> None:
+    for name in DETECTORS:
+        with pytest.raises(ConfigError) as error:
+            Calibration(background_rows={name: f"faintest:{number}"}, rows={name: rows})
+        refused(error, f"background_rows: {name} = 'faintest:{number}'", says)
+        fewer = Calibration(background_rows={name: f"faintest:{number - 1}"}, rows={name: rows})
+        assert fewer.background_rows[name] == f"faintest:{number - 1}"
+        assert Calibration.from_dict(fewer.to_dict()) == fewer
 
 
 @pytest.mark.parametrize("value", [[0, 8], (0, 8), [[0, 8]], ((0, 8),)])

@@ -96,6 +96,8 @@ class Observation:
             flat_first=config.flat_order == "before-cds",
             benign=(config.flat_minimum, *linearity_limits(config)) if config.bad_coefficients == "benign" else None,
             drop_odd=config.odd_frames == "drop",
+            drop_last_pairs=config.drop_last_pairs,
+            cosmic_rays=config.cosmic_rays,
         )
 
     def plan(self, config: Calibration) -> Plan:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 
+import cosmic
 import numpy as np
 from astropy.stats import sigma_clip
 
@@ -156,6 +157,58 @@ def cds(signal: np.ndarray) -> np.ndarray:
     return out
 
 
+def left_out(raw: np.ndarray, used_pairs: int, sigma: float) -> np.ndarray:
+    """Which of the used pairs cosmic rays hit, (pair, rows, width), pixel by pixel."""
+    out = np.zeros((used_pairs, *raw.shape[1:]), dtype=bool)
+    for y in range(raw.shape[1]):
+        for x in range(raw.shape[2]):
+            for pair in cosmic.rejected(raw[: 2 * used_pairs, y, x].tolist(), sigma):
+                out[pair, y, x] = True
+    return out
+
+
+def without(bins: np.ndarray, pairs: np.ndarray, out: np.ndarray, bin_pairs: int, reduce: str) -> np.ndarray:
+    """Bins with pairs left out: the sum of the others, scaled up to all; NaN where there are no others."""
+    bins = bins.copy()
+    for i, y, x in np.ndindex(bins.shape):
+        mine = slice(i * bin_pairs, (i + 1) * bin_pairs)
+        gone = int(np.sum(out[mine, y, x]))
+        if gone == bin_pairs:
+            bins[i, y, x] = np.nan
+        elif gone:
+            kept = [pairs[k, y, x] for k in range(mine.start, mine.stop) if not out[k, y, x]]
+            with np.errstate(all="ignore"):
+                bins[i, y, x] = np.sum(kept) * bin_pairs / len(kept) / (bin_pairs if reduce == "mean" else 1)
+    return bins
+
+
+def mend_by_profile(signal: np.ndarray, bad: np.ndarray) -> np.ndarray:
+    """Bad pixels of a cube (time, wavelength, spatial) by the profiles of ten wavelengths, one after the other.
+
+    A wavelength's estimate counts by the sum of its squares, but no more than the median one.
+    NaN are those that no wavelength can tell of, and wavelengths without a good pixel.
+    """
+    out = np.where(bad, np.nan, signal)
+    width, height = bad.shape
+    for x, y in np.argwhere(bad & ~bad.all(axis=1, keepdims=True)):
+        estimates, powers = [], []
+        for near in range(max(0, x - 5), min(width, x + 6)):
+            if near == x or bad[near, y]:
+                continue
+            shared = [row for row in range(height) if not bad[near, row] and not bad[x, row]]
+            means = {row: float(np.mean(signal[:, near, row])) for row in (*shared, y)}
+            square = sum(means[row] ** 2 for row in shared)
+            if 0.0 < square < np.inf:
+                factor = sum(means[row] * signal[:, x, row] for row in shared) / square
+                estimates.append(factor * means[y])
+                powers.append(square)
+        if estimates:
+            weights = [min(power, float(np.median(powers))) for power in powers]
+            total = sum(weight * estimate for weight, estimate in zip(weights, estimates, strict=True))
+            out[:, x, y] = total / sum(weights)
+    return out
+
+
 def bin_pairs_of(pairs: np.ndarray, bin_pairs: int, reduce: str = "sum") -> np.ndarray:
     """Sum, or average, every ``bin_pairs`` pairs; the pairs past the last whole bin are dropped."""
     bins = pairs.shape[0] // bin_pairs
@@ -225,6 +278,8 @@ def calibrate(
     flat_first: bool = False,
     benign: tuple[float, ...] | None = None,
     drop_odd: bool = False,
+    drop_last_pairs: int = 0,
+    cosmic_rays: float = 0.0,
 ) -> Reference:
     """Calibrate one observation of one detector as the notebook does.
 
@@ -264,6 +319,10 @@ def calibrate(
         Replace flats not above this first, and coefficients that are bad beyond this tolerance, range and constant.
     drop_odd : bool
         Leave out the last of an odd number of frames.
+    drop_last_pairs : int
+        Leave out so many pairs at the end, as if they had not been read.
+    cosmic_rays : float
+        Leave out pairs beyond so many standard deviations of their pixel, see `cosmic`; 0 leaves out none.
 
     Returns
     -------
@@ -276,6 +335,7 @@ def calibrate(
         raw = raw[:-1]
     if raw.shape[0] % 2:
         raise ValueError(f"an odd number of frames, {raw.shape[0]}, has no CDS pairs")
+    raw = raw[: len(raw) - 2 * drop_last_pairs]
     first, last = crop
     raw = np.asarray(raw)[:, :, first:last]
     whole_dark = np.asarray(dark, dtype=np.float64)
@@ -307,7 +367,9 @@ def calibrate(
     if flat_on and flat_first:
         signal = divide_flat(signal, flat, dead)
     signal = cds(signal)
-    signal = bin_pairs_of(signal, bin_pairs, reduce)
+    pairs, signal = signal, bin_pairs_of(signal, bin_pairs, reduce)
+    if cosmic_rays:
+        signal = without(signal, pairs, left_out(raw, len(signal) * bin_pairs, cosmic_rays), bin_pairs, reduce)
     if flat_on and not flat_first:
         signal = divide_flat(signal, flat, dead)
     if transpose:

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 import gpucal
 from gpucal import Calibration, GpucalError
-from gpucal.errors import ConfigError, DatasetError, UnknownDetector
+from gpucal.errors import ConfigError, DatasetError, IntegrationWarning, UnknownDetector
 
 WRONG: dict[str, Any] = {
     "a number": 5,
@@ -57,9 +57,16 @@ def calls(old: Path, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[s
     """Every public function, with arguments that are right; those of one call are made wrong one after the other."""
     dataset, results = gpucal.open_dataset(old), gpucal.open_results(folder)
     obs, cal, settings = dataset[17], results.calibrated((17, 0), "FGS1"), Calibration()
+
+    def checked(**given: Any) -> object:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", IntegrationWarning)  # counts of these files are drawn at random
+            return gpucal.check_integration(**given)
+
     item = {"key": (17, 0), "detector": "FGS1"}
     how = {"settings": CONFIG, "backend": "numpy", "device": False, "dtype": "float32", "workers": 1}
     choices = {"weights": "plain", "rows": (8, 24), "background_rows": [(0, 4)]}
+    choices |= {"background": "constant"}
     sample = old.parent / "sample.csv"
     return {
         "calibrate": (gpucal.calibrate, {"obs": obs, "detector": "FGS1", "config": None, **how}),
@@ -78,6 +85,7 @@ def calls(old: Path, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[s
             },
         ),
         "show_versions": (gpucal.show_versions, {"file": StringIO()}),
+        "check_integration": (checked, {"obs": obs, "settings": CONFIG}),
         "open_dataset": (gpucal.open_dataset, {"path": old, "split": "train"}),
         "open_results": (gpucal.open_results, {"path": folder}),
         "open_results with more": (lambda more: gpucal.open_results(folder, more), {"more": folder}),
@@ -103,7 +111,7 @@ def calls(old: Path, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[s
             f"Observation.{name}": (getattr(obs, name), {"detector": "FGS1"})
             for name in ("where", "item", "signal_path", "calibration_path", "files", "frames", "adc", "axis")
         },
-        "Calibrated.light_curve": (cal.light_curve, choices),
+        "Calibrated.light_curve": (cal.light_curve, {**choices, "columns": (10, 22)}),
         "Calibrated.light_curve_with_errors": (cal.light_curve_with_errors, choices),
         "Calibrated.noise_excess": (cal.noise_excess, {"per": "pixel"}),
         "Results": (gpucal.Results, {"path": folder, "settings": None}),
@@ -130,16 +138,8 @@ def calls(old: Path, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[s
 
 
 NAMES = [
-    *(
-        "calibrate",
-        "stream",
-        "run",
-        "show_versions",
-        "open_dataset",
-        "open_results",
-        "open_results with more",
-        "submission",
-    ),
+    *("calibrate", "stream", "run", "show_versions", "check_integration", "open_dataset", "open_results"),
+    *("open_results with more", "submission"),
     *("Calibration", "Calibration.preset", "Calibration.from_dict", "Calibration.from_toml", "Calibration.filled"),
     *("Calibration.replace", "Calibration.pairs_per_bin", "Calibration.cropped", "Dataset", "Dataset[]"),
     *("Dataset[,]", "in Dataset", "Dataset.visits", "Dataset.settings", "Observation.where", "Observation.item"),

@@ -31,6 +31,26 @@ def test_ten_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert getattr(names["curves"], "shape", None) == (2, 3, 283)
 
 
+def test_the_readme_is_short() -> None:
+    assert len(README.split()) <= 700
+
+
+def test_links_lead_to_files() -> None:
+    targets = re.findall(r"\]\(([^)#]+)", README)
+    assert len(targets) > 20
+    for target in targets:
+        assert (ROOT / target).exists(), target
+
+
+def test_commands_can_be_written() -> None:
+    code = "\n".join(re.findall(r"^```\w*\n(.*?)^```", README, re.DOTALL | re.MULTILINE))
+    lines = re.findall(r"^gpucal [a-z]+ .*", code, re.MULTILINE)
+    assert len(lines) >= 5
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        assert parsed(words[1:]).verb == words[1]
+
+
 def test_every_setting_has_its_place_on_the_page_of_settings_with_its_choices() -> None:
     cells = re.findall(r"^\| (`\w+`.*?) \|", PAGE, re.MULTILINE)
     found: list[tuple[str, list[str]]] = []

@@ -66,6 +66,12 @@ VARIANTS = {
         {"hot_sigma": 2.5, "hot_iterations": 2}, changes=False, flags=True, others={"hot_sigma": 2.5}
     ),
     "no mask": Variant({"mask": False}, changes=False, flags=True),
+    "last pairs": Variant({"drop_last_pairs": 7}),
+    "cosmic rays": Variant(
+        {"cosmic_rays": 1.8, "crop": {"AIRS-CH0": (100, 102), "FGS1": (10, 12)}},
+        others={"crop": {"AIRS-CH0": (100, 102), "FGS1": (10, 12)}},
+    ),
+    "no pair but those left over": Variant({"drop_last_pairs": 2}, changes=False),
 }
 
 
@@ -118,6 +124,8 @@ def test_every_variant_is_the_reference_s(name: str, detector: str, old: Made) -
         {"bad_coefficients": "benign", "reduce": "mean"},
         {"flat_order": "before-cds", "clip_negatives": True},
         {"odd_frames": "drop", "gain": "multiply"},
+        {"drop_last_pairs": 3, "reduce": "mean"},
+        {"drop_last_pairs": 1, "odd_frames": "drop"},
     ],
     ids=str,
 )
@@ -201,7 +209,9 @@ def test_every_setting_reaches_the_files(old: Made, tmp_path: Any) -> None:
         *("--saturation=60000", "--linearity-tolerance=0.2", "--linearity-range=1e4", "--linearity-max-offset=20"),
         "--flat-minimum=0.5",
         *("--weights=variance", "--rows=FGS1=8:24", "--background-rows=AIRS-CH0=0:8,24:32", "--no-mask"),
-        *("--no-linearity", "--no-dark", "--no-flat"),
+        *("--no-linearity", "--no-dark", "--no-flat", "--drop-last-pairs=2"),
+        *("--background=constant", "--background-rows=FGS1=faintest:6", "--columns=FGS1=10:22"),
+        "--cosmic-rays=20",
     ]
     assert main(["calibrate", str(old[0]), str(tmp_path), "--planet", "17", *flags]) == 0
     expected = Calibration(
@@ -229,14 +239,18 @@ def test_every_setting_reaches_the_files(old: Made, tmp_path: Any) -> None:
         flat_minimum=0.5,
         weights="variance",
         rows={"FGS1": (8, 24)},
-        background_rows={"AIRS-CH0": ((0, 8), (24, 32))},
+        background_rows={"AIRS-CH0": ((0, 8), (24, 32)), "FGS1": "faintest:6"},
+        drop_last_pairs=2,
+        background="constant",
+        columns={"FGS1": (10, 22)},
+        cosmic_rays=20.0,
     )
     default = Calibration().to_dict()
     untouched = [name for name, value in expected.to_dict().items() if value == default[name]]
     assert untouched == ["binning"]
     assert Calibration.from_toml(tmp_path / "config.toml") == expected
     results = gpucal.open_results(tmp_path)
-    for name, shape in (("AIRS-CH0", (4, 10, 32)), ("FGS1", (70, 32, 32))):
+    for name, shape in (("AIRS-CH0", (4, 10, 32)), ("FGS1", (68, 32, 32))):
         cal = results.calibrated((17, 0), name)
         assert cal.signal.shape == shape
         assert Calibration.from_dict(cal.provenance["settings"]) == expected

@@ -58,7 +58,7 @@ from gpucal.inputs.parquet.layout import (
     Array,
 )
 
-__all__ = ["ASKED", "STATUSES", "bin_counts", "bin_pages", "workspace"]
+__all__ = ["ASKED", "STATUSES", "bin_counts", "bin_pages", "count_pages", "workspace"]
 
 _PLAIN, _PLAIN_DICTIONARY, _RLE_DICTIONARY = 0, 2, 8
 
@@ -549,3 +549,59 @@ def bin_pages(
             reads, table, coded, constants[pixel], floor, pairs_per_bin,
             dark[pixel], tau_s, divisor[pixel], differences, sums, out[pixel],
         )  # fmt: skip
+
+
+def _count_pages(
+    data: Array,
+    pages: Array,
+    firsts: Array,
+    facts: Array,
+    n_rows: int,
+    out: Array,
+    status: Array,
+    reads: Array,
+    values: Array,
+    table: Array,
+    differences: Array,
+    sums: Array,
+    work: Array,
+) -> None:
+    base = pages[firsts[0], TO] if firsts[0] < firsts[-1] else 0
+    for pixel in range(out.shape[0]):
+        wrong, page, entries, _ = _column(
+            data, pages, base, firsts[pixel], firsts[pixel + 1], facts[pixel], n_rows, reads, values, work
+        )
+        status[pixel, 0], status[pixel, 1] = wrong, page
+        if wrong:
+            continue
+        row = out[pixel]
+        if entries >= 0:
+            for k in range(n_rows):
+                put(row, k, get(values, get(reads, k)))
+        else:
+            for k in range(n_rows):
+                put(row, k, get(reads, k))
+
+
+@functools.cache
+def _compiled_count_pages() -> Callable[..., None]:
+    """Compile it when it is first needed: without a search for cosmic rays it never is."""
+    inflated = f"{_IN('u1', 1)}, {_IN('i8', 2)}, {_IN('i8', 1)}, {_IN('i8', 2)}"
+    return compiled(f"void({inflated}, i8, u2[:, ::1], i8[:, ::1], {_WORK})")(_count_pages)
+
+
+def count_pages(data: Array, *pages_and_work: Array | int) -> None:
+    """Decode inflated pages to counts.
+
+    Parameters
+    ----------
+    data, pages, firsts, facts, n_rows
+        As of `bin_pages`.
+    out : ndarray of uint16, shape (pixel, frame)
+        Filled with the counts.
+    status, reads, values, table, differences, sums, work
+        As of `bin_pages`.
+    """
+    with _COMPILING:
+        compiled_count_pages = _compiled_count_pages()
+    compiled_count_pages(data, *pages_and_work)

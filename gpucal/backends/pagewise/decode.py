@@ -79,6 +79,60 @@ def bin_pages(
         If a page cannot be inflated or decoded; the line names the column, and which of its pages.
     """
     table = loaded.table
+    inflated, pages, by_codec, seconds = _inflated(pixels, loaded, scratch)
+    firsts = table.firsts[pixels.start : pixels.stop + 1] - table.firsts[pixels.start]
+    saturated, wrong = np.empty(len(out), np.uint8), np.empty((len(out), 2), np.int64)
+    bins.bin_pages(
+        inflated, pages, firsts, table.facts[pixels], table.n_rows,
+        *_constants(plan, pixels), out, saturated, wrong, *scratch.binning(table.n_rows, plan.pairs_per_bin),
+    )  # fmt: skip
+
+    def again(pixel: int, counts: NDArray[np.uint16]) -> None:
+        one = slice(pixels.start + pixel, pixels.start + pixel + 1)
+        saturated[pixel : pixel + 1] = bin_counts(plan, one, counts, out[pixel : pixel + 1], scratch)
+
+    by_arrow = settle(loaded, pixels, wrong, again)
+    return saturated.astype(bool), Pages(len(pages) - by_codec - by_arrow, by_codec, by_arrow, seconds)
+
+
+def count_pages(pixels: slice, loaded: Loaded, scratch: Scratch) -> tuple[NDArray[np.uint16], Pages]:
+    """Decode the pages of one pixel block to raw counts.
+
+    Parameters
+    ----------
+    pixels, loaded, scratch
+        As of `bin_pages`.
+
+    Returns
+    -------
+    counts : ndarray of uint16, shape (pixel, frame)
+        Raw counts.
+    pages : Pages
+        How many pages were decoded in which way.
+
+    Raises
+    ------
+    InputError
+        As of `bin_pages`.
+    """
+    table = loaded.table
+    inflated, pages, by_codec, seconds = _inflated(pixels, loaded, scratch)
+    firsts = table.firsts[pixels.start : pixels.stop + 1] - table.firsts[pixels.start]
+    counts = np.empty((pixels.stop - pixels.start, table.n_rows), np.uint16)
+    wrong = np.empty((len(counts), 2), np.int64)
+    work = scratch.binning(table.n_rows, 1)
+    bins.count_pages(inflated, pages, firsts, table.facts[pixels], table.n_rows, counts, wrong, *work)
+
+    def again(pixel: int, column: NDArray[np.uint16]) -> None:
+        counts[pixel] = column[0]
+
+    by_arrow = settle(loaded, pixels, wrong, again)
+    return counts, Pages(len(pages) - by_codec - by_arrow, by_codec, by_arrow, seconds)
+
+
+def _inflated(pixels: slice, loaded: Loaded, scratch: Scratch) -> tuple[NDArray[np.uint8], NDArray[Any], int, float]:
+    """Inflate the pages of a block; return them, their table, how many the codec inflated, and the time it took."""
+    table = loaded.table
     first, last = (int(table.firsts[place]) for place in (pixels.start, pixels.stop))
     pages, data = table.pages[first:last], loaded.data
     by_codec, start = 0, time.perf_counter()
@@ -97,19 +151,7 @@ def bin_pages(
             inflate_by_codec(table, data, first + int(page), number, inflated, to, loaded.path)
     else:
         inflated = scratch.inflated(PADDING)
-    seconds = time.perf_counter() - start
-    saturated, wrong = np.empty(len(out), np.uint8), np.empty((len(out), 2), np.int64)
-    bins.bin_pages(
-        inflated, pages, table.firsts[pixels.start : pixels.stop + 1] - first, table.facts[pixels], table.n_rows,
-        *_constants(plan, pixels), out, saturated, wrong, *scratch.binning(table.n_rows, plan.pairs_per_bin),
-    )  # fmt: skip
-
-    def again(pixel: int, counts: NDArray[np.uint16]) -> None:
-        one = slice(pixels.start + pixel, pixels.start + pixel + 1)
-        saturated[pixel : pixel + 1] = bin_counts(plan, one, counts, out[pixel : pixel + 1], scratch)
-
-    by_arrow = settle(loaded, pixels, wrong, again)
-    return saturated.astype(bool), Pages(len(pages) - by_codec - by_arrow, by_codec, by_arrow, seconds)
+    return inflated, pages, by_codec, time.perf_counter() - start
 
 
 def bin_counts(

@@ -63,11 +63,17 @@ def values_of(column: pa.ChunkedArray) -> NDArray[Any]:
         column = column.cast(column.type.value_type)
     if pa.types.is_boolean(column.type):
         column = column.cast(pa.uint8())
-    if column.null_count and pa.types.is_floating(column.type):
-        nan = pa.Array.from_buffers(pa.float64(), 1, [None, pa.py_buffer(np.float64("nan").tobytes())])
-        column = column.fill_null(nan.cast(column.type)[0])  # pa.scalar() imports pandas
-    if column.null_count or not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
-        raise TypeError(f"{column.type} with {column.null_count} nulls, expected numbers")
-    filled = [chunk for chunk in column.chunks if len(chunk)] or [pa.nulls(0, column.type)]
-    chunks = [np.from_dlpack(chunk) for chunk in filled]
+    kind = column.type
+    if not (pa.types.is_floating(kind) or (pa.types.is_integer(kind) and not column.null_count)):
+        raise TypeError(f"{kind} with {column.null_count} nulls, expected numbers")
+    filled = [chunk for chunk in column.chunks if len(chunk)] or [pa.nulls(0, kind)]
+    chunks = [_with_nan(chunk) if chunk.null_count else np.from_dlpack(chunk) for chunk in filled]
     return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
+
+
+def _with_nan(chunk: pa.Array) -> NDArray[Any]:
+    """Return floating-point numbers with NaN for null; Arrow's own fill_null had none for half floats before 19."""
+    holed = pa.Array.from_buffers(chunk.type, len(chunk), [None, chunk.buffers()[1]], offset=chunk.offset)
+    values = np.array(np.from_dlpack(holed))
+    values[np.from_dlpack(chunk.is_null().cast(pa.uint8())).view(bool)] = np.nan
+    return values
