@@ -16,7 +16,8 @@ from conftest import BINS, Made, broken
 import gpucal
 from gpucal import Calibration
 from gpucal.cli.main import main
-from gpucal.errors import ConfigError, RunWarning
+from gpucal.errors import ConfigError, RunWarning, Unstackable
+from gpucal.results.export import export
 from gpucal.results.records import records
 from gpucal.runs.summary import RunFailed
 
@@ -154,18 +155,16 @@ def test_an_interrupt_stays_one_whatever_warnings_are(
         gpucal.run(gpucal.open_dataset(source), tmp_path / "out")
 
 
-def test_light_curves_that_cannot_be_stacked_are_told(
-    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A run stores each with its item; one array of all is asked for by name."""
+def test_light_curves_that_cannot_be_stacked_are_stored(source: Path, tmp_path: Path) -> None:
+    """Every item has its own; only a file of all cannot be made, and that is told where one is asked for."""
     dataset, config = gpucal.open_dataset(source), Calibration(bins={"AIRS-CH0": 7, "FGS1": 3})
-    summary = gpucal.run(dataset, tmp_path / "out", config, product="light-curves")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        summary = gpucal.run(dataset, tmp_path / "out", config, product="light-curves", raise_on_failure=True)
     assert (summary.done, summary.failed, summary.notes) == (4, {}, [])
-    export = ["export", str(tmp_path / "out"), str(tmp_path / "to"), "--product=light-curves"]
-    assert main([*export, "--format=npy"]) != 0
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "AIRS-CH0 have" in line
-    assert not (tmp_path / "to").exists() or not any((tmp_path / "to").iterdir())
+    assert gpucal.open_results(tmp_path / "out").light_curve((17, 0), "FGS1").shape == (23, 1)
+    with pytest.raises(Unstackable, match=r"FGS1 and AIRS-CH0 have .* bins; give them equal ones"):
+        export(gpucal.open_results(tmp_path / "out"), tmp_path / "to", "npy", "light-curves")
 
 
 @pytest.mark.parametrize("file", ["FGS1_signal.parquet", "FGS1_calibration/dark.parquet"])
@@ -182,9 +181,8 @@ def test_results_of_0_1_of_columns_in_another_order_are_made_again(source: Path,
         moved = lambda values, **axis: plain(values, **axis) if axis else np.zeros(1)  # noqa: E731
         patch.setattr(inputs, moved)  # the fingerprint that 0.1 gave; numbers on quality name their axis
         assert gpucal.run(dataset, tmp_path / "out", config).done == 4
-    for record in (tmp_path / "out").glob("*/*/*.json"):
-        of_01 = {name: value for name, value in json.loads(record.read_text()).items() if name != "format"}
-        record.write_text(json.dumps(of_01))  # such records have no format
+    for record in (tmp_path / "out").glob("*/*/*.json"):  # those of 0.1 name no format
+        record.write_text(json.dumps({k: v for k, v in json.loads(record.read_text()).items() if k != "format"}))
     dataset = gpucal.open_dataset(raw)
     summary = gpucal.run(dataset, tmp_path / "out", config)
     assert (summary.done, summary.skipped) == (1, 3)
