@@ -34,6 +34,7 @@ from gpucal.settings.options import output_from, settings_from
 if TYPE_CHECKING:
     from gpucal.inputs.dataset import Dataset, Observation
     from gpucal.results.reader import Results
+    from gpucal.results.report import Report
     from gpucal.runs.progress import Progress
     from gpucal.runs.request import Request
     from gpucal.runs.summary import Summary
@@ -187,7 +188,7 @@ def _page_of(arguments: argparse.Namespace) -> Path | None:
     from gpucal.results.reader import open_results
 
     try:
-        return open_results(arguments.out).report().path
+        return _written(open_results(arguments.out), None).path
     except OutputError as error:
         _say(f"gpucal: {error}", sys.stderr)
         return None
@@ -290,7 +291,7 @@ def _report(arguments: argparse.Namespace) -> int:
         raise ConfigError("--json and --html: one or the other")
     results = _results(arguments)
     if arguments.html is not None:
-        made = results.report(None if arguments.html is True else arguments.html, paths=arguments.paths)
+        made = _written(results, None if arguments.html is True else arguments.html, paths=arguments.paths)
         _say(f"{made.complete:,} of {made.expected:,} observations complete, {made.looks:,} need a look: {made.path}")
         return DONE
     if arguments.json:
@@ -311,6 +312,14 @@ def _report(arguments: argparse.Namespace) -> int:
             kinds.is_news(line)
     _say_rest(arguments, kinds, shown=False)
     return DONE
+
+
+def _written(results: Results, to: Path | None, *, paths: bool = False) -> Report:
+    from gpucal.results.report import write_report
+    from gpucal.runs.progress import shown
+
+    with shown(0, "observation") as show:
+        return write_report(results, to, paths=paths, show=lambda ended, total: show(ended, total=total))
 
 
 def _as_json(results: Results) -> str:

@@ -6,7 +6,7 @@ import logging
 import math
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
@@ -104,6 +104,7 @@ _LEVELS = (
     _Level(200, (64, 96), (72, 32)),
     _Level(200, (48, 72), (72, 16)),
     _Level(200, (36, 48), (48, 16)),
+    _Level(190, (32, 40), (36, 16)),
     _Level(190, (24, 36), (36, 16)),
     _Level(100, (16, 24), (18, 16)),
     _Level(50, (8, 12), (9, 8)),
@@ -175,14 +176,23 @@ class Report:
         )
 
 
-def write_report(results: _Results, to: str | Path | None, *, paths: bool = False) -> Report:
-    """Write the report of a results folder; see `gpucal.Results.report`."""
+def write_report(
+    results: _Results,
+    to: str | Path | None,
+    *,
+    paths: bool = False,
+    show: Callable[[int, int], object] = lambda ended, total: None,
+) -> Report:
+    """Write the report of a results folder; see `gpucal.Results.report`.
+
+    ``show`` is called with the number of observations that were read, and of all.
+    """
     require_switches(paths=paths)
     target = results.path / REPORT if to is None else path_of("to", to)
     if target.is_dir():
         raise OutputError(f"{target}: is a folder; give the name of a file, such as {target / REPORT}")
     found = _Found(results._with_parts(), results.ids, paths)
-    page = found.page()
+    page = found.page(show)
 
     def write(path: Path) -> None:
         with path.open("w", encoding="utf-8", newline="\n") as file:
@@ -401,9 +411,9 @@ class _Found:
             columns |= {str(name): [_whole(value) for value in known[name].tolist()] for name in known.columns}
         return columns
 
-    def page(self) -> Page:
+    def page(self, show: Callable[[int, int], object]) -> Page:
         """Gather everything, and choose the resolution."""
-        observations, sums = self._observations()
+        observations, sums = self._observations(show)
         return Page(
             name=self.results.path.absolute().name,
             about=self._about(),
@@ -542,7 +552,7 @@ class _Found:
 
     # The page's figures.
 
-    def _observations(self) -> tuple[list[str], _Sums]:
+    def _observations(self, show: Callable[[int, int], object]) -> tuple[list[str], _Sums]:
         there = [key for key in self.keys if any(self._is_done(key, name) for name in ORDER)]
         level = self._level(there)
         sums = _Sums(len(self.keys))
@@ -550,7 +560,8 @@ class _Found:
         for at, key in enumerate(self.keys):
             drawn = self._read(key)
             sums.add(at, drawn)
-            made.append(_observation(drawn, level) if drawn else "")
+            made.append(_observation(drawn, level, sums.axes) if drawn else "")
+            show(at + 1, len(self.keys))
         return made, sums
 
     def _level(self, keys: Sequence[Key]) -> _Level:
@@ -559,7 +570,7 @@ class _Found:
         few = [drawn for drawn in map(self._read, keys[::step]) if drawn]
         left = _MOST_BYTES - _PAGE_BYTES - _ROW_BYTES * len(self.keys)
         for level in _LEVELS:
-            size = sum(len(_observation(drawn, level)) for drawn in few) / max(len(few), 1)
+            size = sum(len(_observation(drawn, level, {})) for drawn in few) / max(len(few), 1)
             if size * len(keys) <= left:
                 break
         return level
@@ -673,13 +684,24 @@ class _Found:
         return packed(facts, sums.arrays())
 
 
+_Axes = dict[bytes, tuple[int, NDArray[np.float32]]]
+"""Axes of observations by their bytes, each with its number."""
+
+
+def _shared(axis: NDArray[np.float64], axes: _Axes) -> int:
+    """Return the number of an axis, which is added if it is new."""
+    values = _single(axis)
+    return axes.setdefault(values.tobytes(), (len(axes), values))[0]
+
+
 class _Sums:
     """What is drawn of the whole set, gathered from its observations."""
 
     def __init__(self, n: int) -> None:
         self.small = {name: np.full((n, _SMALL), np.nan, np.float32) for name in ORDER}
+        self.axes: _Axes = {}
         # Of spectrometers, by the wavelengths that observations have in common.
-        self._axes: dict[str, Counter[bytes]] = {}
+        self._wavelengths: dict[str, Counter[bytes]] = {}
         self._curves: dict[tuple[str, bytes], list[tuple[NDArray[np.float32], ...]]] = {}
 
     def add(self, at: int, drawn: Iterable[_Drawn]) -> None:
@@ -690,11 +712,11 @@ class _Sums:
             self.small[name][at, : len(curve)] = curve
             if not of.detector.photometer:
                 axis = of.across.tobytes()
-                self._axes.setdefault(name, Counter())[axis] += 1
+                self._wavelengths.setdefault(name, Counter())[axis] += 1
                 self._curves.setdefault((name, axis), []).append((of.scatter_ppm, of.expected_ppm, of.levels))
 
     def _common(self) -> Iterator[tuple[str, NDArray[np.float64], int, list[tuple[NDArray[np.float32], ...]]]]:
-        for name, axes in self._axes.items():
+        for name, axes in self._wavelengths.items():
             axis, n = axes.most_common(1)[0]
             yield name, np.frombuffer(axis), axes.total() - n, self._curves[name, axis]
 
@@ -703,10 +725,11 @@ class _Sums:
         return {"others": {name: others for name, _, others, _ in self._common()}}
 
     def arrays(self) -> dict[str, NDArray[Any] | Scaled]:
-        """Return the small curves, and medians and percentiles over the observations by wavelength."""
+        """Return the small curves, the axes, and medians and percentiles over the observations by wavelength."""
         arrays: dict[str, NDArray[Any] | Scaled] = {
             f"{name}.small": Scaled(curves) for name, curves in self.small.items()
         }
+        arrays |= {f"axis.{at}": axis for at, axis in self.axes.values()}
         with np.errstate(all="ignore"):
             for name, axis, _, curves in self._common():
                 scatters, expected, levels = (np.stack(of) for of in zip(*curves, strict=True))
@@ -717,8 +740,8 @@ class _Sums:
         return arrays
 
 
-def _observation(drawn: Sequence[_Drawn], level: _Level) -> str:
-    """Pack what is drawn of one observation."""
+def _observation(drawn: Sequence[_Drawn], level: _Level, axes: _Axes) -> str:
+    """Pack what is drawn of one observation; times and wavelengths are added to ``axes``, as most have the same."""
     facts: dict[str, Any] = {}
     arrays: dict[str, NDArray[Any] | Scaled] = {}
     for of in drawn:
@@ -730,16 +753,15 @@ def _observation(drawn: Sequence[_Drawn], level: _Level) -> str:
             "sampled": of.bins,
             "flagged": None if of.dq is None else int(np.count_nonzero(of.dq)),
             "pixels": None if of.dq is None else of.dq.shape,
-            "wavelengths": of.wavelength is not None,
+            "hours": _shared(_coarse(of.time, 0, level.points), axes),
+            "across": _shared(of.across, axes),
         }
-        arrays[f"{name}.hours"] = Scaled(_coarse(of.time, 0, level.points))
         arrays[f"{name}.white"] = Scaled(_coarse(relative, 0, level.points))
         shrunk = _coarse(error, 0, level.points) / math.sqrt(_group(n, level.points))
         finite = shrunk[np.isfinite(shrunk)]
         if finite.size:
             arrays[f"{name}.error"] = Scaled(shrunk, 8, span=(0.0, 2.0 * float(np.median(finite)) or 1.0))
         if not of.detector.photometer:
-            arrays[f"{name}.across"] = Scaled(of.across)
             arrays[f"{name}.scatter"] = Scaled(of.scatter_ppm, log=True)
             arrays[f"{name}.spectrum"] = Scaled(of.levels)
             with np.errstate(all="ignore"):
