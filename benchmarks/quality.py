@@ -2,8 +2,8 @@
 
     python benchmarks/quality.py [--data DIR] [--planets 6] [--rounds 3]
 
-A run on one thread over full-size observations. The function that makes the numbers is timed inside it, so that both
-times are of the same minutes.
+A run on one thread over full-size observations. The functions that make the numbers, those on pointing too, are timed
+inside it, so that both times are of the same minutes.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import argparse
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
-import numpy as np
 from measure import full_size_planets, table
 
 import gpucal
@@ -26,23 +28,25 @@ def measured(data: Path, planets: int, rounds: int) -> tuple[float, float, int]:
     """Return seconds of a run, seconds of numbers on quality in it, medians of rounds, and its observations."""
     ids = full_size_planets(data, planets)
     dataset, spent, times, parts = gpucal.open_dataset(data), [0.0], [], []
-    numbers = local.quality
 
-    def timed(*arrays: np.ndarray, photometer: bool) -> dict[str, Any]:
-        start = time.perf_counter()
-        found = numbers(*arrays, photometer=photometer)
-        spent[0] += time.perf_counter() - start
-        return found
+    def timed(made: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arrays: object, **how: object) -> object:
+            start = time.perf_counter()
+            found = made(*arrays, **how)
+            spent[0] += time.perf_counter() - start
+            return found
 
-    local.quality = timed
-    with tempfile.TemporaryDirectory() as out:
+        return call
+
+    with tempfile.TemporaryDirectory() as out, ExitStack() as stack:
+        for owner, name in ((local, "quality"), (local, "motion"), (gpucal.Calibrated, "_pointing")):
+            stack.enter_context(mock.patch.object(owner, name, timed(getattr(owner, name))))
         gpucal.run(dataset, out, planets=ids[:1], workers=1)
         for _ in range(rounds):
             spent[0], start = 0.0, time.perf_counter()
             gpucal.run(dataset, out, planets=ids, workers=1, overwrite=True)
             times.append(time.perf_counter() - start)
             parts.append(spent[0])
-    local.quality = numbers
     return statistics.median(times), statistics.median(parts), len(ids)
 
 

@@ -14,6 +14,7 @@ the least fourth differences along both axes at once, and a tenth of those along
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -105,17 +106,21 @@ def pointing(
         variance = np.where(good, noise, 0.0)
         weight = np.where(good, 1.0 / noise, 0.0)
         fit = _fit(np.stack([np.where(good, image, 0.0), *_moves(image, good, photometer)]), weight, photometer)
+        factors: dict[int, list[Float]] = {}
         for component, axis in enumerate((0, 1) if photometer else (1,), 1):
             told = np.where(fit.variance[component] > 0.0, 1.0 / fit.variance[component], 0.0)
             by_noise = np.count_nonzero(good) * (derivative(image.shape[axis]) ** 2).sum(axis=1).mean() / max(n, 1)
             if told.sum() > _SEEN * by_noise:
-                found[axis], found[axis + 2] = _shifts(signal, told * fit.of[component], told * fit.of[0], variance)
+                factors[axis] = [told * fit.of[component], told * fit.of[0]]
+        if factors:
+            sums = iter(_sums_over(signal, np.stack([*chain.from_iterable(factors.values())])).T)
+            for axis, (moved, light) in factors.items():
+                found[axis], found[axis + 2] = _shifts(next(sums), next(sums), moved, light, variance)
     return Pointing(*found)
 
 
-def _shifts(signal: Array, moved: Float, light: Float, variance: Float) -> tuple[Float, Float]:
-    """Return the ratio of two sums of factors times signal, less its median, and its error."""
-    up, down = _sums_over(signal, np.stack([moved, light])).T
+def _shifts(up: Float, down: Float, moved: Float, light: Float, variance: Float) -> tuple[Float, Float]:
+    """Return the ratio of two sums, whose factors are given, less its median, and its error."""
     shift = up / down
     a, b, c = ((one * other * variance).sum() for one, other in ((moved, moved), (moved, light), (light, light)))
     there = shift[np.isfinite(shift)]
