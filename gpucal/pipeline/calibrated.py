@@ -27,6 +27,7 @@ from gpucal.science.light_curves import (
 from gpucal.science.noise import noise_excess, read_variance, variance
 from gpucal.science.plan import DQ, Plan
 from gpucal.science.pointing import Pointing, pointing
+from gpucal.science.quality import motion
 from gpucal.science.rejected import NONE, Rejected
 from gpucal.science.steps import namespace
 from gpucal.settings.calibration import Calibration
@@ -316,6 +317,10 @@ class Calibrated:
         if self.plan is not None and np.isnan(self.plan.read_noise).all():
             raise ConfigError(f"{self.where}: pointing needs read.parquet, which is missing; copy it to its folder")
         return self._pointing()
+
+    def _motion(self) -> dict[str, Any]:
+        """Numbers on the pointing for records; of a spectrum every eighth wavelength, as it costs less."""
+        return motion(self._pointing(every=8), photometer=self.detector.photometer)
 
     def _pointing(self, every: int = 1) -> Pointing:
         """Measure it, of a spectrum at every so many wavelengths; NaN without read noise."""

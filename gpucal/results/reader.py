@@ -468,7 +468,10 @@ class Results:
         files = self._record((key[0], key[1]), name)["files"]
         if "signal" in files:
             cal = self.calibrated((key[0], key[1]), name)
-            return quality(cal.signal, cal.dq, *cal.light_curve_with_errors(), photometer=photometer)
+            numbers = quality(cal.signal, cal.dq, *cal.light_curve_with_errors(), photometer=photometer)
+            if "variance" in files:
+                numbers |= cal._motion()
+            return numbers
         numbers = curve_quality(*self._stored_curves((key[0], key[1]), name), photometer=photometer)
         if "dq" in files:
             numbers["flags"] = count_flags(self._read((key[0], key[1]), name, "dq"))

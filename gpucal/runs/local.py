@@ -22,7 +22,7 @@ from gpucal.results.records import is_finished, is_whole, record_path
 from gpucal.results.writer import Store
 from gpucal.runs.job import Job
 from gpucal.runs.watch import Watch
-from gpucal.science.quality import motion, quality
+from gpucal.science.quality import quality
 from gpucal.settings.detectors import DETECTORS, ORDER
 from gpucal.settings.ids import ItemId
 
@@ -253,7 +253,7 @@ class _Work:
                     arrays["error"],
                     photometer=item.detector.photometer,
                 )
-                on_quality |= motion(result._pointing(every=8), photometer=item.detector.photometer)
+                on_quality |= result._motion()
                 self.sizes[item.detector.name] = sum(array.nbytes for array in arrays.values())
                 spent = sum(outcome.seconds.values())
                 self.store.commit(
