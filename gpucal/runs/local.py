@@ -23,12 +23,15 @@ from gpucal.results.writer import Store
 from gpucal.runs.job import Job
 from gpucal.runs.watch import Watch
 from gpucal.science.quality import quality
-from gpucal.settings.detectors import DETECTORS, ORDER
+from gpucal.settings.detectors import DETECTORS
 from gpucal.settings.ids import ItemId
 
 __all__ = ["execute", "give_up", "relay"]
 
 log = logging.getLogger(__name__)
+
+# Bytes of a block of most disks, and of an item's record.
+_BLOCK, _RECORD = 4096, 8192
 
 # Seconds between looks at items that other runs have claimed.
 _PATIENCE = 0.5
@@ -64,8 +67,7 @@ def relay(record: logging.LogRecord, process: str) -> None:
 
 
 def _items(job: Job, observations: Iterable[Observation]) -> Iterator[Item]:
-    # FGS1 first: a GPU inflates its few long pages while those of AIRS-CH0 are uploaded.
-    detectors = [job.config.cropped(DETECTORS[name]) for name in ORDER]
+    detectors = [job.config.cropped(detector) for detector in DETECTORS.values()]
     return (Item(obs, detector, job.config) for obs in observations for detector in detectors)
 
 
@@ -254,7 +256,7 @@ class _Work:
                     photometer=item.detector.photometer,
                 )
                 on_quality |= result._motion()
-                self.sizes[item.detector.name] = sum(array.nbytes for array in arrays.values())
+                self.sizes[item.detector.name] = sum(_on_disk(array.nbytes) for array in arrays.values()) + _RECORD
                 spent = sum(outcome.seconds.values())
                 self.store.commit(
                     result,
@@ -311,6 +313,11 @@ class _Work:
             f"{lost}the {left} items still to be done need about {_megabytes(needed)} "
             f"and {free // 10**6:,} MB are free; {short}"
         )
+
+
+def _on_disk(size: int) -> int:
+    """Bytes that a file takes: disks give whole blocks."""
+    return -(-size // _BLOCK) * _BLOCK
 
 
 def _megabytes(size: int) -> str:

@@ -561,7 +561,7 @@ def test_an_interrupt_counts_what_is_in_hand(threads: Client, many: Path, tmp_pa
     assert Store(job.out).begin(job.settings)
     dataset = gpucal.open_dataset(many)
 
-    def interrupted(ended: int) -> None:
+    def interrupted(ended: int, failed: int) -> None:
         if ended >= 2:
             raise KeyboardInterrupt
 

@@ -181,6 +181,7 @@ def test_equal_failures_of_all_processes_are_one_line(
     raw, out = tmp_path / "raw", tmp_path / "out"
     for planet in range(100, 112):
         (raw / "train" / str(planet)).mkdir(parents=True)
+        (raw / "train" / str(planet) / "notes.txt").touch()  # an empty folder is not an observation
     for name in ("axis_info.parquet", "train_adc_info.csv"):
         shutil.copy(old[0] / name, raw)
     assert main(["calibrate", str(raw), str(out)]) == 1
