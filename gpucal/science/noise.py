@@ -111,7 +111,8 @@ def on_arrays(
     xp = namespace(signal)
     result = xp.empty_like(signal, dtype=xp.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
-        reads, square = 2 * pairs_per_bin * read**2, divisor**2
+        # Products, as np.power(x, 2) of NumPy 2.0 and older is not always x * x.
+        reads, square = 2 * pairs_per_bin * (read * read), divisor * divisor
         for part in time_parts(signal):
             charge = signal[part, ...] * divisor
             charge += dark * tau_s[part, None, None]

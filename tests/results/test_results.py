@@ -10,6 +10,7 @@ import shutil
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -230,15 +231,31 @@ DAMAGED_HEADERS: dict[str, Callable[[Path], object]] = {
     "no header": lambda path: path.write_bytes(path.read_bytes().replace(b"'descr", b",descr", 1)),
     "mixed keys": lambda path: path.write_bytes(path.read_bytes().replace(b" 'fort", b"B'fort", 1)),
     "negative shape": lambda path: path.write_bytes(path.read_bytes().replace(b"28", b"-8", 1)),
+    "negative shapes": lambda path: path.write_bytes(path.read_bytes().replace(b"282, 32", b"-82, -2", 1)),
     "huge shape": lambda path: path.write_bytes(path.read_bytes().replace(b"282, 32), }  ", b"99999999999),}", 1)),
     "smaller shape": lambda path: path.write_bytes(path.read_bytes().replace(b"282,", b"28 ,", 1)),
     "other type": lambda path: path.write_bytes(path.read_bytes().replace(b"<f4", b">f4", 1).replace(b"|u1", b"|i1")),
 }
 
 
+def negative_is_what_fits(folder: Path) -> bool:
+    """Tell whether NumPy takes a negative length for the one that fits, as 2.0 and older do, or refuses it."""
+    path = folder / "three.npy"
+    np.save(path, np.zeros(3))
+    path.write_bytes(path.read_bytes().replace(b"(3,), }", b"(-3,),}"))
+    with path.open("rb") as stream:
+        try:
+            np.lib.format.read_array(stream)
+        except ValueError:
+            return False
+    return True
+
+
 @pytest.mark.parametrize("kind", ["signal", "dq"])
 @pytest.mark.parametrize("damage", DAMAGES | DAMAGED_HEADERS)
-def test_reading_a_lost_or_damaged_array_is_one_line(out: Path, kind: str, damage: str) -> None:
+def test_reading_a_lost_or_damaged_array_is_one_line(out: Path, kind: str, damage: str, tmp_path: Path) -> None:
+    if damage == "negative shape" and negative_is_what_fits(tmp_path):
+        pytest.skip("this NumPy reads what was written, see the next test")
     path = out / "23" / "0" / f"AIRS-CH0.{kind}.npy"
     (DAMAGES | DAMAGED_HEADERS)[damage](path)
     opened = gpucal.open_results(out)
@@ -253,6 +270,24 @@ def test_reading_a_lost_or_damaged_array_is_one_line(out: Path, kind: str, damag
         assert "\n" not in line
         assert line.startswith(f"{path}: ")
         assert line.endswith(f"run `gpucal calibrate DATASET {out}` again")
+
+
+@pytest.mark.parametrize("kind", ["signal", "dq"])
+@pytest.mark.parametrize("read", [lambda a: a[1], lambda a: a[1, :2], lambda a: a[:, 0], lambda a: a.load()])
+def test_a_negative_length_gives_no_other_numbers(
+    out: Path, kind: str, read: Callable[[Any], np.ndarray], tmp_path: Path
+) -> None:
+    results = gpucal.open_results(out)
+    what = results.dq if kind == "dq" else lambda name: read(results[name])
+    before = what("AIRS-CH0")
+    DAMAGED_HEADERS["negative shape"](out / "23" / "0" / f"AIRS-CH0.{kind}.npy")
+    try:
+        after = what("AIRS-CH0")
+    except OutputError as error:
+        assert "is damaged" in str(error)  # noqa: PT017
+    else:
+        assert negative_is_what_fits(tmp_path)
+        np.testing.assert_array_equal(after, before)
 
 
 def test_only_some_planets(source: Path, tmp_path: Path) -> None:
