@@ -8,11 +8,11 @@
 //          and all lanes fill the table of codes. Four lanes then decode a stream each. Any grid gives the same bytes.
 // Status   A page ends with 0 (DONE), or the reason why its frame needs a whole zstd; its bytes in out are then of no
 //          use. Whatever a page says, nothing is read outside of data, and nothing is written outside of its place.
-// Bytes    A stored byte is fetched once, and a byte of a page is written once, both in words of four. A lane has two
-//          words of its stream under way while it decodes the ones before.
-// Work     A symbol takes a look-up in shared memory and some ten operations, each of which waits for the last one: a
-//          warp is slow, so there have to be many.
-// Needs    32 threads a block, 4.6 KB of shared memory, 54 to 71 registers by architecture
+// Bytes    A stored byte is fetched once, and a byte of a page is written once, both in words of four. Streams come in
+//          chunks of 64 bytes, the next of which is under way while lanes decode.
+// Work     A symbol takes a look-up in shared memory and some eight operations, each of which waits for the last one: a
+//          warp is slow, so there have to be many. Four symbols are decoded between two looks at the stream.
+// Needs    32 threads a block, 4.6 KB of shared memory, 62 to 96 registers by architecture
 //          (tests/kernels/test_nvrtc.py).
 
 #define ALL 0xffffffffu
@@ -23,6 +23,8 @@
 #define DEEPEST 11        // bits of a symbol
 #define MOST_WEIGHT 12
 #define MOST_LOG 6        // bits of a state, of those that weights are coded by
+#define CHUNK 16          // words of a stream that are loaded together
+#define CHUNK_BITS 9      // the logarithm of their bits
 
 enum { AT, SIZE, CODEC, PREFIX, TO, WANTED, KIND, ENCODING, VALUES, LEVELS, FIRST, CHECKSUM, COLUMNS };
 enum { STORED = 0, ZSTD = 6 };
@@ -43,11 +45,21 @@ __device__ __forceinline__ unsigned bits(const byte *in, int bit)
     return (__ldg(in + bit / 8) | __ldg(in + bit / 8 + 1) << 8 | __ldg(in + bit / 8 + 2) << 16) >> bit % 8;
 }
 
-// Copies size bytes, or repeats one (step 0). All lanes take part.
-__device__ __forceinline__ void copy(byte *out, const byte *in, int step, int size)
+// Copies size bytes, or repeats one (step 0), in words where they go. All lanes take part.
+__device__ void copy(byte *out, const byte *in, int step, int size)
 {
-    for (int k = threadIdx.x; k < size; k += 32)
-        out[k] = __ldg(in + k * step);
+    const int lane = threadIdx.x, odd = min(size, (int)(-(size_t)out % 4));
+    if (lane < odd)
+        out[lane] = __ldg(in + lane * step);
+    out += odd, in += odd * step, size -= odd;
+    const unsigned *words = (const unsigned *)(in - (size_t)in % 4), shift = (size_t)in % 4 * 8;
+#pragma unroll 2
+    for (int k = lane; k < size / 4; k += 32)
+        ((unsigned *)out)[k] =
+            step ? __funnelshift_r(__ldg(words + k), __ldg(words + k + 1), shift) : 0x01010101u * __ldg(in);
+    const int last = size / 4 * 4 + lane;
+    if (last < size)
+        out[last] = __ldg(in + last * step);
 }
 
 // Weights coded by two states in turn (RFC 8878, 4.1.1 and 4.2.1.2), by one lane. Returns how many; 0: not sound.
@@ -174,50 +186,21 @@ __device__ int tree(const byte *in, int at, int stop, unsigned short *table, byt
             table[entry + k] = sorted[first + (k >> (weight - 1))] << 8 | (depth + 1 - weight);
         entry += entries;
     }
-    __syncwarp(); // the table is there
     return end;
 }
 
-// Decodes one stream, from its end to its beginning, by one lane. It has to hold exactly so many symbols.
-__device__ __forceinline__ bool stream(const byte *begin, const byte *end, int depth, const unsigned short *table,
-                                       byte *out, byte *out_end)
-{
-    const unsigned mark = __ldg(end - 1), at = (size_t)(end - 1) % 4;
-    if (!mark)
-        return false;
-    const unsigned *words = (const unsigned *)(end - 1 - at), *first = (const unsigned *)(begin - (size_t)begin % 4);
-    const auto before = [&] { return words > first ? __ldg(--words) : 0u; };
-    unsigned high = __ldg(words), low = before(), ahead = before();
-    int left = 8 * (int)(end - 1 - begin) + highest(mark), used = 32 - 8 * at - highest(mark);
-    const auto shift = [&] {
-        if (used >= 32)
-            used -= 32, high = low, low = ahead, ahead = before();
-    };
-    const auto next = [&]() -> unsigned {
-        const unsigned entry = table[__funnelshift_l(low, high, used) >> (32 - depth)];
-        used += entry & 15, left -= entry & 15;
-        shift();
-        return entry >> 8;
-    };
-    shift();
-    while (out < out_end && (size_t)out % 4)
-        *out++ = next();
-    for (; out_end - out >= 4 && left >= 0; out += 4) {
-        unsigned four = next();
-        four |= next() << 8;
-        four |= next() << 16;
-        *(unsigned *)out = four | next() << 24;
-    }
-    while (out < out_end && left >= 0)
-        *out++ = next();
-    return left == 0;
-}
-
-// Decodes one stream, or four at the same time, each of a quarter of the symbols.
-__device__ bool streams(const byte *in, int size, bool four, int depth, const unsigned short *table, byte *out, int n)
+// Decodes one stream, or four at the same time, each of a quarter of the symbols, from its end to its beginning. They
+// have to hold exactly so many symbols.
+//
+// Lanes 0 to 3 decode. Their streams come through rings of two chunks in shared memory, each of which is filled by eight
+// lanes: when a lane has come to the last chunk there, the next one is loaded while it decodes 16 symbols. Those take
+// 176 bits at most, so that it has 336 bits when it comes there, and 176 and the 64 it looks at before the next arrives.
+__device__ bool streams(const byte *in, int size, bool four, int depth, const unsigned short *table, unsigned *rings,
+                        byte *out, int n)
 {
     const int lane = threadIdx.x, quarter = four ? (n + 3) / 4 : n;
-    int begin = 0, its = size;
+    const bool decodes = lane < (four ? 4 : 1);
+    int begin = 0, its = decodes ? size : 0;
     if (four) {
         if (size < 10 || 3 * quarter > n || n < 6)
             return false;
@@ -226,17 +209,73 @@ __device__ bool streams(const byte *in, int size, bool four, int depth, const un
         if (!one || !two || !three || last <= 0)
             return false;
         begin = 6 + (lane > 0 ? one : 0) + (lane > 1 ? two : 0) + (lane > 2 ? three : 0);
-        its = lane == 0 ? one : lane == 1 ? two : lane == 2 ? three : last;
+        its = lane == 0 ? one : lane == 1 ? two : lane == 2 ? three : lane == 3 ? last : 0;
     }
-    bool sound = size > 0 && n > 0;
-    const byte *from = in + begin;
-    if (sound && lane < (four ? 4 : 1))
-        sound = stream(from, from + its, depth, table, out + lane * quarter, out + min((lane + 1) * quarter, n));
-    return __all_sync(ALL, sound);
+    const unsigned mark = its > 0 ? __ldg(in + begin + its - 1) : 0;
+    if (!__all_sync(ALL, !decodes || (mark && n > 0)))
+        return false;
+
+    // Bits and words count from a boundary before the streams, of a chunk's size; top is the bit above the next symbol.
+    const int before = (size_t)in % (4 * CHUNK), lowest = 8 * (before + begin);
+    const unsigned *words = (const unsigned *)(in - before);
+    int top = lowest + (mark ? 8 * (its - 1) + highest(mark) : 0);
+
+    const int filled = lane / 8, member = lane % 8;
+    const int first = __shfl_sync(ALL, (before + begin) / 4, filled);
+    const int last = __shfl_sync(ALL, its ? (before + begin + its - 1) / 4 : -1, filled);
+    int chunk = ((__shfl_sync(ALL, top, filled) - 1) >> CHUNK_BITS) - 1; // the last one in the ring
+    unsigned *fills = rings + 2 * CHUNK * filled;
+    const auto load = [&](int k) { return k >= first && k <= last ? __ldg(words + k) : 0u; };
+    __syncwarp(); // the table is there, and what was in the rings is used
+    for (int k = CHUNK * chunk + member; k < CHUNK * (chunk + 2); k += 8)
+        fills[k & (2 * CHUNK - 1)] = load(k);
+    __syncwarp(); // the rings are full
+
+    const unsigned *ring = rings + 2 * CHUNK * (lane % 4);
+    const auto ahead = [&](int k) { return ring[(((top - 1) >> 5) - k) & (2 * CHUNK - 1)]; };
+    const auto next = [&]() -> byte {
+        const unsigned entry = table[__funnelshift_l(ahead(1), ahead(0), -top & 31) >> (32 - depth)];
+        top -= entry & 15;
+        return entry >> 8;
+    };
+    int symbols = decodes ? min(quarter, n - lane * quarter) : 0;
+    byte *to = out + lane * quarter;
+    while (symbols > 0 && (size_t)to % 4)
+        *to++ = next(), --symbols;
+    int turns = decodes ? symbols / 16 : n;
+    for (int step = 16; step > 0; step /= 2)
+        turns = min(turns, __shfl_xor_sync(ALL, turns, step));
+    symbols -= 16 * turns;
+#pragma unroll 1
+    for (; turns > 0; --turns) {
+        const bool used = (__shfl_sync(ALL, top, filled) - 1) >> CHUNK_BITS <= chunk;
+        const int k = CHUNK * (chunk - 1) + member;
+        const unsigned one = used ? load(k) : 0, two = used ? load(k + 8) : 0;
+        if (decodes)
+#pragma unroll
+            for (int word = 0; word < 4; ++word, to += 4) {
+                const int shift = -top & 31;
+                unsigned high = __funnelshift_l(ahead(1), ahead(0), shift), four = 0;
+                unsigned low = __funnelshift_l(ahead(2), ahead(1), shift);
+#pragma unroll
+                for (int symbol = 0; symbol < 4; ++symbol) {
+                    const unsigned entry = table[high >> (32 - depth)], length = entry & 15;
+                    high = __funnelshift_l(low, high, length), low <<= length, top -= length;
+                    four |= (entry >> 8) << (8 * symbol);
+                }
+                *(unsigned *)to = four;
+            }
+        if (used)
+            fills[k & (2 * CHUNK - 1)] = one, fills[(k + 8) & (2 * CHUNK - 1)] = two, --chunk;
+        __syncwarp(); // the next chunk is there
+    }
+    for (; symbols > 0; --symbols)
+        *to++ = next();
+    return __all_sync(ALL, !decodes || top == lowest);
 }
 
 // Inflates a frame of so many bytes. All lanes take every turn alike.
-__device__ int frame(const byte *in, int stop, byte *out, int wanted, unsigned short *table, byte *weights)
+__device__ int frame(const byte *in, int stop, byte *out, int wanted, unsigned short *table, unsigned *rings)
 {
     if (stop < 9)
         return SIZES;
@@ -288,12 +327,12 @@ __device__ int frame(const byte *in, int stop, byte *out, int wanted, unsigned s
         } else {
             const int after = at + stored;
             if (kind == 2)
-                at = tree(in, at, after, table, weights, depth);
+                at = tree(in, at, after, table, (byte *)rings, depth);
             if (at < 0)
                 return TREE;
             if (!depth)
                 return TREELESS;
-            if (!streams(in + at, after - at, four, depth, table, out + to, size))
+            if (!streams(in + at, after - at, four, depth, table, rings, out + to, size))
                 return STREAMS;
         }
         to += size, at = behind;
@@ -306,7 +345,7 @@ inflate(const byte *__restrict__ data, long long n_data, const long long *__rest
         byte *__restrict__ out, long long n_out, int *__restrict__ status)
 {
     __shared__ unsigned short table[1 << DEEPEST];
-    __shared__ byte weights[512]; // and symbols in the order of their codes
+    __shared__ unsigned rings[4 * 2 * CHUNK]; // of streams; before, a tree's weights and its symbols in their order
     for (int page = blockIdx.x; page < n_pages; page += gridDim.x) {
         const long long *facts = pages + (long long)page * COLUMNS;
         const long long at = __ldg(facts + AT), size = __ldg(facts + SIZE), codec = __ldg(facts + CODEC);
@@ -321,7 +360,7 @@ inflate(const byte *__restrict__ data, long long n_data, const long long *__rest
             copy(out + to, data + at, 1, codec == STORED ? size : prefix);
             became = codec == STORED ? DONE : OTHER;
             if (codec == ZSTD)
-                became = frame(data + at + prefix, size - prefix, out + to + prefix, wanted - prefix, table, weights);
+                became = frame(data + at + prefix, size - prefix, out + to + prefix, wanted - prefix, table, rings);
         }
         if (threadIdx.x == 0)
             status[page] = became;

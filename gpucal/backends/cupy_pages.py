@@ -29,6 +29,9 @@ __all__ = ["PageBlock", "PageKernels", "PageLane"]
 # Pages with more bytes between them than this are uploaded one by one: in between are other columns, or row groups.
 _GAP = 2**12
 
+# Bytes of a page that is copied as it is, for one warp: an H200 took 0.5 ms for 118 KB of FGS1 by a single one.
+_PART = 2**13
+
 # The codec of pages that `inflate` is to leave alone.
 _LEFT = -1
 
@@ -180,18 +183,18 @@ class PageLane:
         loaded, some = block.loaded, block.pages[others]
         begins = np.cumsum(some[:, WANTED]) - some[:, WANTED]
         bytes_, on_device = self._patch.views(int(some[:, WANTED].sum()) + PADDING)
-        table, pages = self._patch_table.views(len(some), COLUMNS)
-        left, status = self._patched.views(len(some))
+        parts = _stored(some, begins)
+        table, pages = self._patch_table.views(*parts.shape)
+        left, status = self._patched.views(len(parts))
         for page, to in zip(others.tolist(), begins.tolist(), strict=True):
             at, prefix = (int(block.pages[page, place]) for place in (AT, PREFIX))
             bytes_[to : to + prefix] = loaded.data[at : at + prefix]
             whole, number = block.first + page, int(refused[page])
             inflate_by_codec(loaded.table, loaded.data, whole, number, bytes_, to, loaded.path)
-        table[:] = some
-        table[:, AT], table[:, SIZE], table[:, CODEC], table[:, PREFIX] = begins, some[:, WANTED], STORED, 0
+        table[:] = parts
         for host, device in ((bytes_, on_device), (table, pages)):
             device.set(host, stream=self.stream)
-        self._inflate(kernels, on_device, pages, len(some), inflated, status)
+        self._inflate(kernels, on_device, pages, len(parts), inflated, status)
         status.get(stream=self.stream, out=left, blocking=False)
         self._copied = left
 
@@ -205,3 +208,14 @@ class PageLane:
                 (pages_grid(n_pages),), (THREADS["inflate"],),
                 (data, sizes[0], pages, np.int32(n_pages), inflated, sizes[1], status),
             )  # fmt: skip
+
+
+def _stored(pages: NDArray[np.int64], begins: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return a table that has pages copied from places, in parts: one warp copies one part."""
+    n = np.maximum(1, -(-pages[:, WANTED] // _PART))
+    parts, at = np.repeat(pages, n, axis=0), np.repeat(begins, n)
+    done = _PART * (np.arange(len(parts)) - np.repeat(np.cumsum(n) - n, n))
+    parts[:, AT], parts[:, TO] = at + done, parts[:, TO] + done
+    parts[:, SIZE] = parts[:, WANTED] = np.minimum(_PART, parts[:, WANTED] - done)
+    parts[:, CODEC], parts[:, PREFIX] = STORED, 0
+    return parts

@@ -21,6 +21,7 @@ from gpucal.settings.values import size
 __all__ = [
     "COUNT_BLOCK",
     "DEFAULT_MEMORY",
+    "DEVICE_MEMORY",
     "PAGE_BLOCK",
     "PROCESS",
     "THREAD",
@@ -31,6 +32,9 @@ __all__ = [
 
 DEFAULT_MEMORY = 650_000_000
 """Default limit of the peak resident memory, bytes; an item that needs more is still calibrated, alone."""
+
+DEVICE_MEMORY = 2_000_000_000
+"""The same with a GPU: CUDA's libraries hold half of it, and two items are on their way while two are calibrated."""
 
 # Bytes that the process holds beside items: interpreter, libraries, freed memory that allocators keep.
 PROCESS = 290_000_000
@@ -68,11 +72,13 @@ def working_bytes(signal: Signal, threads: int, page_block: int | None = None, *
     """
     footer = signal.footer
     if by_pages and signal.by_pages:
-        longest = int(footer.uncompressed[:, signal.columns].sum(axis=0).max(initial=0))
-        longest = min(longest, most_bytes(footer))  # a footer may say anything
+        sizes = footer.uncompressed[:, signal.columns].sum(axis=0)
+        longest = min(int(sizes.max(initial=0)), most_bytes(footer))  # a footer may say anything
+        block = max(page_block or PAGE_BLOCK, longest)
+        threads = min(threads, -(-int(sizes.sum()) // block))
         table = 2 * 8 * COLUMNS * 2 * footer.rows.size * signal.columns.size  # and what it is made from
         parsing = 8 * max(0, signal.footer_size - _FOOTER)
-        return table + parsing + threads * (max(page_block or PAGE_BLOCK, longest) + 2 * footer.n_rows)
+        return table + parsing + threads * (block + 2 * footer.n_rows)
     # A block as a table, in one piece, and its pages; 19 MB for the 1.2 MB that are the footer of AIRS-CH0.
     return 16 * signal.footer_size + threads * 4 * max(COUNT_BLOCK, 2 * footer.n_rows)
 
@@ -80,13 +86,13 @@ def working_bytes(signal: Signal, threads: int, page_block: int | None = None, *
 class Budget:
     """Limits the bytes of files and outputs in memory at once.
 
-    Without ``memory`` the limit is `DEFAULT_MEMORY`, and a single larger item may exceed it. Raises ConfigError if the
-    memory is too little for any item.
+    Without ``memory`` the limit is ``usual``, and a single larger item may exceed it. Raises ConfigError if the memory
+    is too little for any item.
     """
 
-    def __init__(self, memory: int | None, threads: int) -> None:
+    def __init__(self, memory: int | None, threads: int, usual: int = DEFAULT_MEMORY) -> None:
         self.strict = memory is not None
-        total = DEFAULT_MEMORY if memory is None else memory
+        total = usual if memory is None else memory
         self.other = PROCESS + threads * THREAD
         if self.strict and total < self.other:
             given = f"{total // 10**6}MB" if total >= 10**6 else f"{total} bytes"

@@ -31,7 +31,7 @@ from gpucal.inputs.counts import takes_pages
 from gpucal.inputs.dataset import Observation
 from gpucal.inputs.signal_file import Loaded, Signal, fingerprint_of, open_signal
 from gpucal.pipeline.calibrated import Calibrated
-from gpucal.pipeline.memory import COUNT_BLOCK, PAGE_BLOCK, Budget, working_bytes
+from gpucal.pipeline.memory import COUNT_BLOCK, DEFAULT_MEMORY, DEVICE_MEMORY, PAGE_BLOCK, Budget, working_bytes
 from gpucal.pipeline.provenance import provenance
 from gpucal.science.corrections import CORRECTIONS
 from gpucal.science.cosmic_rays import NUMPY
@@ -57,6 +57,7 @@ __all__ = [
     "pixel_blocks",
     "plan_of",
     "require_no_read",
+    "usual_memory",
 ]
 
 # Items opened ahead of the caller. The budget limits full-size items; this number limits small ones.
@@ -205,6 +206,11 @@ def bins_pages(destination: Destination) -> bool:
     return takes_pages() and destination.place_pages is not None
 
 
+def usual_memory(backend: Backend) -> int:
+    """Return the limit of the process's memory where none is given, bytes."""
+    return DEFAULT_MEMORY if backend.on_device is None else DEVICE_MEMORY
+
+
 def plan_of(opened: Opened) -> Plan:
     """Make the plan of an opened item; raises InputError if its frames do not fit the settings or the axes."""
     item, signal = opened.item, opened.signal
@@ -239,8 +245,8 @@ class Pipeline:
     threads : int
         Threads that bin.
     memory : int, optional
-        Limit of the process's peak resident memory, bytes. By default `gpucal.pipeline.memory.DEFAULT_MEMORY`, which
-        a single item may exceed if it needs more.
+        Limit of the process's peak resident memory, bytes. By default `gpucal.pipeline.memory.DEFAULT_MEMORY`, or
+        DEVICE_MEMORY with a GPU, which a single item may exceed if it needs more.
     value_bytes : int, optional
         Bytes that a value of the output takes until the caller asks for the next item. By default those of ``dtype``.
     device : bool
@@ -273,7 +279,7 @@ class Pipeline:
         self._dtype = dtype
         self._threads = threads
         self._value_bytes = value_bytes or dtype.itemsize
-        self._budget = Budget(memory, threads)
+        self._budget = Budget(memory, threads, usual_memory(backend))
         self._binning = ThreadPoolExecutor(threads, "gpucal-bin")
         self._reading = ThreadPoolExecutor(1, "gpucal-read")
         self._waiting: deque[Future[_Flight | Outcome | None]] = deque()

@@ -24,8 +24,17 @@ from gpucal.inputs.calibration_files import calibration_paths
 from gpucal.inputs.dataset import Observation
 from gpucal.inputs.signal_file import ends_of
 from gpucal.pipeline.calibrate import stream
-from gpucal.pipeline.memory import DEFAULT_MEMORY, Budget, working_bytes
-from gpucal.pipeline.stream import Item, Opened, Outcome, bins_pages, open_items, plan_of, require_no_read
+from gpucal.pipeline.memory import Budget, working_bytes
+from gpucal.pipeline.stream import (
+    Item,
+    Opened,
+    Outcome,
+    bins_pages,
+    open_items,
+    plan_of,
+    require_no_read,
+    usual_memory,
+)
 from gpucal.results.records import is_finished, is_whole, item_of, record_path, records
 from gpucal.results.writer import Store
 from gpucal.runs.folder import require_same_settings
@@ -349,9 +358,11 @@ def _look_at_needs(
     opened: Mapping[str, Opened],
 ) -> None:
     """Estimate disk, memory and time from one opened item of each detector."""
-    budget = Budget(job.memory, job.threads)
+    backend = choose(job.backend)
+    usual = usual_memory(backend)
+    budget = Budget(job.memory, job.threads, usual)
     value_bytes = np.dtype(job.dtype).itemsize
-    destination = choose(job.backend).destination(device=False)
+    destination = backend.destination(device=False)
     by_pages = bins_pages(destination)
     stored, reserved = {}, {}
     for name, one in sorted(opened.items(), key=lambda pair: [*DETECTORS].index(pair[0])):
@@ -381,7 +392,7 @@ def _look_at_needs(
     largest = max(
         (sizes[item.id] + reserved.get(item.detector.name, 0) for item in items if item.id in sizes), default=0
     )
-    found.memory_bytes = job.memory or max(DEFAULT_MEMORY, budget.other + largest)
+    found.memory_bytes = job.memory or max(usual, budget.other + largest)
     share = found.unfinished / max(1, len(items))
     found.disk_bytes = int(sum(stored.get(item.detector.name, 0) for item in items) * share)
     if out is not None:

@@ -198,8 +198,8 @@ BUGS = {
     "an int64 for an int32": ("np.int32(n_pages), inflated", "np.int64(n_pages), inflated"),
     "a Python number": ("np.uint32(plan.saturation), self.out, saturated", "plan.saturation, self.out, saturated"),
     "pages that pyarrow decompressed forgotten": (
-        "        self._inflate(kernels, on_device, pages, len(some)",
-        "        (kernels, on_device, pages, len(some)",
+        "        self._inflate(kernels, on_device, pages, len(parts)",
+        "        (kernels, on_device, pages, len(parts)",
     ),
     "pieces at wrong places": ("starts + moved[np.cumsum(new) - 1]", "starts - starts[0]"),
 }

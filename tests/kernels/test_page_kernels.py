@@ -391,7 +391,9 @@ SANITIZERS = ["address", *(pytest.param(name, marks=pytest.mark.slow) for name i
 def hostile_frames() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Frames with any one thing wrong, sound ones and damaged ones."""
     some = [(page, wanted) for _, page, wanted in test_inflate.WRONG.values() if wanted < 2000]
-    pages = [*test_inflate.good_frames(), *some, *test_inflate.good_frames()]
+    long = np.random.default_rng(8).normal(128, 30, 6000).astype(np.uint8).tobytes()  # chunk after chunk
+    pages = [*test_inflate.good_frames(), *some, (test_inflate.CODEC_.compress(long, asbytes=True), len(long))]
+    pages.extend(test_inflate.good_frames())
     for seed in range(60):
         page, wanted = pages[seed % len(pages)]
         pages.append((test_inflate.mutated(page, np.random.default_rng(seed)) if page else page, wanted))
@@ -437,13 +439,22 @@ BUGS = {
     "no barrier before a tree": ("inflate", "    __syncwarp(); // all lanes have used the last tree\n", "", "thread"),
     "no barrier behind weights": ("inflate", "    __syncwarp(); // weights are there", "    // weights", "thread"),
     "no barrier behind sorting": ("inflate", "        __syncwarp(); // they are in order\n", "", "thread"),
-    "no barrier behind a table": ("inflate", "    __syncwarp(); // the table is there\n", "", "thread"),
     "no barrier behind constants": ("bins", "        __syncthreads(); // constants are there\n", "", "thread"),
     "no barrier before a sum": ("bins", "        __syncthreads(); // the tile is filled\n", "", "thread"),
     "no barrier behind a sum": ("bins", "        __syncthreads(); // the tile is used\n", "", "thread"),
     "an index beyond": ("bins", "read = min(read, (unsigned)max(column.entries - 1, 0));", "read *= 4097;", "address"),
-    "symbols without an end": ("inflate", "out_end - out >= 4 && left >= 0", "left >= 0", ""),
-    "a stream not used up": ("inflate", "return left == 0;", "return left >= 0;", ""),
+    "no barrier before the rings": (
+        "inflate",
+        "    __syncwarp(); // the table is there, and what was in the rings is used\n",
+        "",
+        "thread",
+    ),
+    "no barrier behind the rings": ("inflate", "    __syncwarp(); // the rings are full\n", "", "thread"),
+    "no barrier behind a chunk": ("inflate", "        __syncwarp(); // the next chunk is there\n", "", "thread"),
+    "a chunk too late": ("inflate", ">> CHUNK_BITS <= chunk;", ">> CHUNK_BITS < chunk;", ""),
+    "a chunk of another lane": ("inflate", "* (lane % 4);", "* (lane % 2);", ""),
+    "symbols without an end": ("inflate", "    symbols -= 16 * turns;\n", "", ""),
+    "a stream not used up": ("inflate", "!decodes || top == lowest", "!decodes || top >= lowest", ""),
     "a run beyond": ("bins", "        if (size * bits > (unsigned)(stop - at))\n            return RUN;\n", "", ""),
     "lanes that go on": (
         "bins",
