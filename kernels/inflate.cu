@@ -259,8 +259,8 @@ __device__ bool streams(const byte *in, int size, bool four, int depth, const un
                 unsigned low = __funnelshift_l(ahead(2), ahead(1), shift);
 #pragma unroll
                 for (int symbol = 0; symbol < 4; ++symbol) {
-                    const unsigned entry = table[high >> (32 - depth)], length = entry & 15;
-                    high = __funnelshift_l(low, high, length), low <<= length, top -= length;
+                    const unsigned entry = table[high >> (32 - depth)]; // its last five bits are the code's length
+                    high = __funnelshift_l(low, high, entry), low = __funnelshift_l(0, low, entry), top -= entry & 31;
                     four |= (entry >> 8) << (8 * symbol);
                 }
                 *(unsigned *)to = four;

@@ -35,9 +35,9 @@ log = logging.getLogger(__name__)
 # wheels side by side are a warning, which may be an error here.
 _IMPORT = (ImportError, OSError, ValueError, AttributeError, RuntimeError, Warning)
 
-# Bytes of a block's pages, decompressed: half of a file. A page of FGS1 keeps a warp busy for long, so that many have
-# to be decoded at the same time; and a file needs two blocks for one's copy to overlap the other's kernels.
-_PAGES = 2**26
+# Bytes of a block's pages, decompressed: a whole file of the usual size. A page of FGS1 keeps a warp busy for over a
+# millisecond, so that all are decoded at the same time; one file's copy overlaps the kernels of another.
+_PAGES = 2**27
 
 
 Source = TypeVar("Source")

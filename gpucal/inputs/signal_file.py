@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from io import BufferedReader
@@ -40,6 +41,9 @@ from gpucal.inputs.parquet.thrift import Unreadable
 from gpucal.settings.detectors import Detector
 
 __all__ = ["Loaded", "Signal", "ends_of", "fingerprint_of", "frames_in", "open_signal"]
+
+# Bytes that one thread reads at a time.
+_PART = 2**24
 
 # Bytes of a footer that hold the schema of AIRS-CH0, as most writers have it.
 _SCHEMA = 2**19
@@ -155,12 +159,21 @@ class Loaded:
 
 
 def _read_into(space: NDArray[np.uint8], path: Path, size: int) -> bool:
-    """Fill memory with a file; return False if the file's size is no longer ``size``."""
-    read = 0
+    """Fill memory with a file; return False if the file's size is no longer ``size``.
+
+    Half of the cores read: one copies 4 GB/s from the page cache, half as fast as a GPU works.
+    """
     with open_regular(path) as file:
-        while count := file.readinto(space[read:].data):
-            read += count
-        return read == size == os.fstat(file.fileno()).st_size
+
+        def fill(begin: int) -> bool:
+            left = space[begin : begin + _PART].data
+            while left.nbytes and (count := os.preadv(file.fileno(), [left], begin)):
+                begin, left = begin + count, left[count:]
+            return not left.nbytes
+
+        with ThreadPoolExecutor(max(1, min(4, len(os.sched_getaffinity(0)) // 2)), "gpucal-part") as pool:
+            complete = all(pool.map(fill, range(0, space.size, _PART)))
+        return complete and os.fstat(file.fileno()).st_size == size
 
 
 def _unreadable(error: OSError | MemoryError, path: Path) -> InputError:

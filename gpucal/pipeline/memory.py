@@ -11,6 +11,7 @@ from threading import Condition
 import numpy as np
 from numpy.typing import NDArray
 
+from gpucal.backends import Backend
 from gpucal.errors import ConfigError, InputError
 from gpucal.inputs.parquet.layout import COLUMNS
 from gpucal.inputs.parquet.pages import most_bytes
@@ -27,6 +28,7 @@ __all__ = [
     "THREAD",
     "Budget",
     "checked_memory",
+    "usual_memory",
     "working_bytes",
 ]
 
@@ -48,6 +50,11 @@ PAGE_BLOCK, COUNT_BLOCK = 2**19, 6 * 2**20
 
 # Bytes that a thread holds beside its block: a dictionary, tables of Huffman codes, a stack.
 THREAD = 4_000_000
+
+
+def usual_memory(backend: Backend) -> int:
+    """Return the limit of the process's memory where none is given, bytes."""
+    return DEFAULT_MEMORY if backend.on_device is None else DEVICE_MEMORY
 
 
 def working_bytes(signal: Signal, threads: int, page_block: int | None = None, *, by_pages: bool) -> int:

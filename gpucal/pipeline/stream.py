@@ -31,7 +31,7 @@ from gpucal.inputs.counts import takes_pages
 from gpucal.inputs.dataset import Observation
 from gpucal.inputs.signal_file import Loaded, Signal, fingerprint_of, open_signal
 from gpucal.pipeline.calibrated import Calibrated
-from gpucal.pipeline.memory import COUNT_BLOCK, DEFAULT_MEMORY, DEVICE_MEMORY, PAGE_BLOCK, Budget, working_bytes
+from gpucal.pipeline.memory import COUNT_BLOCK, PAGE_BLOCK, Budget, usual_memory, working_bytes
 from gpucal.pipeline.provenance import provenance
 from gpucal.science.corrections import CORRECTIONS
 from gpucal.science.cosmic_rays import NUMPY
@@ -57,7 +57,6 @@ __all__ = [
     "pixel_blocks",
     "plan_of",
     "require_no_read",
-    "usual_memory",
 ]
 
 # Items opened ahead of the caller. The budget limits full-size items; this number limits small ones.
@@ -92,8 +91,8 @@ class Opened:
         A fingerprint of each input.
     inputs : str
         One of all of them.
-    began : float
-        `time.perf_counter` before it was opened.
+    seconds : float
+        Time that opening took.
     """
 
     item: Item
@@ -103,7 +102,7 @@ class Opened:
     axis: Axis
     fingerprints: dict[str, str]
     inputs: str
-    began: float
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -164,17 +163,16 @@ def open_items(items: Iterable[Item], *, strict: bool = False, variance: bool = 
         One for each item.
     """
     for item in items:
-        began = time.perf_counter()
         try:
-            opened = _open(item, strict, variance, began)
+            opened = _open(item, strict, variance)
         except (InputError, MemoryError) as error:
             yield failed(item, error)
         else:
             yield opened
 
 
-def _open(item: Item, strict: bool, variance: bool, began: float) -> Opened:
-    obs, detector = item.obs, item.detector
+def _open(item: Item, strict: bool, variance: bool) -> Opened:
+    began, obs, detector = time.perf_counter(), item.obs, item.detector
     signal = open_signal(obs.signal_path(detector), detector, strict=strict)
     frames, adc, axis = obs.frames(detector), obs.adc(detector), obs.axis(detector)
     if not frames.has_read:
@@ -183,7 +181,7 @@ def _open(item: Item, strict: bool, variance: bool, began: float) -> Opened:
     # 0.1 took columns by position: what it made of files in another order is not taken for finished.
     moved = ["columns by number"] if (np.diff(signal.columns) < 0).any() else []
     inputs = hashlib.sha256(" ".join([*prints.values(), *moved]).encode()).hexdigest()
-    return Opened(item, signal, frames, adc, axis, prints, inputs, began)
+    return Opened(item, signal, frames, adc, axis, prints, inputs, time.perf_counter() - began)
 
 
 def has_fingerprints(item: Item, known: Mapping[str, object]) -> bool:
@@ -204,11 +202,6 @@ def has_fingerprints(item: Item, known: Mapping[str, object]) -> bool:
 def bins_pages(destination: Destination) -> bool:
     """Tell whether pages get there without their counts, in the files that gpucal's decoder takes."""
     return takes_pages() and destination.place_pages is not None
-
-
-def usual_memory(backend: Backend) -> int:
-    """Return the limit of the process's memory where none is given, bytes."""
-    return DEFAULT_MEMORY if backend.on_device is None else DEVICE_MEMORY
 
 
 def plan_of(opened: Opened) -> Plan:
@@ -281,6 +274,8 @@ class Pipeline:
         self._value_bytes = value_bytes or dtype.itemsize
         self._budget = Budget(memory, threads, usual_memory(backend))
         self._binning = ThreadPoolExecutor(threads, "gpucal-bin")
+        # Of one thread each, so that items keep their order: one item is opened while another is read.
+        self._opening = ThreadPoolExecutor(1, "gpucal-open")
         self._reading = ThreadPoolExecutor(1, "gpucal-read")
         self._waiting: deque[Future[_Flight | Outcome | None]] = deque()
         self._read_ahead()
@@ -290,6 +285,7 @@ class Pipeline:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._budget.close()
+        self._opening.shutdown(cancel_futures=True)
         self._reading.shutdown(cancel_futures=True)
         self._binning.shutdown(cancel_futures=True)
 
@@ -309,12 +305,17 @@ class Pipeline:
 
     def _read_ahead(self) -> None:
         while len(self._waiting) < AHEAD:
-            self._waiting.append(self._reading.submit(self._next))
+            opened = self._opening.submit(self._open_next)
+            self._waiting.append(self._reading.submit(self._read_next, opened))
 
-    def _next(self) -> _Flight | Outcome | None:
-        """Take the next item, wait for memory, read its file and queue its blocks; return None after the last."""
+    def _open_next(self) -> Opened | Outcome | None:
+        """Take the next item, opened, or what became of it; None after the last."""
         self._check_alive()
-        opened = next(self._items, None)
+        return next(self._items, None)
+
+    def _read_next(self, opening: Future[Opened | Outcome | None]) -> _Flight | Outcome | None:
+        """Wait for the next item and for memory, read its file and queue its blocks; return None after the last."""
+        opened = opening.result()
         if not isinstance(opened, Opened):
             return opened
         try:
@@ -323,9 +324,10 @@ class Pipeline:
             return failed(opened.item, error)
 
     def _read(self, opened: Opened) -> _Flight:
-        item, signal, plan = opened.item, opened.signal, plan_of(opened)
+        item, signal, began = opened.item, opened.signal, time.perf_counter()
+        plan = plan_of(opened)
         wants_pages = self._by_pages and not plan.cosmic_rays  # which are found in counts
-        was_opened = time.perf_counter()
+        planned = time.perf_counter() - began
         shape = (plan.n_bins, item.detector.width, item.detector.shape[0])
         held = signal.size + int(np.prod(shape)) * self._value_bytes
         page_block = self._destination.page_block
@@ -360,7 +362,7 @@ class Pipeline:
         else:
             job = self._bin_counts, plan, loaded, blocks, out, saturated, found, own_counts
         work = [self._binning.submit(*job) for _ in range(self._threads)]
-        seconds = {"open": was_opened - opened.began, "read": time.perf_counter() - start}
+        seconds = {"open": opened.seconds + planned, "read": time.perf_counter() - start}
         return _Flight(opened, plan, out, saturated, found, memory, work, reserved, seconds)
 
     def _check_alive(self) -> None:

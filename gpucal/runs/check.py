@@ -24,7 +24,7 @@ from gpucal.inputs.calibration_files import calibration_paths
 from gpucal.inputs.dataset import Observation
 from gpucal.inputs.signal_file import ends_of
 from gpucal.pipeline.calibrate import stream
-from gpucal.pipeline.memory import Budget, working_bytes
+from gpucal.pipeline.memory import Budget, usual_memory, working_bytes
 from gpucal.pipeline.stream import (
     Item,
     Opened,
@@ -33,7 +33,6 @@ from gpucal.pipeline.stream import (
     open_items,
     plan_of,
     require_no_read,
-    usual_memory,
 )
 from gpucal.results.records import is_finished, is_whole, item_of, record_path, records
 from gpucal.results.writer import Store

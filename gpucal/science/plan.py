@@ -341,11 +341,15 @@ def _bad_linearity(config: Calibration, linear_corr: NDArray[np.float64]) -> NDA
     """
     finite = np.isfinite(linear_corr).all(axis=0)
     off = np.abs(linear_corr[0]) > config.linearity_max_offset
-    far = np.zeros(finite.shape, bool)
+    far, ratio = np.zeros(finite.shape, bool), np.empty(finite.shape)
     with np.errstate(invalid="ignore", over="ignore"):
         # P(x) / x − 1 without the constant, a smooth quartic: 60 steps of 500 e⁻ are ample
         for electrons in np.linspace(0.0, config.linearity_range, 61):
-            ratio = np.polynomial.polynomial.polyval(electrons, linear_corr[1:])
-            far |= ~(np.abs(ratio - 1.0) <= config.linearity_tolerance)
+            np.copyto(ratio, linear_corr[-1])
+            for power in linear_corr[-2:0:-1]:
+                ratio *= electrons
+                ratio += power
+            ratio -= 1.0
+            far |= ~(np.abs(ratio, out=ratio) <= config.linearity_tolerance)
     bad: NDArray[np.bool_] = ~finite | off | far
     return bad

@@ -120,8 +120,8 @@ class Watched(budget.Budget):
     seen: list[tuple[int, int, int]]
     last: Watched
 
-    def __init__(self, memory: int | None, threads: int) -> None:
-        super().__init__(memory, threads)
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
         self.sharers = 0
         Watched.last = self
 
@@ -215,6 +215,19 @@ def test_what_cannot_be_allocated_is_given_back(many: Path, monkeypatch: pytest.
     failed = [outcome.result for outcome in outcomes if isinstance(outcome.result, InputError)]
     assert ["ran out of memory" in str(error) for error in failed] == [True, True]
     assert len(outcomes) == len(PLANETS)
+
+
+@pytest.mark.parametrize("length", [0, 1, 999, 1000, 1001, 5000])
+def test_a_file_is_read_in_parts(length: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(signal_file, "_PART", 1000)
+    content = np.random.default_rng(length).integers(0, 256, length, np.uint8)
+    path = tmp_path / "file"
+    for stored, size in ((length, length), (length + 1, length), (max(0, length - 1), length), (length, length + 999)):
+        path.write_bytes(content.tobytes()[:stored] + b"x" * (stored - length))
+        space = np.zeros(size, np.uint8)
+        assert signal_file._read_into(space, path, size) == (stored == size)
+        if stored == size:
+            np.testing.assert_array_equal(space, content)
 
 
 def test_what_is_not_wanted_is_not_read(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,8 @@ def pixel_columns(names: Sequence[str], pandas: bytes) -> NDArray[np.intp]:
         Positions in the file, in the order of the pixels.
     """
     names = tuple(names)
+    if names == _numbered("column_", len(names)) and not _pandas_index(pandas):
+        return np.arange(len(names))
     alike = {name for name in names if not name.startswith("column_") and _INDEX.fullmatch(name)}
     index = _pandas_index(pandas) | (alike if len(alike) < len(names) else set())
     positions = np.arange(len(names))
