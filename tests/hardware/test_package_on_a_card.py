@@ -118,22 +118,22 @@ def test_streams_together_have_the_same_bits(old: Made, pages: str) -> None:
 
 
 @ON_A_GPU_ONLY
-@pytest.mark.parametrize("megabytes", [1, 4])
+@pytest.mark.parametrize("kilobytes", [256, 4096])
 def test_little_memory_halves_blocks(
-    card: ModuleType, pages: str, megabytes: int, old: Made, caplog: pytest.LogCaptureFixture
+    card: ModuleType, pages: str, kilobytes: int, old: Made, caplog: pytest.LogCaptureFixture
 ) -> None:
     dataset, pool = gpucal.open_dataset(old[0]), card.get_default_memory_pool()
     expected = {name: gpucal.calibrate(dataset[17], name, CONFIG, backend="numba").signal for name in NAMES}
     load("cupy")
     pool.free_all_blocks()
-    pool.set_limit(size=pool.used_bytes() + megabytes * 2**20)
+    pool.set_limit(size=pool.used_bytes() + kilobytes * 2**10)
     try:
         for name in NAMES:
             found = gpucal.calibrate(dataset[17], name, CONFIG, backend="cupy", workers=1).signal
             assert same_bits(found, expected[name])
     finally:
         pool.set_limit(size=0)
-    assert megabytes > 1 or "is short of memory: a block of" in caplog.text
+    assert kilobytes > 256 or "is short of memory: a block of" in caplog.text
 
 
 @ON_A_GPU_ONLY

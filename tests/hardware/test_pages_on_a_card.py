@@ -23,7 +23,7 @@ TESTS = {
         and "built" in test.__code__.co_varnames[: test.__code__.co_argcount]
     )
 }
-globals().update({name: getattr(test_page_kernels, name) for name in ("by_kernels", *TESTS)})
+globals().update({name: getattr(test_page_kernels, name) for name in ("by_kernels", *sorted(TESTS))})
 
 
 @pytest.fixture(scope="module", autouse=True)
