@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -24,11 +23,9 @@ from mutants import (
     table,
     written,
 )
+from times import TIMES
 
 from gpucal.errors import InputError
-
-TIMES = int(os.environ.get("GPUCAL_FUZZ", "1"))
-"""How often the rounds of the slow tests here are to be had, all of other damage."""
 
 
 def rounds(what: str, seeds: list[range], folder: Path) -> Counter[str]:
@@ -70,11 +67,10 @@ def test_many_signals(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "seeds",
     [
-        range(200),
-        pytest.param(range(900), marks=pytest.mark.slow),
-        pytest.param(range(900, 900 + 900 * TIMES), marks=pytest.mark.slow),
+        range(900),
+        range(900, 900 + 900 * TIMES),
     ],
-    ids=["some", "few", "many"],
+    ids=["few", "many"],
 )
 def test_frames_axes_and_tables(tmp_path: Path, seeds: range) -> None:
     counts = rounds("beside", [seeds], tmp_path)
