@@ -38,11 +38,13 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     """Run folders of tests in two processes, where no -n says another number; starting them costs a single file more.
 
     One process takes over half of what the other has left, so that neither waits long and few fixtures are made twice.
+    The threads of OpenBLAS sleep between its calls: they would keep a core busy that the other process could have.
     """
     single = all(Path(name.partition("::")[0]).is_file() for name in config.args)
     alone = single or config.option.usepdb or hasattr(config, "workerinput") or len(os.sched_getaffinity(0)) < 2
     if not alone and config.getoption("numprocesses", 0) is None:
         config.option.numprocesses, config.option.dist = 2, "worksteal"
+        os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
 
 
 SLOW: Mapping[str, frozenset[str]] = MappingProxyType(

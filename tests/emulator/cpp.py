@@ -76,11 +76,8 @@ def compiler() -> str | None:
     return shutil.which(os.environ.get("CXX", "g++"))
 
 
-def _build(source: str, kernel: str, folder: Path, flags: Sequence[str], *, many: bool = True) -> Path:
-    """Compile ``source``, CUDA or translated PTX, or copy what a process of this session has made of it already.
-
-    launch.h is compiled beforehand for the ``many`` that have the same flags.
-    """
+def _build(source: str, kernel: str, folder: Path, flags: Sequence[str]) -> Path:
+    """Compile ``source``, CUDA or translated PTX, or copy what a process of this session has made of it already."""
     # A name of its own: a library of a path that is loaded already would not be loaded again.
     digest = hashlib.sha256(repr((source, kernel, flags)).encode()).hexdigest()[:12]
     built = folder / f"{kernel}-{digest}.so"
@@ -90,8 +87,7 @@ def _build(source: str, kernel: str, folder: Path, flags: Sequence[str], *, many
         return built
     unit = built.with_suffix(".cpp")
     unit.write_text(f'#include "launch.h"\n{source}\nEMULATE({kernel})\n')
-    headers = _precompiled(flags) if many else []
-    done = _compile(*headers, "-I", str(HERE), *flags, "-x", "c++", str(unit), "-o", str(built))
+    done = _compile(*_precompiled(flags), "-I", str(HERE), *flags, "-x", "c++", str(unit), "-o", str(built))
     if done.returncode:
         raise KernelError(f"g++: {done.stderr}")
     if kept:
@@ -226,7 +222,7 @@ class Sanitized:
     def __init__(self, source: str, name: str, folder: Path, *sanitizers: str) -> None:
         flags = ["-DEMULATOR_THREADS", "-DEMULATOR_MAIN", "-g", "-O1"]
         flags += [flag for sanitizer in sanitizers for flag in SANITIZERS[sanitizer]]
-        self._program = _build(source, name, folder, flags, many=False)
+        self._program = _build(source, name, folder, flags)
         self._folder = folder
         described = subprocess.run([self._program], capture_output=True, text=True, timeout=60, check=False)
         self.signature = tuple(described.stdout.split(","))

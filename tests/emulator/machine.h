@@ -112,21 +112,17 @@ class Gate {
 
 #else
 
-void yield();    // let the next thread of the block run
-void progress(); // tell the scheduler that something has changed
+void wait_for(const unsigned &generation); // let other threads of the block run until it has changed
 
 class Gate {
   public:
     void wait(unsigned expected, bool)
     {
-        const unsigned generation = generation_;
         if (++arrived_ == expected) {
             arrived_ = 0;
             ++generation_;
-            progress();
         } else
-            while (generation_ == generation)
-                yield();
+            wait_for(generation_);
     }
 
   private:
@@ -223,24 +219,30 @@ struct Block {
     }
 };
 
-// A barrier of the block, which tells every thread whether one of them voted for it.
-inline int vote_block(int line, int vote)
+// A barrier of the block; which of the two sets of votes is that of this one.
+inline unsigned meet_block(int line, int vote)
 {
     Block &b = *self->block;
     const unsigned turn = b.met[self->number]++ % 2;
     b.lines[turn][self->number] = line, b.votes[turn][self->number] = vote;
     b.gate.wait(b.threads.size(), true);
-    for (const int other : b.lines[turn])
-        if (other != line)
-            fail("threads of a block meet at the barriers of lines %d and %d", line, other);
+    const int first = b.lines[turn][0];
+    if (first != line) // each thread compares itself with the first
+        fail("threads of a block meet at the barriers of lines %d and %d", line, first);
     ++self->collectives;
+    return turn;
+}
+
+// A barrier of the block, which tells every thread whether one of them voted for it.
+inline int vote_block(int line, int vote)
+{
     int any = 0;
-    for (const int other : b.votes[turn])
+    for (const int other : self->block->votes[meet_block(line, vote)])
         any |= other;
     return any;
 }
 
-inline void sync_block(int line) { vote_block(line, 0); }
+inline void sync_block(int line) { meet_block(line, 0); }
 
 #ifdef EMULATOR_COUNT
 inline void note(int kind, std::uintptr_t address, unsigned bytes, int site)
@@ -295,26 +297,24 @@ class Runner { // fibers that live as long as their runner, one a CUDA thread, a
   public:
     void run(Block &block, const Body &body)
     {
-        block_ = &block, body_ = &body, idle_ = 0, left_ = block.threads.size();
+        block_ = &block, body_ = &body, left_ = block.threads.size();
         running = this;
         while (fibers_.size() < left_)
             fibers_.push_back(std::make_unique<Fiber>());
         for (std::size_t n = 0; n < left_; ++n)
-            fibers_[n]->finished = false;
+            fibers_[n]->finished = false, fibers_[n]->changes = nullptr;
         current_ = 0;
         if (!_setjmp(home_))
             enter();
     }
 
-    void next()
+    void wait_for(const unsigned &generation)
     {
-        if (++idle_ > 2 * block_->threads.size())
-            fail("deadlock: every thread that is left waits at a barrier");
+        fibers_[current_]->changes = &generation, fibers_[current_]->seen = generation;
         if (!_setjmp(fibers_[current_]->place))
             switch_();
     }
 
-    void moved() { idle_ = 0; }
     [[noreturn]] void leave() { _longjmp(home_, 1); } // the grid ends here, and with it this runner
 
     static thread_local Runner *running;
@@ -324,9 +324,13 @@ class Runner { // fibers that live as long as their runner, one a CUDA thread, a
         std::unique_ptr<char[]> stack{new char[STACK]};
         jmp_buf place;
         bool started = false, finished = false;
+        const unsigned *changes = nullptr; // what it waits for, and what that was
+        unsigned seen = 0;
+
+        bool ready() const { return !finished && !(changes && *changes == seen); }
     };
 
-    void enter() // the current fiber, where it left off
+    [[noreturn]] void enter() // the current fiber, where it left off
     {
         Fiber &fiber = *fibers_[current_];
         self = &block_->threads[current_];
@@ -340,6 +344,7 @@ class Runner { // fibers that live as long as their runner, one a CUDA thread, a
         context.uc_link = nullptr;
         makecontext(&context, [] { running->live(); }, 0);
         setcontext(&context);
+        std::abort();
     }
 
     [[noreturn]] void live()
@@ -348,7 +353,6 @@ class Runner { // fibers that live as long as their runner, one a CUDA thread, a
             (*body_)();
             Fiber &fiber = *fibers_[current_];
             fiber.finished = true;
-            idle_ = 0;
             if (--left_ == 0) {
                 if (!_setjmp(fiber.place))
                     _longjmp(home_, 1);
@@ -357,24 +361,29 @@ class Runner { // fibers that live as long as their runner, one a CUDA thread, a
         }
     }
 
-    void switch_()
+    [[noreturn]] void switch_() // to the next one that has not to wait
     {
-        do
-            current_ = (current_ + 1) % block_->threads.size();
-        while (fibers_[current_]->finished);
-        enter();
+        const std::size_t count = block_->threads.size();
+        std::size_t next = current_;
+        for (std::size_t n = 0; n < count; ++n) {
+            next = next + 1 == count ? 0 : next + 1;
+            if (fibers_[next]->ready()) {
+                current_ = next;
+                enter();
+            }
+        }
+        fail("deadlock: every thread that is left waits at a barrier");
     }
 
     std::vector<std::unique_ptr<Fiber>> fibers_;
     Block *block_ = nullptr;
     const Body *body_ = nullptr;
-    std::size_t current_ = 0, left_ = 0, idle_ = 0;
+    std::size_t current_ = 0, left_ = 0;
     jmp_buf home_;
 };
 
 inline thread_local Runner *Runner::running = nullptr;
-inline void yield() { Runner::running->next(); }
-inline void progress() { Runner::running->moved(); }
+inline void wait_for(const unsigned &generation) { Runner::running->wait_for(generation); }
 inline void give_up() { Runner::running->leave(); }
 
 #endif

@@ -230,7 +230,7 @@ def test_full_size_cube(built: Kernel, name: str) -> None:
     # The reference's loops, over some columns of the detector at a time: their float64 cubes are large.
     rows, width = detector.shape[0], detector.width
     cube, by_row = long.cube(out), counts.reshape(rows, width, -1)
-    columns = 8 * 11_250 * 4 // detector.frames
+    columns = 8 * 11_250 * 16 // detector.frames
     for first in range(0, width, columns):
         cut = slice(first, min(first + columns, width))
         maps = {key: np.ascontiguousarray(m[..., slice(*detector.crop)][..., cut]) for key, m in obs.maps.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from launch_pages import Launch, binning, frames, inflated, inflating
 from mutants import SMALL
 from numpy.typing import NDArray
 from paged import loaded_of, planned, same_bits, table_of
+from times import TIMES
 
 import gpucal
 from gpucal import kernels
@@ -43,9 +43,6 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Function]:
     made = {name: Kernel(kernels.source(name), name, tmp_path_factory.mktemp(name)) for name in ("inflate", "bins")}
     return {"inflate": inflating(made["inflate"]), "bins": binning(made["bins"])}
 
-
-TIMES = int(os.environ.get("GPUCAL_FUZZ", "1"))
-"""As many times as many damaged pages; 10 makes over 50,000 of each kind."""
 
 ALIKE = {60: (60,), 75: (70, 75, 80, 86, 89, 90), 100: (100, 120)}
 """Architectures whose PTX is the same but for their name, and the one of them that is run."""

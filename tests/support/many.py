@@ -6,6 +6,7 @@ it costs what the run does and not the imports. The files of a results folder ar
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import json
@@ -244,6 +245,8 @@ def use(frames: Mapping[str, Any]) -> None:
 
 def _serve(arguments: list[str]) -> None:
     """Be the process that forks, or the command line."""
+    if not arguments:
+        atexit.register(_end)  # the first one registered is the last one called, when all threads have ended
     use(TINY)
     from gpucal.cli import main as cli
 
@@ -282,6 +285,26 @@ def _import_everything() -> None:
         importlib.import_module(name)
 
 
+_codes: list[int] = []
+"""A fork's exit code, once it has one."""
+
+
+def _counted(console: Callable[[], NoReturn]) -> NoReturn:
+    try:
+        console()
+    except SystemExit as ended:
+        _codes.append(int(ended.code or 0))
+        raise
+
+
+def _end() -> None:
+    """End a fork that has an exit code: to take all modules apart would copy their memory, half of what a run costs."""
+    if _codes:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(_codes[0])
+
+
 def _forked(
     console: Callable[[], NoReturn], argv: list[str], stem: str, fault: list[Any], ignore: list[int]
 ) -> NoReturn:
@@ -296,12 +319,12 @@ def _forked(
     for number in ignore:
         signal.signal(number, signal.SIG_IGN)
     if not fault:
-        console()
+        _counted(console)
     shim = ctypes.CDLL(None)
     shim.fault_what.restype = ctypes.c_char_p
     shim.fault_arm(*(part.encode() if isinstance(part, str) else ctypes.c_long(part) for part in fault))
     try:
-        console()
+        _counted(console)
     finally:
         shim.fault_disarm()
         found = {"calls": shim.fault_calls(), "failed": shim.fault_failed(), "what": shim.fault_what().decode()}

@@ -82,7 +82,8 @@ def test_smallest(tmp_path: Path, layout: str, n_columns: int, n_rows: int) -> N
     data = written(noise(n_columns, n_rows), tmp_path, layout)
     stored = pq.ParquetFile(io.BytesIO(data))
     assert stored.metadata.num_row_groups == (n_rows > 0)
-    assert stored.read().shape == (n_rows, n_columns)
+    # ParquetFile.read of pyarrow 18 refuses a file without row groups
+    assert pq.read_table(io.BytesIO(data)).shape == (n_rows, n_columns)
     assert pl.read_parquet(io.BytesIO(data)).shape == (n_rows, n_columns)
 
 

@@ -65,7 +65,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return many.make(tmp_path_factory.mktemp("source") / "three", range(1, 4))
 
 
-@pytest.fixture(scope="module", params=[pytest.param("light-curves", marks=pytest.mark.slow), "cubes"])
+@pytest.fixture(scope="module", params=["light-curves", "cubes"])
 def place(
     request: pytest.FixtureRequest, faulty: Runs, source: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Place:
@@ -158,27 +158,27 @@ class Call:
 EVERYTHING = {"refused", "survived", "failed", "stopped", "failed for all"}
 
 
-def sweep(place: Place, how: int, errors: Sequence[int], *argv: object, stride: int = 1) -> Counter[str]:
-    """Fail call after call until there is none left to fail, or one in so many, with one error after the other.
+def sweep(place: Place, how: int, errors: Sequence[int], *argv: object) -> Counter[str]:
+    """Fail call after call until there is none left to fail, with one error after the other.
 
     Where each call is to fail, the first of a kind does so with every error; after that, and after every fourth other
     call, a clean run has to mend what was left.
     """
     became: Counter[str] = Counter()
     before, kinds = place.finished(), set[object]()
-    for at in count(1, stride):
-        first, *others = (errors[(at // stride + k) % len(errors)] for k in range(len(errors)))
+    for at in count(1):
+        first, *others = (errors[(at + k) % len(errors)] for k in range(len(errors)))
         call = fail(place, how, at, first, became, before, *argv)
         if call is None:
             print(f"{how}: {became.total()} faults, {at - 1} calls: {dict(became)}")  # noqa: T201, with -s
             return became
         new = call.kind not in kinds
         kinds.add(call.kind)
-        if stride > 1 or new or at % 4 == 0:
+        if new or at % 4 == 0:
             place.clean_up((at, first, call))
         else:
             place.restore()
-        for error in others if stride == 1 and new else ():
+        for error in others if new else ():
             fail(place, how, at, error, became, before, *argv)
             place.clean_up((at, error, call))
     raise AssertionError
@@ -204,57 +204,40 @@ def fail(
     return call
 
 
-# One call in some, or with -m slow each, by itself.
-SPARSE = pytest.param(True, id="sparse")
-EVERY = pytest.param(False, id="every", marks=pytest.mark.slow)
+def test_a_failing_call_costs_its_item_at_most(place: Place) -> None:
+    errors = ERRORS if place.product == "light-curves" else ERRORS[:2]  # its items are written alike
+    became = sweep(place, ONCE, errors)
+    assert became.keys() == EVERYTHING
 
 
-def stride_of(place: Place, sparse: bool, stride: int) -> int:
-    return stride * {"light-curves": 1, "cubes": 3}[place.product] if sparse else 1
-
-
-@pytest.mark.parametrize("sparse", [SPARSE, EVERY])
-def test_a_failing_call_costs_its_item_at_most(place: Place, sparse: bool) -> None:
-    errors = ERRORS if sparse or place.product == "light-curves" else ERRORS[:2]  # its items are written alike
-    became = sweep(place, ONCE, errors, stride=stride_of(place, sparse, 6))
-    assert became.keys() == EVERYTHING if not sparse else became.total() > 5
-
-
-@pytest.mark.parametrize("sparse", [SPARSE, EVERY])
-def test_a_record_that_cannot_be_read_costs_its_item_at_most(place: Place, sparse: bool) -> None:
-    became = sweep(place, READ, [errno.EIO], stride=stride_of(place, sparse, 12))
+def test_a_record_that_cannot_be_read_costs_its_item_at_most(place: Place) -> None:
+    became = sweep(place, READ, [errno.EIO])
     # it survives what it reads to spare itself work, if there is such a file
-    assert became.keys() - {"survived"} == {"refused", "failed", "failed for all"} if not sparse else became.total() > 1
+    assert became.keys() - {"survived"} == {"refused", "failed", "failed for all"}
 
 
-@pytest.mark.parametrize("sparse", [SPARSE, EVERY])
 @pytest.mark.parametrize("how", [pytest.param(FULL, id="full"), pytest.param(LOCKED, id="read-only")])
-def test_a_disk_that_is_full_or_read_only_from_then_on_ends_the_run(place: Place, how: int, sparse: bool) -> None:
+def test_a_disk_that_is_full_or_read_only_from_then_on_ends_the_run(place: Place, how: int) -> None:
     errors = {FULL: [errno.ENOSPC, errno.EDQUOT], LOCKED: [errno.EROFS]}[how]
-    became = sweep(place, how, errors, stride=stride_of(place, sparse, 14))
+    became = sweep(place, how, errors)
     # the last call may be one nothing depends on
-    assert (
-        became.keys() - {"survived"} == {"refused", "stopped", "failed for all"} if not sparse else became.total() > 1
-    )
+    assert became.keys() - {"survived"} == {"refused", "stopped", "failed for all"}
 
 
-@pytest.mark.parametrize("sparse", [SPARSE, EVERY])
-def test_a_full_disk_keeps_what_was_to_be_overwritten(place: Place, sparse: bool) -> None:
-    became = sweep(place, FULL, [errno.ENOSPC], "--overwrite", "--planet", 3, stride=stride_of(place, sparse, 12))
-    assert became.keys() >= {"refused", "stopped", "failed for all"} if not sparse else became.total() > 1
+def test_a_full_disk_keeps_what_was_to_be_overwritten(place: Place) -> None:
+    became = sweep(place, FULL, [errno.ENOSPC], "--overwrite", "--planet", 3)
+    assert became.keys() >= {"refused", "stopped", "failed for all"}
 
 
-@pytest.mark.parametrize("sparse", [SPARSE, EVERY])
-def test_short_writes_are_gone_on_with(place: Place, sparse: bool) -> None:
-    became = sweep(place, SHORT, [0], stride=stride_of(place, sparse, 12))
+def test_short_writes_are_gone_on_with(place: Place) -> None:
+    became = sweep(place, SHORT, [0])
     assert became.keys() == {"survived"}
 
 
-@pytest.mark.parametrize("sparse", [SPARSE, EVERY])
-def test_a_kill_at_a_call_loses_nothing(place: Place, sparse: bool) -> None:
+def test_a_kill_at_a_call_loses_nothing(place: Place) -> None:
     """In the middle of a file, between two, before their record: where test_kills.py hits by chance, and mostly not."""
     before, left = place.finished(), Counter[str]()
-    for at in count(1, stride_of(place, sparse, 6)):
+    for at in count(1):
         shutil.rmtree(place.out / "3", ignore_errors=True)
         ended = place.calibrate(fault=(at, 0, KILL))
         if ended.code == 0:
@@ -266,4 +249,4 @@ def test_a_kill_at_a_call_loses_nothing(place: Place, sparse: bool) -> None:
         place.clean_up(at)
     print(f"{at - 1} calls, left behind: {dict(left)}")  # noqa: T201, with -s
     # or the corner, with nothing in it
-    assert left.keys() >= {".tmp", ".lock"} if sparse else left.keys() - {""} == {".tmp", ".npy", ".lock"}
+    assert left.keys() - {""} == {".tmp", ".npy", ".lock"}

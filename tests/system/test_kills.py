@@ -16,6 +16,7 @@ import many
 import pytest
 from conftest import BINS, Made
 from many import SETTINGS, Runs
+from times import TIMES
 
 PLANETS = range(1, 13)
 
@@ -33,15 +34,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 # From nothing, again and again until all is there; and all over again what is there already.
 @pytest.mark.parametrize("product", ["cubes", "light-curves"])
-@pytest.mark.parametrize(
-    ("again", "kills"),
-    [
-        (False, 16),
-        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((True, 16), (False, 50), (True, 50))),  # 200 of 50
-    ],
-    ids=["missing-16", "overwrite-16", "missing-50", "overwrite-50"],
-)
-def test_kills_lose_nothing(runs: Runs, source: Path, tmp_path: Path, product: str, again: bool, kills: int) -> None:
+@pytest.mark.parametrize("again", [False, True], ids=["missing", "overwrite"])
+def test_kills_lose_nothing(runs: Runs, source: Path, tmp_path: Path, product: str, again: bool) -> None:
+    kills = 50  # 200 in all
     chance = random.Random(f"{product} {again} {kills}")
     undisturbed, out = tmp_path / "undisturbed", tmp_path / "out"
     command = (source, out, "--product", product)
@@ -75,16 +70,15 @@ def test_kills_lose_nothing(runs: Runs, source: Path, tmp_path: Path, product: s
     assert found["claims"] > kills / 10  # what of a file is there when it is killed: test_faults.py
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(30, marks=pytest.mark.slow)])
-def test_kills_of_the_command_line(old: Made, tmp_path: Path, kills: int) -> None:
-    chance = random.Random(kills)
+def test_kills_of_the_command_line(old: Made, tmp_path: Path) -> None:
+    chance = random.Random(0)
     out, undisturbed = tmp_path / "out", tmp_path / "undisturbed"
     command = [sys.executable, "-m", "gpucal", "calibrate", str(old[0])]
     flags = [f"--bin={name}={pairs}" for name, pairs in BINS.items()]
     began = time.monotonic()
     subprocess.run([*command, str(undisturbed), *flags], check=True, capture_output=True, cwd=tmp_path)
     life = time.monotonic() - began
-    for _ in range(kills):
+    for _ in range(10 * TIMES):
         if out.exists() and len([*out.glob("*/*/*.json")]) == 4:
             shutil.rmtree(out)
         pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}

@@ -13,9 +13,11 @@ from pathlib import Path
 import many
 import pytest
 from many import SETTINGS, Runs
+from times import TIMES
 
 PLANETS = range(1, 13)
 ITEMS = 2 * len(PLANETS)
+ROUNDS = 9 * TIMES
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +32,11 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("product", ["cubes", "light-curves"])
-@pytest.mark.parametrize("rounds", [3, pytest.param(20, marks=pytest.mark.slow)])
-def test_runs_at_once_lose_and_double_nothing(
-    runs: Runs, source: Path, tmp_path: Path, product: str, rounds: int
-) -> None:
-    chance = random.Random(f"{product} {rounds}")
+def test_runs_at_once_lose_and_double_nothing(runs: Runs, source: Path, tmp_path: Path, product: str) -> None:
+    chance = random.Random(product)
     assert runs.calibrate(source, tmp_path / "undisturbed", "--product", product).code == 0
     expected = many.content(tmp_path / "undisturbed")
-    for k in range(rounds):
+    for k in range(ROUNDS):
         out = tmp_path / f"out-{k}"
         command = ("calibrate", source, out, "--json", "--product", product, *SETTINGS)
         going = []
@@ -53,14 +52,11 @@ def test_runs_at_once_lose_and_double_nothing(
         assert many.content(out) == expected
 
 
-@pytest.mark.parametrize("rounds", [3, pytest.param(20, marks=pytest.mark.slow)])
-def test_a_run_that_is_killed_hands_its_items_to_the_others(
-    runs: Runs, source: Path, tmp_path: Path, rounds: int
-) -> None:
-    chance = random.Random(rounds)
+def test_a_run_that_is_killed_hands_its_items_to_the_others(runs: Runs, source: Path, tmp_path: Path) -> None:
+    chance = random.Random(0)
     assert runs.calibrate(source, tmp_path / "undisturbed").code == 0
     expected = many.content(tmp_path / "undisturbed")
-    for k in range(rounds):
+    for k in range(ROUNDS):
         out = tmp_path / f"out-{k}"
         doomed, *others = [runs.start("calibrate", source, out, "--json", *SETTINGS) for _ in range(3)]
         time.sleep(chance.uniform(0.1, 0.6))

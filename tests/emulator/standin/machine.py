@@ -62,7 +62,10 @@ class Operation:
 
     def __init__(self, queue: Queue, action: Callable[[], object], after: set[Operation]) -> None:
         self.queue, self.action, self.after = queue, action, after
+        self.followers: list[Operation] = []
         self.finished_s: float | None = None
+        for other in after:
+            other.followers.append(self)
 
 
 class Block:
@@ -122,7 +125,7 @@ class Machine:
         self.freed: deque[tuple[Queue, np.ndarray]] = deque()
         self._pinned: weakref.WeakSet[Pinned] = weakref.WeakSet()
         self._pending: dict[Operation, None] = {}
-        self._reclaims: list[Operation] = []
+        self._last: dict[Queue, Operation] = {}
         self._failing = self._failing_pinned = range(0)
         self._process: int | None = None
         self._random = random.Random(seed)
@@ -199,6 +202,7 @@ class Machine:
             self._reclaim()
             operation = Operation(queue, action, self._before(queue) | self._pending.keys() & set(after))
             self._pending[operation] = None
+            self._last[queue] = operation
             while self._pending and (len(self._pending) > DEPTH or self._random.random() < self._haste):
                 self._run(self._choose(self._pending))
             return operation
@@ -215,10 +219,10 @@ class Machine:
                 needed |= reached
                 reached = {before for operation in reached for before in operation.after} - needed
             others = 0.0 if self._lazy else self._random.choice((0.0, 0.5, 1.0))
-            while wanted & self._pending.keys():
-                ahead = [op for op in self._pending if op not in needed and not op.after]
+            while not wanted.isdisjoint(self._pending):
+                ahead = [op for op in self._pending if op not in needed and not op.after] if not self._lazy else []
                 late = not ahead or self._random.random() >= others
-                self._run(self._choose(needed & self._pending.keys() if late else ahead))
+                self._run(self._choose(needed if late else ahead))
 
     def synchronize(self, queue: Queue) -> None:
         """Wait for one stream."""
@@ -246,14 +250,16 @@ class Machine:
         self.wait(list(self._pending))
 
     def _before(self, queue: Queue) -> set[Operation]:
+        """What a stream waits for: its last operation and those of others; each of them waits for earlier ones."""
+
         def implied(other: Queue) -> bool:
             return other.device == queue.device and ((queue.null and other.blocking) or (other.null and queue.blocking))
 
-        return {op for op in self._pending if op.queue is queue or implied(op.queue)}
+        return {op for other, op in self._last.items() if op in self._pending and (other is queue or implied(other))}
 
     def _choose(self, among: Collection[Operation]) -> Operation:
-        ready = [op for op in self._pending if op in among and not op.after]  # in the order of calls: a set has none
-        return ready[0] if self._lazy else self._random.choice(ready)
+        ready = (op for op in self._pending if op in among and not op.after)  # in the order of calls: a set has none
+        return next(ready) if self._lazy else self._random.choice([*ready])
 
     def _run(self, operation: Operation) -> None:
         try:
@@ -262,8 +268,11 @@ class Machine:
         finally:
             operation.action, operation.finished_s = _nothing, time.perf_counter()
             del self._pending[operation]
-            for other in (*self._pending, *self._reclaims):
+            for other in operation.followers:
                 other.after.discard(operation)
+                if not other.after and other not in self._pending:  # memory to be handed back
+                    other.action()
+            operation.followers.clear()
             self._reclaim()
 
     # Memory.
@@ -325,10 +334,10 @@ class Machine:
         while self.freed:
             queue, room = self.freed.popleft()
             self.memory[queue.device].used -= room.nbytes
-            self._reclaims.append(Operation(queue, lambda room=room: poison(room), self._before(queue)))
-        for reclaim in [reclaim for reclaim in self._reclaims if not reclaim.after]:
-            reclaim.action()
-            self._reclaims.remove(reclaim)
+            if before := self._before(queue):
+                Operation(queue, lambda room=room: poison(room), before)
+            else:
+                poison(room)
 
 
 _active: list[Machine] = []
