@@ -36,7 +36,8 @@ DEFAULT_MEMORY = 650_000_000
 """Default limit of the peak resident memory, bytes; an item that needs more is still calibrated, alone."""
 
 DEVICE_MEMORY = 2_000_000_000
-"""The same with a GPU: CUDA's libraries hold half of it, and two items are on their way while two are calibrated."""
+"""The same with a GPU: a block of its pages is a whole file, and items are read while others are calibrated. What CUDA
+takes is not counted."""
 
 # Bytes that the process holds beside items: interpreter, libraries, freed memory that allocators keep.
 PROCESS = 290_000_000

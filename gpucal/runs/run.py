@@ -93,8 +93,9 @@ def run(
     variance : bool
         Store the cubes' variances too.
     memory : int or str, optional
-        Limit of the peak resident memory: bytes, or a text such as ``'2GB'``. By default 650 MB per process, which a
-        single item may exceed if it needs more; a given limit holds. Host memory that CUDA takes is not counted.
+        Limit of the peak resident memory: bytes, or a text such as ``'2GB'``. By default 650 MB per process, or 2 GB
+        with a GPU, which a single item may exceed if it needs more; a given limit holds. Host memory that CUDA takes is
+        not counted.
     overwrite : bool
         Calibrate everything again, also where the folder holds results of other settings.
     add : bool
