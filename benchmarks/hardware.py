@@ -2,10 +2,11 @@
 
     python benchmarks/hardware.py OUT [--seconds 300] [--commit HASH] [--parts NAME,...] [--stand-in]
 
-Each part is a process with a time of its own, so that one that fails or hangs costs its own figures only, and says so.
-Data are synthetic, of full size, and made while the first parts run. OUT/<card>-<date>.json is only written on a card;
---stand-in tries the script without one, on the tests' stand-in for CuPy and small data, with all speeds left out.
-Needs the tests beside it, and pytest; what else is missing (ncu, compute-sanitizer, PyTorch) is said and left out.
+Each part is a process with a time limit of its own. A part that fails or hangs costs its own figures only, and the
+file says so. Data are synthetic, of full size, and made while the first parts run. OUT/<card>-<date>.json is only
+written on a card. --stand-in tries the script without one, on the tests' stand-in for CuPy and small data, and gives no
+speeds. The script needs the tests beside it, and pytest. Where ncu, compute-sanitizer or PyTorch is missing, the file
+says that.
 """
 
 from __future__ import annotations
@@ -154,7 +155,7 @@ def parity(case: Case) -> Facts:
 
 
 def tests(case: Case) -> Facts:
-    """Run the tests marked gpu, in several processes on the card, but for full-size data; the stand-in runs a few."""
+    """Run the tests marked gpu in several processes, but not those of full-size data; the stand-in runs a few."""
     report = case.scratch / "tests.xml"
     command = [
         sys.executable,
@@ -192,7 +193,7 @@ def tests(case: Case) -> Facts:
 
 
 def sanitizers(case: Case) -> Facts:
-    """Run the kernels on small hostile data under each tool, at the same time."""
+    """Run the kernels on small hostile data under all tools at the same time."""
     tool = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
     if case.stand_in or not Path(tool).exists():
         return {"sanitizers": dict.fromkeys(TOOLS, "missing")}
@@ -221,7 +222,7 @@ def verdict(said: str, code: int) -> str:
 
 
 def hostile(case: Case) -> Facts:
-    """Run the three kernels on small hostile data, each array with memory of its own that ends where it ends."""
+    """Run the three kernels on small hostile data, with each array in memory of its own that ends where it ends."""
     import cupy
     import numpy as np
     import pytest
@@ -421,7 +422,7 @@ def profiled(case: Case) -> Facts:
 
 
 def steps(case: Case) -> Facts:
-    """Run the seven steps of `gpucal.steps` as array operations: on CuPy, on NumPy, and beside them the kernel."""
+    """Run the seven steps of `gpucal.steps` as array operations on CuPy and on NumPy, and the kernel for comparison."""
     import cupy
     import numpy as np
     from arithmetic import GAIN, OFFSET
@@ -467,7 +468,7 @@ def steps(case: Case) -> Facts:
 
 
 def run_once(case: Case) -> Facts:
-    """Calibrate planets into a folder in this process, as told by GPUCAL_HARDWARE: the first warms up."""
+    """Calibrate planets into a folder in this process, as GPUCAL_HARDWARE says, after one planet to warm up."""
     import gpucal as package
 
     asked = json.loads(os.environ["GPUCAL_HARDWARE"])
@@ -557,7 +558,7 @@ def summed(case: Case, rounds: dict[str, list[Facts]]) -> Facts:
 
 
 def streamed(case: Case) -> Facts:
-    """Stream results that stay on the card, alone and into steps of training."""
+    """Stream results that stay on the card, with and without a step of training for each planet."""
     import cupy
 
     import gpucal as package
@@ -598,7 +599,7 @@ def streamed(case: Case) -> Facts:
 
 
 def training() -> Callable[[Any, Any], object] | None:
-    """Make a step of training a small convolutional network on what a stream yields, copied nowhere."""
+    """Make a step of training a small convolutional network, which takes what a stream yields without a copy."""
     try:
         import torch
     except ImportError:
@@ -619,7 +620,7 @@ def training() -> Callable[[Any, Any], object] | None:
 
 
 def notebook(case: Case) -> Facts:
-    """Time the organisers' notebook, in our own words, on this machine's processor."""
+    """Time the organisers' notebook, written in our own words, on this machine's processor."""
     if case.stand_in:
         return {"notebook": None}
     planet = sorted(int(path.name) for path in (case.data / "train").iterdir())[0]
@@ -654,7 +655,7 @@ PARTS = {
     "steps": Part(steps, 40),
 }
 INNER = {"hostile": hostile, "profiled": profiled, "run_once": run_once}
-"""Parts of parts, in processes of their own."""
+"""What parts run in processes of their own."""
 
 
 def with_tests() -> None:
@@ -684,7 +685,7 @@ def passed_on(case: Case) -> list[str]:
 
 
 def child(case: Case, part: str, asked: Facts) -> Facts:
-    """Run a part of a part, on some of the cores, and return its facts."""
+    """Run one of `INNER` on some of the cores, and return its facts."""
     environment = {**os.environ, "GPUCAL_HARDWARE": json.dumps(asked)}
     environment |= {"GPUCAL_PAGES": asked["GPUCAL_PAGES"]} if "GPUCAL_PAGES" in asked else {}
     cores = sorted(os.sched_getaffinity(0))[: asked["cores"]]
