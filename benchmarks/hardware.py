@@ -2,10 +2,11 @@
 
     python benchmarks/hardware.py OUT [--seconds 300] [--commit HASH] [--parts NAME,...] [--stand-in]
 
-Each part is a process with a time of its own, so that one that fails or hangs costs its own figures only, and says so.
-Data are synthetic, of full size, and made while the first parts run. OUT/<card>-<date>.json is only written on a card;
---stand-in tries the script without one, on the tests' stand-in for CuPy and small data, with all speeds left out.
-Needs the tests beside it, and pytest; what else is missing (ncu, compute-sanitizer, PyTorch) is said and left out.
+Each part is a process with a time limit of its own. A part that fails or hangs costs its own figures only, and the
+file says so. Data are synthetic, of full size, and made while the first parts run. OUT/<card>-<date>.json is only
+written on a card. --stand-in tries the script without one, on the tests' stand-in for CuPy and small data, and gives no
+speeds. The script needs the tests beside it, and pytest. Where ncu, compute-sanitizer or PyTorch is missing, the file
+says that.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import contextlib
 import csv
 import hashlib
 import importlib
+import importlib.util
 import io
 import json
 import os
@@ -54,7 +56,9 @@ class Case:
 
     def keep(self, part: str, found: Facts) -> None:
         """Write what is known of a part so far."""
-        (self.scratch / f"{part}.json").write_text(json.dumps(found))
+        whole = self.scratch / f"{part}.{os.getpid()}"  # renamed, so that a part that is killed leaves no half of it
+        whole.write_text(json.dumps(found))
+        whole.replace(self.scratch / f"{part}.json")
 
 
 # ------------------------------------------------------------------------------------------------- what the card is
@@ -79,6 +83,7 @@ def facts(case: Case) -> Facts:
         },
         "host": machine(),
     }
+    case.keep("facts", found)  # files are named after the card, whatever becomes of the ceilings
     if not case.stand_in:
         found["ceilings"] = ceilings(cupy)
     return found
@@ -150,7 +155,7 @@ def parity(case: Case) -> Facts:
 
 
 def tests(case: Case) -> Facts:
-    """Run the tests marked gpu, in several processes on the card, but for full-size data; the stand-in runs a few."""
+    """Run the tests marked gpu in several processes, but not those of full-size data; the stand-in runs a few."""
     report = case.scratch / "tests.xml"
     command = [
         sys.executable,
@@ -188,7 +193,7 @@ def tests(case: Case) -> Facts:
 
 
 def sanitizers(case: Case) -> Facts:
-    """Run the kernels on small hostile data under each tool, at the same time."""
+    """Run the kernels on small hostile data under all tools at the same time."""
     tool = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
     if case.stand_in or not Path(tool).exists():
         return {"sanitizers": dict.fromkeys(TOOLS, "missing")}
@@ -217,7 +222,7 @@ def verdict(said: str, code: int) -> str:
 
 
 def hostile(case: Case) -> Facts:
-    """Run the three kernels on small hostile data, each array with memory of its own that ends where it ends."""
+    """Run the three kernels on small hostile data, with each array in memory of its own that ends where it ends."""
     import cupy
     import numpy as np
     import pytest
@@ -309,13 +314,13 @@ def kernels(case: Case) -> Facts:
     items = list(loaded_planets(case, backend.memory, 2 if case.stand_in else 4))
     spent: dict[tuple[str, str], list[float]] = defaultdict(list)
     copies: dict[str, list[tuple[int, float]]] = defaultdict(list)
-    moved: Facts = defaultdict(int)
     differ, pages_left = 0, [0, 0]
     stream = cupy.cuda.Stream(non_blocking=True)
     for n_round in range(1 if case.stand_in else 6):
         for name, plan, loaded in items:
             out = np.full((plan.n_pixels, plan.n_bins), np.nan)
-            for pixels in pixel_blocks(plan, loaded.table.sizes, backend.page_block, rows=True):
+            blocks = list(pixel_blocks(plan, loaded.table.sizes, backend.page_block, rows=True))
+            for pixels in blocks:
                 _, pages = backend.bin_pages(plan, pixels, loaded, out[pixels])
                 if n_round == 0:
                     pages_left[0] += pages.own
@@ -325,12 +330,7 @@ def kernels(case: Case) -> Facts:
             if case.stand_in:
                 continue
             there = cupy.empty(loaded.data.size, np.uint8)
-            pieces = np.concatenate(
-                [
-                    PageBlock.of(loaded, pixels).pieces()[0]
-                    for pixels in pixel_blocks(plan, loaded.table.sizes, 2**25, rows=True)
-                ]
-            )
+            pieces = np.concatenate([PageBlock.of(loaded, pixels).pieces()[0] for pixels in blocks])
 
             def up(loaded: Any = loaded, there: Any = there, pieces: Any = pieces) -> None:
                 for begin, end in pieces.tolist():
@@ -338,13 +338,11 @@ def kernels(case: Case) -> Facts:
 
             copies[name].append((int((pieces[:, 1] - pieces[:, 0]).sum()), seconds_of(cupy, stream, up, 3)))
             if n_round == 0:
-                moved[f"{name} up"] += int((pieces[:, 1] - pieces[:, 0]).sum())
                 right = np.empty_like(out)
                 for pixels in pixel_blocks(plan, loaded.table.sizes, 2**21):
                     cpu.bin_pages(plan, pixels, loaded, right[pixels])
-                differ += int(
-                    (out.view(np.uint64) != right.view(np.uint64)).sum() - (np.isnan(out) & np.isnan(right)).sum()
-                )
+                others = out.view(np.uint64) != right.view(np.uint64)
+                differ += int((others & ~(np.isnan(out) & np.isnan(right))).sum())
     if case.stand_in:
         return {"kernels": {name: {"median_ms": None} for name in clocks}}
     # calibrate: decoded counts of one planet, which the device holds once per block.
@@ -424,7 +422,7 @@ def profiled(case: Case) -> Facts:
 
 
 def steps(case: Case) -> Facts:
-    """Run the seven steps of `gpucal.steps` as array operations: on CuPy, on NumPy, and beside them the kernel."""
+    """Run the seven steps of `gpucal.steps` as array operations on CuPy and on NumPy, and the kernel for comparison."""
     import cupy
     import numpy as np
     from arithmetic import GAIN, OFFSET
@@ -452,11 +450,11 @@ def steps(case: Case) -> Facts:
             cupy.cuda.Device().synchronize()
             return result
 
-        on_host, start = None, time.perf_counter()
+        start = time.perf_counter()
         on_host = chain(np.asarray)
         seconds["NumPy"] += time.perf_counter() - start
         for way, work in (("CuPy", there), ("kernel", lambda made=made: made.blocks(load("cupy"), 2))):
-            results, spent = None, []
+            spent = []
             for _ in range(1 if case.stand_in else 4):
                 start = time.perf_counter()
                 results = work()
@@ -470,7 +468,7 @@ def steps(case: Case) -> Facts:
 
 
 def run_once(case: Case) -> Facts:
-    """Calibrate planets into a folder in this process, as told by GPUCAL_HARDWARE: the first warms up."""
+    """Calibrate planets into a folder in this process, as GPUCAL_HARDWARE says, after one planet to warm up."""
     import gpucal as package
 
     asked = json.loads(os.environ["GPUCAL_HARDWARE"])
@@ -494,7 +492,8 @@ def run_once(case: Case) -> Facts:
 def end_to_end(case: Case) -> Facts:
     """Calibrate into a results folder with 4, all and 2 cores: the CPU backend and the GPU in turn, files warm.
 
-    The first rounds have 4 cores alone, so that these figures are there if time ends.
+    The first rounds have 4 cores alone, so that these figures are there if time ends. Most planets are links to the
+    few that were made: with cold files, each of those comes from the disk once.
     """
     every = os.cpu_count() or 1
     four: dict[str, Facts] = {f"{name}, 4 cores": {"backend": name, "cores": 4} for name in ("numba", "cupy")}
@@ -509,10 +508,9 @@ def end_to_end(case: Case) -> Facts:
     found: Facts = {}
     for turn, ways in enumerate([four] if case.stand_in else [four] * case.rounds + [others, cold]):
         for way, asked in ways.items():
-            if asked.get("cold"):
-                subprocess.run(["sync"], check=True)
-                with contextlib.suppress(OSError):  # of who may not do that
-                    Path("/proc/sys/vm/drop_caches").write_text("1")
+            if asked.get("cold") and not files_are_cold():
+                print(way, "left out: the page cache cannot be emptied here")
+                continue
             try:
                 rounds[way].append(child(case, "run_once", asked))
             except RuntimeError as error:
@@ -528,6 +526,16 @@ def end_to_end(case: Case) -> Facts:
                 [*command, "--backend", backend]
             ).seconds
     return found
+
+
+def files_are_cold() -> bool:
+    """Empty the page cache, if this process may."""
+    subprocess.run(["sync"], check=True)
+    try:
+        Path("/proc/sys/vm/drop_caches").write_text("1")
+    except OSError:
+        return False
+    return True
 
 
 def summed(case: Case, rounds: dict[str, list[Facts]]) -> Facts:
@@ -550,7 +558,7 @@ def summed(case: Case, rounds: dict[str, list[Facts]]) -> Facts:
 
 
 def streamed(case: Case) -> Facts:
-    """Stream results that stay on the card, alone and into steps of training."""
+    """Stream results that stay on the card, with and without a step of training for each planet."""
     import cupy
 
     import gpucal as package
@@ -591,7 +599,7 @@ def streamed(case: Case) -> Facts:
 
 
 def training() -> Callable[[Any, Any], object] | None:
-    """Make a step of training a small convolutional network on what a stream yields, copied nowhere."""
+    """Make a step of training a small convolutional network, which takes what a stream yields without a copy."""
     try:
         import torch
     except ImportError:
@@ -612,7 +620,7 @@ def training() -> Callable[[Any, Any], object] | None:
 
 
 def notebook(case: Case) -> Facts:
-    """Time the organisers' notebook, in our own words, on this machine's processor."""
+    """Time the organisers' notebook, written in our own words, on this machine's processor."""
     if case.stand_in:
         return {"notebook": None}
     planet = sorted(int(path.name) for path in (case.data / "train").iterdir())[0]
@@ -647,7 +655,7 @@ PARTS = {
     "steps": Part(steps, 40),
 }
 INNER = {"hostile": hostile, "profiled": profiled, "run_once": run_once}
-"""Parts of parts, in processes of their own."""
+"""What parts run in processes of their own."""
 
 
 def with_tests() -> None:
@@ -677,7 +685,7 @@ def passed_on(case: Case) -> list[str]:
 
 
 def child(case: Case, part: str, asked: Facts) -> Facts:
-    """Run a part of a part, on some of the cores, and return its facts."""
+    """Run one of `INNER` on some of the cores, and return its facts."""
     environment = {**os.environ, "GPUCAL_HARDWARE": json.dumps(asked)}
     environment |= {"GPUCAL_PAGES": asked["GPUCAL_PAGES"]} if "GPUCAL_PAGES" in asked else {}
     cores = sorted(os.sched_getaffinity(0))[: asked["cores"]]
@@ -710,11 +718,18 @@ class Data:
             command = gpucal("synth", self.raw(seed), "--layout", "2025", "--seed", seed, *frames)
             self.making.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
 
-    def end(self) -> None:
-        """Wait for them and put them together."""
+    def stop(self) -> None:
+        """End the processes that still make some."""
+        for process in self.making:
+            process.kill()
+            process.wait()
+
+    def end(self, until: float) -> None:
+        """Wait for them, but not longer than until then, and put them together."""
         if self.case.data.exists():
             return
-        assert [process.wait() for process in self.making] == [0] * len(self.making)
+        codes = [process.wait(max(0.0, until - time.monotonic())) for process in self.making]
+        assert codes == [0] * len(self.making), f"gpucal synth ended with {codes}"
         (self.case.data / "train").mkdir(parents=True)
         first, *_ = folders = [self.raw(seed) for seed in range(len(self.making))]
         for entry in first.iterdir():
@@ -747,36 +762,38 @@ def main() -> None:
 
 def measured(case: Case, options: argparse.Namespace) -> Facts:
     """Run the parts."""
-    began = time.monotonic()
+    until = time.monotonic() + options.seconds
     results: Facts = {"commit": options.commit or commit(), "date": time.strftime("%Y-%m-%d"), "parts": {}}
     options.out.mkdir(parents=True, exist_ok=True)
     data = Data(case)
-    if not case.data.exists():
-        data.begin()
-    for name in options.parts.split(",") if options.parts else PARTS:
-        left = options.seconds - (time.monotonic() - began)
-        box = min(PARTS[name].seconds, left) * (4 if options.stand_in else 1)
-        if left < 10:
-            results["parts"][name] = "left out: no time was left"
-            continue
-        start = time.monotonic()
-        try:
-            if PARTS[name].data:
-                data.end()
-            command = [sys.executable, str(HERE), str(case.scratch), "--part", name, *passed_on(case)]
-            said = boxed(command, box, options.out / f"{name}.log")
-        except (RuntimeError, AssertionError, OSError) as error:
-            said = " ".join(str(error).split())[-600:] or type(error).__name__
-        known = case.scratch / f"{name}.json"
-        results.update(json.loads(known.read_text()) if known.exists() else {})
-        results["parts"][name] = f"{said}, {time.monotonic() - start:.0f} s"
-        print(f"{name}: {results['parts'][name]}", flush=True)
-        write(results, options)
+    try:
+        if not case.data.exists() and any(PARTS[name].data for name in options.parts):
+            data.begin()
+        for name in options.parts:
+            start = time.monotonic()
+            if until - start < 10:
+                results["parts"][name] = "left out: no time was left"
+                continue
+            try:
+                if PARTS[name].data:
+                    data.end(until)
+                box = min(PARTS[name].seconds, max(0.0, until - time.monotonic())) * (4 if options.stand_in else 1)
+                command = [sys.executable, str(HERE), str(case.scratch), "--part", name, *passed_on(case)]
+                said = boxed(command, box, options.out / f"{name}.log")
+            except (RuntimeError, AssertionError, OSError, subprocess.TimeoutExpired) as error:
+                said = " ".join(str(error).split())[-600:] or type(error).__name__
+            known = case.scratch / f"{name}.json"
+            results.update(json.loads(known.read_text()) if known.exists() else {})
+            results["parts"][name] = f"{said}, {time.monotonic() - start:.0f} s"
+            print(f"{name}: {results['parts'][name]}", flush=True)
+            write(results, options)
+    finally:
+        data.stop()
     return results
 
 
 def boxed(command: list[str], seconds: float, log: Path) -> str:
-    """Run a process and all it starts; end them when their time is over."""
+    """Run a process and all it starts; end them when their time is over, or this process is interrupted."""
     with (
         log.open("w") as sink,
         subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True) as process,
@@ -786,6 +803,9 @@ def boxed(command: list[str], seconds: float, log: Path) -> str:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             raise RuntimeError(f"not done in {seconds:.0f} s") from None
+        except BaseException:  # a session of its own gets no interrupt of the terminal
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
     if code:
         raise RuntimeError(f"exit {code}: {log.read_text(errors='replace')[-500:]}")
     return "done"
@@ -793,10 +813,10 @@ def boxed(command: list[str], seconds: float, log: Path) -> str:
 
 def write(results: Facts, options: argparse.Namespace) -> None:
     """Write the figures, named after the card; without a card there is no such file."""
-    name = "stand-in" if options.stand_in else str(results.get("device", {}).get("name", "unknown"))
+    name = "stand-in" if options.stand_in else results.get("device", {}).get("name")
+    if name is None:
+        return
     path = options.out / f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}-{results['date']}.json"
-    if options.stand_in and options.out.resolve() == HERE.parent / "hardware":
-        sys.exit("benchmarks/hardware/ has figures of cards alone: name another folder")
     path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
@@ -844,14 +864,21 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("out", type=Path, help="folder for the JSON file and logs, such as benchmarks/hardware")
     parser.add_argument("--seconds", type=float, default=300, help="for all parts together")
     parser.add_argument("--commit", help="what runs, where git does not tell")
-    parser.add_argument("--parts", help=f"some of {', '.join(PARTS)}")
+    parser.add_argument("--parts", help=f"some of {', '.join(PARTS)}; the first is always run")
     parser.add_argument("--planets", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--stand-in", action="store_true", help="try it without a card")
     parser.add_argument("--data", type=Path, help="folder of synthetic data, made by an earlier run")
     parser.add_argument("--part", help=argparse.SUPPRESS)
     parser.add_argument("--scratch", type=Path, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    asked = options.parts.split(",") if options.parts else [*PARTS]
+    if unknown := [name for name in asked if name not in PARTS]:
+        parser.error(f"--parts: {', '.join(unknown)} is none of {', '.join(PARTS)}")
+    options.parts = list(dict.fromkeys(["facts", *asked]))  # which name the file
+    if options.stand_in and not options.part and options.out.resolve() == HERE.parent / "hardware":
+        parser.error("benchmarks/hardware/ has figures of cards alone: name another folder")
+    return options
 
 
 if __name__ == "__main__":

@@ -3,16 +3,16 @@
 // Layout   data are stored bytes, out is where pages go; both on 16-byte boundaries. pages is the table (page, COLUMNS)
 //          of gpucal/inputs/parquet/layout.py, whose AT and TO count from the first byte of data and of out. 16 bytes
 //          of any value have to follow the last page, in data and in out, as words are read whole.
-// Mapping  A thread block is a warp, and takes a page at a time: page blockIdx.x, then every gridDim.x-th further. All
+// Mapping  A thread block is a warp, and takes a page at a time: page blockIdx.x, then every gridDim.x-th one. All
 //          lanes read the headers alike, and copy together. One lane reads coded weights. Ballots put symbols in order,
 //          and all lanes fill the table of codes. Four lanes then decode a stream each. Any grid gives the same bytes.
-// Status   A page ends with 0 (DONE), or the reason why its frame needs a whole zstd; its bytes in out are then of no
-//          use. Whatever a page says, nothing is read outside of data, and nothing is written outside of its place.
-// Bytes    A stored byte is fetched once, and a byte of a page is written once, both in words of four. Streams come in
-//          chunks of 64 bytes, the next of which is under way while lanes decode.
-// Work     A symbol takes a look-up in shared memory and some eight operations, each of which waits for the last one: a
-//          warp is slow, so there have to be many. Four symbols are decoded between two looks at the stream.
-// Needs    32 threads a block, 4.6 KB of shared memory, 62 to 96 registers by architecture
+// Status   A page's status is 0 (DONE), or the reason why only a whole zstd can take its frame; its bytes in out are of
+//          no use then. Whatever a page says, nothing is read outside of data, or written outside of the page's place.
+// Bytes    A stored byte is fetched once, and a byte of a page is written once, both in words of four. Streams are
+//          loaded in chunks of 64 bytes. The next chunk is loaded while lanes decode.
+// Work     A symbol takes a look-up in shared memory and some eight operations, each of which waits for the one before.
+//          So a warp is slow, and many have to run. A lane looks at its stream once for four symbols.
+// Needs    32 threads a block, 4.6 KB of shared memory, 64 to 96 registers by architecture
 //          (tests/kernels/test_nvrtc.py).
 
 #define ALL 0xffffffffu
@@ -45,7 +45,7 @@ __device__ __forceinline__ unsigned bits(const byte *in, int bit)
     return (__ldg(in + bit / 8) | __ldg(in + bit / 8 + 1) << 8 | __ldg(in + bit / 8 + 2) << 16) >> bit % 8;
 }
 
-// Copies size bytes, or repeats one (step 0), in words where they go. All lanes take part.
+// Copies size bytes, or repeats one (step 0). Words of out that are filled are written whole. All lanes take part.
 __device__ void copy(byte *out, const byte *in, int step, int size)
 {
     const int lane = threadIdx.x, odd = min(size, (int)(-(size_t)out % 4));
@@ -189,12 +189,13 @@ __device__ int tree(const byte *in, int at, int stop, unsigned short *table, byt
     return end;
 }
 
-// Decodes one stream, or four at the same time, each of a quarter of the symbols, from its end to its beginning. They
-// have to hold exactly so many symbols.
+// Decodes one stream, or four at the same time, each of a quarter of the symbols. A stream is read from its end to its
+// beginning, and has to hold exactly so many symbols.
 //
-// Lanes 0 to 3 decode. Their streams come through rings of two chunks in shared memory, each of which is filled by eight
-// lanes: when a lane has come to the last chunk there, the next one is loaded while it decodes 16 symbols. Those take
-// 176 bits at most, so that it has 336 bits when it comes there, and 176 and the 64 it looks at before the next arrives.
+// Lanes 0 to 3 decode, and eight lanes load for each of them. Each stream has a ring of two chunks in shared memory.
+// When a lane has come to the last chunk in its ring, the next chunk is loaded while the lane decodes 16 symbols. These
+// take 176 bits at most, and the lane looks at 64 more. So many bits are there: the chunk has 512, and the 16 symbols
+// before took 176 of them at most, which leaves 336.
 __device__ bool streams(const byte *in, int size, bool four, int depth, const unsigned short *table, unsigned *rings,
                         byte *out, int n)
 {
@@ -215,7 +216,7 @@ __device__ bool streams(const byte *in, int size, bool four, int depth, const un
     if (!__all_sync(ALL, !decodes || (mark && n > 0)))
         return false;
 
-    // Bits and words count from a boundary before the streams, of a chunk's size; top is the bit above the next symbol.
+    // Bits and words are counted from a boundary of 64 bytes before the streams. top is the bit above the next symbol.
     const int before = (size_t)in % (4 * CHUNK), lowest = 8 * (before + begin);
     const unsigned *words = (const unsigned *)(in - before);
     int top = lowest + (mark ? 8 * (its - 1) + highest(mark) : 0);
@@ -350,7 +351,7 @@ inflate(const byte *__restrict__ data, long long n_data, const long long *__rest
         const long long *facts = pages + (long long)page * COLUMNS;
         const long long at = __ldg(facts + AT), size = __ldg(facts + SIZE), codec = __ldg(facts + CODEC);
         const long long prefix = __ldg(facts + PREFIX), to = __ldg(facts + TO), wanted = __ldg(facts + WANTED);
-        // each by itself, as a sum of 64-bit numbers may be anything
+        // each number by itself, as a sum may overflow 64 bits
         bool outside = at < 0 || to < 0 || prefix < 0 || size < prefix || wanted < prefix;
         outside |= size >= LONGEST || wanted >= LONGEST || (codec == STORED && size != wanted);
         outside |= size > n_data - PADDING || at > n_data - PADDING - size;

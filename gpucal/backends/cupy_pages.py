@@ -211,7 +211,7 @@ class PageLane:
 
 
 def _stored(pages: NDArray[np.int64], begins: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return a table that has pages copied from places, in parts: one warp copies one part."""
+    """Return a table by which `inflate` copies pages that begin at ``begins``: one warp copies one part of a page."""
     n = np.maximum(1, -(-pages[:, WANTED] // _PART))
     parts, at = np.repeat(pages, n, axis=0), np.repeat(begins, n)
     done = _PART * (np.arange(len(parts)) - np.repeat(np.cumsum(n) - n, n))

@@ -1,6 +1,6 @@
 """A signal file: opened and checked, then read whole into memory; a column is a pixel.
 
-The file is read once, front to back, and decoded from memory by column position; `pixel_columns` finds the positions.
+The file is read once, and decoded from memory by column position; `pixel_columns` finds the positions.
 It is never memory-mapped: a file truncated under a mapping kills the process, while a failed read is one observation's
 error.
 """
@@ -91,7 +91,7 @@ class Signal:
         return not unfit_columns(self.footer, self.columns)
 
     def load(self, memory: NDArray[np.uint8] | None = None) -> Loaded:
-        """Read the whole file into memory, front to back.
+        """Read the whole file into memory, in parts at the same time.
 
         Parameters
         ----------
@@ -161,7 +161,7 @@ class Loaded:
 def _read_into(space: NDArray[np.uint8], path: Path, size: int) -> bool:
     """Fill memory with a file; return False if the file's size is no longer ``size``.
 
-    Half of the cores read: one copies 4 GB/s from the page cache, half as fast as a GPU works.
+    Half of the cores read: one core copies 4 GB/s from the page cache, and a GPU takes twice as much.
     """
     with open_regular(path) as file:
 

@@ -162,7 +162,7 @@ def _streamed(
         return Item(obs, filled.cropped(detector), filled)
 
     items = map(item_of, observations)
-    # This thread asks the caller's iterable, which may belong to it; the pipeline's reader opens what it gives.
+    # This thread asks the caller's iterable, which may belong to it; the pipeline's thread opens what it gives.
     waiting: SimpleQueue[Item | None] = SimpleQueue()
     for item in islice(chain(items, repeat(None)), AHEAD):  # None is the end
         waiting.put(item)

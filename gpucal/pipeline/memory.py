@@ -80,13 +80,13 @@ def working_bytes(signal: Signal, threads: int, page_block: int | None = None, *
     """
     footer = signal.footer
     if by_pages and signal.by_pages:
-        sizes = footer.uncompressed[:, signal.columns].sum(axis=0)
-        longest = min(int(sizes.max(initial=0)), most_bytes(footer))  # a footer may say anything
-        block = max(page_block or PAGE_BLOCK, longest)
-        threads = min(threads, -(-int(sizes.sum()) // block))
+        most = most_bytes(footer)  # a footer may say anything, and so much that its sum overflows 64 bits
+        sizes = np.clip(footer.uncompressed[:, signal.columns], 0, most).sum(axis=0, dtype=np.float64)
+        block = max(page_block or PAGE_BLOCK, min(int(sizes.max(initial=0)), most))
+        blocks = min(threads, -(-int(sizes.sum()) // block))
         table = 2 * 8 * COLUMNS * 2 * footer.rows.size * signal.columns.size  # and what it is made from
         parsing = 8 * max(0, signal.footer_size - _FOOTER)
-        return table + parsing + threads * (block + 2 * footer.n_rows)
+        return table + parsing + max(blocks * block, threads * PAGE_BLOCK) + threads * 2 * footer.n_rows
     # A block as a table, in one piece, and its pages; 19 MB for the 1.2 MB that are the footer of AIRS-CH0.
     return 16 * signal.footer_size + threads * 4 * max(COUNT_BLOCK, 2 * footer.n_rows)
 

@@ -1,5 +1,6 @@
 """Reads, bins and returns items at the same time, in order and within a memory budget.
 
+    opening thread    opens the next items, by their footers and small files
     reader thread     takes an opened item, makes its plan and reads its whole file; waits while the budget is used up
     binning threads   take blocks of pixels from pages to bins; a thread that finds no block left begins the next item
     caller's thread   receives finished items in order, and writes one while the threads work on the next
@@ -274,7 +275,7 @@ class Pipeline:
         self._value_bytes = value_bytes or dtype.itemsize
         self._budget = Budget(memory, threads, usual_memory(backend))
         self._binning = ThreadPoolExecutor(threads, "gpucal-bin")
-        # Of one thread each, so that items keep their order: one item is opened while another is read.
+        # One thread each, so that items keep their order: it opens one item while the other reads another.
         self._opening = ThreadPoolExecutor(1, "gpucal-open")
         self._reading = ThreadPoolExecutor(1, "gpucal-read")
         self._waiting: deque[Future[_Flight | Outcome | None]] = deque()

@@ -25,15 +25,7 @@ from gpucal.inputs.dataset import Observation
 from gpucal.inputs.signal_file import ends_of
 from gpucal.pipeline.calibrate import stream
 from gpucal.pipeline.memory import Budget, usual_memory, working_bytes
-from gpucal.pipeline.stream import (
-    Item,
-    Opened,
-    Outcome,
-    bins_pages,
-    open_items,
-    plan_of,
-    require_no_read,
-)
+from gpucal.pipeline.stream import Item, Opened, Outcome, bins_pages, open_items, plan_of, require_no_read
 from gpucal.results.records import is_finished, is_whole, item_of, record_path, records
 from gpucal.results.writer import Store
 from gpucal.runs.folder import require_same_settings

@@ -87,7 +87,7 @@ class _Work:
         self.summary = self.watch.summary
         self.others = [Store(folder) for folder in self.job.resume_from]
         self.hash = self.job.settings_hash
-        # The pipeline's reader begins items, and this thread ends them: neither counts the other's.
+        # The pipeline's thread that opens begins items, and this one ends them: neither counts the other's.
         self.begun_items = self.ended_items = 0
         self.is_late = False
         self.ended = time.monotonic()
@@ -116,7 +116,7 @@ class _Work:
                         self.ended_items += 1
                         continue
                     self.watch.interrupts.shield(self._record, outcome)
-                    self.ended_items += 1  # once written: until then the reader waits for it
+                    self.ended_items += 1  # once written: until then it is in flight
                     del outcome  # free its output, so that the next item may use the memory
                     self.watch.update()
                     if not self._goes_on():
@@ -220,7 +220,7 @@ class _Work:
                 self.store.forget_error(key)
                 return False
             return True
-        except OutputError as error:  # an exception in the reader thread would end the run
+        except OutputError as error:  # an exception in the pipeline's thread would end the run
             self.unwritable[key] = error
             return False
 

@@ -261,6 +261,17 @@ def test_reads_ahead_and_not_too_far(many: Path, monkeypatch: pytest.MonkeyPatch
             assert seen == [signal_of(many, planet) for planet in PLANETS[:expected]]
 
 
+@pytest.mark.parametrize("said", [2**61, -(2**61), 0, 1])
+def test_whatever_a_footer_says_an_item_needs_memory(many: Path, said: int) -> None:
+    signal = signal_file.open_signal(signal_of(many, 1), FGS1)
+    footer = replace(signal.footer, uncompressed=np.full_like(signal.footer.uncompressed, said))
+    lying = replace(signal, footer=footer)
+    assert lying.by_pages
+    one, four = (budget.working_bytes(lying, threads, by_pages=True) for threads in (1, 4))
+    assert one >= budget.PAGE_BLOCK
+    assert four - one >= 3 * (budget.PAGE_BLOCK + 2 * footer.n_rows)
+
+
 @pytest.mark.parametrize("share", [1.0, 2.5, 3.2])
 def test_the_budget_is_kept_and_given_back(own: Path, budgets: type[Watched], share: float) -> None:
     signal_of(own, 4).write_bytes(b"PAR1")
