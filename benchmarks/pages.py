@@ -37,7 +37,7 @@ from gpucal.science.plan import Plan, make_plan
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import DETECTORS, Detector
 
-GPU_PAGES = 2**25
+GPU_PAGES = 2**27
 """Bytes of a GPU's block of pages."""
 
 CLOCKS = (time.perf_counter, time.process_time)

@@ -171,8 +171,13 @@ def _read_into(space: NDArray[np.uint8], path: Path, size: int) -> bool:
                 begin, left = begin + count, left[count:]
             return not left.nbytes
 
-        with ThreadPoolExecutor(max(1, min(4, len(os.sched_getaffinity(0)) // 2)), "gpucal-part") as pool:
-            complete = all(pool.map(fill, range(0, space.size, _PART)))
+        parts = range(0, space.size, _PART)
+        readers = min(4, len(os.sched_getaffinity(0)) // 2, len(parts))
+        if readers > 1:
+            with ThreadPoolExecutor(readers, "gpucal-part") as pool:
+                complete = all(pool.map(fill, parts))
+        else:
+            complete = all(map(fill, parts))
         return complete and os.fstat(file.fileno()).st_size == size
 
 

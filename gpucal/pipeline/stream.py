@@ -278,6 +278,7 @@ class Pipeline:
         # One thread each, so that items keep their order: it opens one item while the other reads another.
         self._opening = ThreadPoolExecutor(1, "gpucal-open")
         self._reading = ThreadPoolExecutor(1, "gpucal-read")
+        self._next = self._opening.submit(self._open_next)
         self._waiting: deque[Future[_Flight | Outcome | None]] = deque()
         self._read_ahead()
 
@@ -286,8 +287,8 @@ class Pipeline:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._budget.close()
-        self._opening.shutdown(cancel_futures=True)
         self._reading.shutdown(cancel_futures=True)
+        self._opening.shutdown(cancel_futures=True)
         self._binning.shutdown(cancel_futures=True)
 
     def outcomes(self) -> Iterator[Outcome]:
@@ -306,17 +307,21 @@ class Pipeline:
 
     def _read_ahead(self) -> None:
         while len(self._waiting) < AHEAD:
-            opened = self._opening.submit(self._open_next)
-            self._waiting.append(self._reading.submit(self._read_next, opened))
+            self._waiting.append(self._reading.submit(self._read_next))
 
     def _open_next(self) -> Opened | Outcome | None:
         """Take the next item, opened, or what became of it; None after the last."""
         self._check_alive()
         return next(self._items, None)
 
-    def _read_next(self, opening: Future[Opened | Outcome | None]) -> _Flight | Outcome | None:
-        """Wait for the next item and for memory, read its file and queue its blocks; return None after the last."""
-        opened = opening.result()
+    def _read_next(self) -> _Flight | Outcome | None:
+        """Wait for the next item and for memory, read its file and queue its blocks; return None after the last.
+
+        Meanwhile the item after it is opened, and no other: what is opened early takes memory, and may end too late.
+        """
+        opened = self._next.result()
+        if opened is not None:
+            self._next = self._opening.submit(self._open_next)
         if not isinstance(opened, Opened):
             return opened
         try:

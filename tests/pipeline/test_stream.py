@@ -217,9 +217,11 @@ def test_what_cannot_be_allocated_is_given_back(many: Path, monkeypatch: pytest.
     assert len(outcomes) == len(PLANETS)
 
 
+@pytest.mark.parametrize("cores", [1, 2, 16])
 @pytest.mark.parametrize("length", [0, 1, 999, 1000, 1001, 5000])
-def test_a_file_is_read_in_parts(length: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_file_is_read_in_parts(length: int, cores: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(signal_file, "_PART", 1000)
+    monkeypatch.setattr(signal_file.os, "sched_getaffinity", lambda process: set(range(cores)))
     content = np.random.default_rng(length).integers(0, 256, length, np.uint8)
     path = tmp_path / "file"
     for stored, size in ((length, length), (length + 1, length), (max(0, length - 1), length), (length, length + 999)):
@@ -228,6 +230,28 @@ def test_a_file_is_read_in_parts(length: int, monkeypatch: pytest.MonkeyPatch, t
         assert signal_file._read_into(space, path, size) == (stored == size)
         if stored == size:
             np.testing.assert_array_equal(space, content)
+
+
+def test_one_item_is_opened_ahead_of_the_one_that_is_read(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken, ahead, plain = [0], [], signal_file._read_into
+
+    def items() -> Iterator[Opened | Outcome]:
+        for item in open_items(items_of(many)):
+            taken[0] += 1
+            yield item
+
+    def reading(space: np.ndarray, path: Path, size: int) -> bool:
+        number = len(ahead)
+        until(lambda: taken[0] > min(number + 1, len(PLANETS) - 1))
+        time.sleep(0.005)  # for another, which would be one too many
+        ahead.append(taken[0] - number - 1)
+        return plain(space, path, size)
+
+    monkeypatch.setattr(signal_file, "_read_into", reading)
+    with Pipeline(items(), load("numpy"), dtype=FLOAT64, threads=2) as pipeline:
+        outcomes = list(pipeline.outcomes())
+    assert len(outcomes) == len(PLANETS)
+    assert ahead == [1] * (len(PLANETS) - 1) + [0]
 
 
 def test_what_is_not_wanted_is_not_read(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
