@@ -487,7 +487,8 @@ VOTES = {
     ),
     "of wrong values": ("bins", "__syncthreads_or(wrong)", "wrong"),
     "of saturated reads": ("bins", "__syncthreads_or(hit)", "hit"),
-    "of sound streams": ("inflate", "__all_sync(ALL, sound)", "sound"),
+    "of marks": ("inflate", "__all_sync(ALL, !decodes || (mark && n > 0))", "(!decodes || (mark && n > 0))"),
+    "of streams used up": ("inflate", "__all_sync(ALL, !decodes || top == lowest)", "(!decodes || top == lowest)"),
 }
 
 
