@@ -140,7 +140,7 @@ def writing(obs: package.Observation, detector: Detector) -> float:
     arrays = arrays_of(cal, product="cubes", with_variance=False)
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder))
-        return timed(lambda: store.commit(cal, arrays, dataset="", settings="", inputs="", seconds=0.0))
+        return timed(lambda: store.commit(cal, arrays, dataset="", settings="", inputs="", seconds=0.0, quality={}))
 
 
 def by_codec(loaded: Loaded) -> tuple[float, float]:
