@@ -46,7 +46,7 @@ Facts = dict[str, Any]
 
 @dataclass(frozen=True)
 class Case:
-    """Where the data are, how many planets to time, and whether there is a real card."""
+    """The data, the number of planets to time, and whether there is a real card."""
 
     data: Path
     scratch: Path
@@ -157,25 +157,12 @@ def parity(case: Case) -> Facts:
 def tests(case: Case) -> Facts:
     """Run the tests marked gpu in several processes, but not those of full-size data; the stand-in runs a few."""
     report = case.scratch / "tests.xml"
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-m",
-        "gpu",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:benchmark",
-        f"--junitxml={report}",
-    ]
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", "-p", "no:benchmark"]
+    command += [f"--junitxml={report}"]
     several = importlib.util.find_spec("xdist") is not None and not case.stand_in
     command += ["-n", str(min(10, os.cpu_count() or 1))] if several else []
-    command += [
-        "-k",
-        "test_streams_together or test_it_is_right_again or good_files" if case.stand_in else "not full_size",
-    ]
+    few = "test_streams_together or test_it_is_right_again or good_files"
+    command += ["-k", few if case.stand_in else "not full_size"]
     environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # JAX would take most of the card's memory
     environment |= {"GPUCAL_CARD": "stand-in"} if case.stand_in else {}
     done = subprocess.run(
@@ -635,7 +622,7 @@ def notebook(case: Case) -> Facts:
 
 @dataclass(frozen=True)
 class Part:
-    """What a part does, the seconds it may take, and whether it needs the data."""
+    """The work of a part, the seconds it may take, and whether it needs the data."""
 
     work: Callable[[Case], Facts]
     seconds: int
@@ -782,6 +769,8 @@ def measured(case: Case, options: argparse.Namespace) -> Facts:
                 said = boxed(command, box, options.out / f"{name}.log")
             except (RuntimeError, AssertionError, OSError, subprocess.TimeoutExpired) as error:
                 said = " ".join(str(error).split())[-600:] or type(error).__name__
+                for folder in (HERE.parents[1], case.scratch):  # which mean nothing elsewhere
+                    said = said.replace(f"{folder}/", "")
             known = case.scratch / f"{name}.json"
             results.update(json.loads(known.read_text()) if known.exists() else {})
             results["parts"][name] = f"{said}, {time.monotonic() - start:.0f} s"

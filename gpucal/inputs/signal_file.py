@@ -161,7 +161,7 @@ class Loaded:
 def _read_into(space: NDArray[np.uint8], path: Path, size: int) -> bool:
     """Fill memory with a file; return False if the file's size is no longer ``size``.
 
-    Half of the cores read: one core copies 4 GB/s from the page cache, and a GPU takes twice as much.
+    Half of the cores read, as a core has to copy what is in the page cache already.
     """
     with open_regular(path) as file:
 

@@ -218,18 +218,19 @@ def test_what_cannot_be_allocated_is_given_back(many: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("cores", [1, 2, 16])
-@pytest.mark.parametrize("length", [0, 1, 999, 1000, 1001, 5000])
-def test_a_file_is_read_in_parts(length: int, cores: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(signal_file, "_PART", 1000)
+@pytest.mark.parametrize("part", [1, 999, 10**4, 10**9])
+def test_a_file_is_read_in_parts(part: int, cores: int, many: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(signal_file, "_PART", part * 50)
     monkeypatch.setattr(signal_file.os, "sched_getaffinity", lambda process: set(range(cores)))
-    content = np.random.default_rng(length).integers(0, 256, length, np.uint8)
-    path = tmp_path / "file"
-    for stored, size in ((length, length), (length + 1, length), (max(0, length - 1), length), (length, length + 999)):
-        path.write_bytes(content.tobytes()[:stored] + b"x" * (stored - length))
-        space = np.zeros(size, np.uint8)
-        assert signal_file._read_into(space, path, size) == (stored == size)
-        if stored == size:
-            np.testing.assert_array_equal(space, content)
+    obs, path = items_of(many)[0].obs, tmp_path / "signal.parquet"
+    content = obs.signal_path(FGS1).read_bytes()
+    path.write_bytes(content)
+    signal = signal_file.open_signal(path, FGS1)
+    assert signal.load().data.tobytes() == content
+    for other in (content + b"x", content[:-1], content[:1], b"x" + content[:-1]):
+        path.write_bytes(other)
+        with pytest.raises(InputError, match="changed while it was being read"):
+            signal.load()
 
 
 def test_one_item_is_opened_ahead_of_the_one_that_is_read(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,10 +49,11 @@ def pixel_columns(names: Sequence[str], pandas: bytes) -> NDArray[np.intp]:
         Positions in the file, in the order of the pixels.
     """
     names = tuple(names)
-    if names == _numbered("column_", len(names)) and not _pandas_index(pandas):
+    noted = _pandas_index(pandas)
+    if not noted and names == _numbered("column_", len(names)):
         return np.arange(len(names))
     alike = {name for name in names if not name.startswith("column_") and _INDEX.fullmatch(name)}
-    index = _pandas_index(pandas) | (alike if len(alike) < len(names) else set())
+    index = noted | (alike if len(alike) < len(names) else set())
     positions = np.arange(len(names))
     if index:
         positions = np.array([i for i, name in enumerate(names) if name not in index], dtype=np.intp)
