@@ -158,6 +158,10 @@ def test_files_of_all_are_kept_while_they_are_those_of_the_items(planets: Datase
 
     assert run() == []
     assert not [*tmp_path.glob("light-curves*")]
+    for path in tmp_path.glob("*/*/*.json"):  # times are whole seconds: an item made again in the same one is the same
+        record = json.loads(path.read_text())
+        record["provenance"]["created"] = "2026-01-01T00:00:00+00:00"
+        path.write_text(json.dumps(record))
     before = {path.name: path.stat().st_mtime_ns for path in write_stacks(tmp_path).glob("light-curves*")}
     assert before.keys() == {*LIGHT_CURVES}
     for options in ({}, {"planets": [23]}, {"variance": True}):  # they have errors anyway
