@@ -39,6 +39,7 @@ MIDDLE = tuple(int(weight) for weight in _RESIDUAL[WINDOW // 2, WINDOW // 2 :])
 CHUNK = 1024
 """Pairs that are flagged together, and looked at again if any of them is suspect."""
 
+_OF_RANGE = int(np.abs(_RESIDUAL[WINDOW // 2]).sum()) // 2  # largest e · 4290 in the middle of pairs whose range is 1
 _SAMPLES = 511  # of the median: enough for a scatter that is right to 5 %
 _TILE = 2**16  # differences that are looked at together, and stay in a core's cache
 _NORMAL = 1.0 / 0.6744897501960817
@@ -107,14 +108,17 @@ def flag_chunks(series: Differences, limits: NDArray[np.int32]) -> NDArray[np.bo
     """
     n = series.shape[1] - 2 * _HALF
     flags = np.zeros((len(series), -(-n // CHUNK)), bool)
+    # The weights of e add up to 0, so that it is at most this times the range of a series: most need no closer look.
+    spread = series.max(axis=1).astype(np.int64) - series.min(axis=1)
+    looked = np.flatnonzero(spread * _OF_RANGE > limits)
     rows = max(1, _TILE // n)
-    memory = np.empty((2, min(rows, len(series)), n), np.int32)
-    for first in range(0, len(series), rows):
-        part = series[first : first + rows]
-        away = np.abs(total := _in_the_middle(part, *memory[:, : len(part)]), out=total)
-        for row in np.flatnonzero(away.max(axis=1) > limits[first : first + rows]):
+    memory = np.empty((2, min(rows, looked.size), n), np.int32)
+    for first in range(0, looked.size, rows):
+        places = looked[first : first + rows]
+        away = np.abs(total := _in_the_middle(series[places], *memory[:, : places.size]), out=total)
+        for row, place in enumerate(places):
             largest = np.maximum.reduceat(away[row], np.arange(0, n, CHUNK))
-            flags[first + row] = largest > limits[first + row]
+            flags[place] = largest > limits[place]
     return flags
 
 

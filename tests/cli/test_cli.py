@@ -211,6 +211,11 @@ WRONG_REQUESTS: dict[str, tuple[list[str], str]] = {
     "crop of nothing": (["RAW", "OUT", "--crop", "FGS1=8:8"], "crop: FGS1 = [8, 8]: must be [first, stop]"),
     "two windows of rows": (["RAW", "OUT", "--rows", "FGS1=0:8,9:12"], "--rows FGS1=0:8,9:12: write it as"),
     "rows in words": (["RAW", "OUT", "--background-rows", "FGS1=top"], "such as AIRS-CH0=0:8,24:32"),
+    "no faintest rows": (
+        ["RAW", "OUT", "--background-rows", "FGS1=faintest:0"],
+        "FGS1 = 'faintest:0': must be [first, stop]",
+    ),
+    "faintest rows in words": (["RAW", "OUT", "--background-rows", "FGS1=Faintest:six"], 'or "faintest:6"'),
     "a clip that is none": (["RAW", "OUT", "--hot-sigma", "nan"], "hot_sigma = nan: must be a number above 0"),
     "bin of nothing": (["RAW", "OUT", "--bin", "FGS1=0"], "bins: FGS1 = 0: must be an integer above 0"),
     "bin of an unknown detector": (

@@ -125,6 +125,21 @@ def test_chunks_are_flagged_beyond_their_limit(name: str, n: int) -> None:
         np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("name", searches())
+@pytest.mark.parametrize("level", [-65_535 + 40, 0, 65_535 - 40])
+def test_no_range_is_too_small_for_a_pair_beyond_its_limit(name: str, level: int) -> None:
+    """The largest distance that pairs within some range can have, by its limit, just below it, and for less range."""
+    weights = np.array([4290 * (k == 0) - (890 - 50 * k * k) for k in range(-5, 6)])
+    for reach in (1, 39):
+        series = np.full((2, 2 * CHUNK + 40), level, np.int32)
+        series[0, CHUNK + 3 : CHUNK + 14] += np.sign(weights) * reach
+        series[1, CHUNK + 3 : CHUNK + 14] -= np.sign(weights) * reach
+        most = int(np.abs(weights).sum()) * reach
+        for limit, beyond in ((most, False), (most - 1, True), (most + 1, False)):
+            found = search_of(name).flag_chunks(series, np.full(2, limit, np.int32))
+            np.testing.assert_array_equal(found, [[False, beyond, False]] * 2)
+
+
 @pytest.mark.parametrize("n", [12, 700, 1032, 2100])
 def test_every_search_starts_from_the_same(n: int) -> None:
     counts = np.random.default_rng(n).integers(0, 65_536, (3, 2 * n + 5)).astype(np.uint16)
