@@ -116,9 +116,9 @@ def _of_photons(numbers: Numbers, median: float) -> float:
 
 
 _NOISY = (
-    "look at its white light curve: single bins far off are hits of cosmic rays; if all scatter, compare it with the "
-    "trace position: if that scatters too, it is pointing jitter; if it is still, the detector's gain or dark changes "
-    "from bin to bin: leave the observation out, or divide by what all wavelengths have in common"
+    "look at its white light curve: single bins far off are hits of cosmic rays. If all scatter, look at the position "
+    "of the light: if it moves too, that is pointing jitter; if it is still, the detector changes: leave the "
+    "observation out"
 )
 
 CHECKS: tuple[Check, ...] = (
@@ -145,8 +145,8 @@ CHECKS: tuple[Check, ...] = (
         "excess_by_wavelength_p95",
         _share(0.75),
         "its noisiest wavelengths have {value:.3g} times the expected noise, and the set has {median:.3g}",
-        "look at its scatter over wavelength for peaks: bad pixels without a flag; leave these wavelengths out, or "
-        "calibrate with --bad-pixels interpolate",
+        "look at its scatter over wavelength for peaks: bad pixels without a flag, which no setting mends; leave these "
+        "wavelengths out of fits",
     ),
     Check(
         "drift_ppm",
