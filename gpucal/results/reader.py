@@ -443,8 +443,11 @@ class Results:
 
     def _with_parts(self) -> Results:
         """Return these results with the observations that are finished in part among ``ids``."""
+        ids = sorted({item[:2] for item in self._records})
+        if ids == self.ids:
+            return self
         parts = copy.copy(self)
-        parts.ids = sorted({item[:2] for item in self._records})
+        parts.ids = ids
         parts._known = frozenset(parts.ids)
         return parts
 

@@ -518,9 +518,7 @@ class _Found:
         created = sorted(str(record["provenance"].get("created", "")) for record in records)
         backends = Counter(f"{record.get('backend')} ({record.get('device')})" for record in records)
         steps = Counter(
-            ", ".join(f"{step}{'' if done == 'COMPLETE' else ' left out'}" for step, done in steps.items())
-            for record in records
-            if isinstance(steps := record["provenance"].get("steps"), Mapping)
+            _steps(of) for record in records if isinstance(of := record["provenance"].get("steps"), Mapping)
         )
         homes = sorted({str(home) for home in self.results._homes.values()})
         facts = {
@@ -530,7 +528,7 @@ class _Found:
             "calibrated": " to ".join(dict.fromkeys((created[0], created[-1]))) if created else "",
             "backend": ", ".join(f"{name}: {n:,} items" for name, n in backends.most_common(4)),
             "settings": "; ".join(f"{settings.summary} ({n:,} items)" for settings, n in self._settings[:4]),
-            "steps": "; ".join(name for name, _ in steps.most_common(2)),
+            "steps": " / ".join(name for name, _ in steps.most_common(2)),
             "stars": "" if self.stars is not None else "not shown: the data set has no table of them, or was moved",
         }
         return {name: value for name, value in facts.items() if value}
@@ -867,6 +865,13 @@ def _spread(values: NDArray[np.float32]) -> NDArray[np.float32]:
 def _median(values: Iterable[float]) -> float | None:
     finite = [value for value in values if math.isfinite(value)]
     return float(np.median(finite)) if finite else None
+
+
+def _steps(steps: Mapping[str, str]) -> str:
+    """Name the steps that were done, and those that were left out."""
+    done = ", ".join(step for step, how in steps.items() if how == "COMPLETE")
+    left = ", ".join(step for step, how in steps.items() if how != "COMPLETE")
+    return f"{done}; left out: {left}" if left else done
 
 
 def _size(size: int) -> str:

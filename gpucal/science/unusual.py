@@ -50,6 +50,8 @@ class Check:
         What to look at, or to do.
     low : bool
         Whether a number far below the set's counts too.
+    without : str
+        The name of a better number: items that have it are not checked.
     """
 
     number: str
@@ -57,6 +59,7 @@ class Check:
     says: str
     look: str
     low: bool = False
+    without: str = ""
 
 
 @dataclass(frozen=True)
@@ -106,13 +109,31 @@ def _of_noise(numbers: Numbers, median: float) -> float:
     return 5.0 * scatter if math.isfinite(scatter) else math.inf
 
 
+def _of_photons(numbers: Numbers, median: float) -> float:
+    """Twice the item's own photon noise, so that faint stars do not count, or the set's median."""
+    light = numbers.get("white_flux", math.nan)
+    return max(median, 2e6 / math.sqrt(light)) if light > 0.0 else math.inf
+
+
+_NOISY = (
+    "look at its white light curve: single bins far off are hits of cosmic rays. If all scatter, look at the position "
+    "of the light: if it moves too, that is pointing jitter; if it is still, the detector changes: leave the "
+    "observation out"
+)
+
 CHECKS: tuple[Check, ...] = (
     Check(
         "excess",
         _share(0.5),
         "white light has {value:.3g} times the expected noise, and the set has {median:.3g}",
-        "look at its white light curve: single bins far off are hits of cosmic rays; if all scatter, compare it with "
-        "the trace position, as pointing jitter moves both",
+        _NOISY,
+    ),
+    Check(
+        "scatter_ppm",
+        _of_photons,
+        "white light scatters by {value:,.0f} ppm, and the set by {median:,.0f}; the expected noise is not known",
+        _NOISY,
+        without="excess",
     ),
     Check(
         "excess_by_wavelength_p50",
@@ -124,8 +145,8 @@ CHECKS: tuple[Check, ...] = (
         "excess_by_wavelength_p95",
         _share(0.75),
         "its noisiest wavelengths have {value:.3g} times the expected noise, and the set has {median:.3g}",
-        "look at its scatter over wavelength for peaks: bad pixels without a flag; leave these wavelengths out, or "
-        "calibrate with --bad-pixels interpolate",
+        "look at its scatter over wavelength for peaks: bad pixels without a flag, which no setting mends; leave these "
+        "wavelengths out of fits",
     ),
     Check(
         "drift_ppm",
@@ -249,7 +270,8 @@ def unusual(items: Mapping[Key, Numbers]) -> dict[Key, list[Reason]]:
         reasons = [] if math.isfinite(numbers.get("white_flux", math.nan)) else [_DARK]
         for check in CHECKS:
             value = numbers.get(check.number, math.nan)
-            if check.number not in limits or not math.isfinite(value):
+            better = math.isfinite(numbers.get(check.without, math.nan))
+            if check.number not in limits or not math.isfinite(value) or better:
                 continue
             median = limits[check.number].median
             distance = max(limits[check.number].distance, check.least(numbers, median))

@@ -570,10 +570,11 @@ def python(code: str) -> str:
 
 
 def test_import_is_light() -> None:
+    """In seconds of the processor, as others may have it at the same time."""
     heavy = "{'astropy', 'pandas', 'pyarrow', 'numba', 'cupy', 'dask', 'tqdm', 'matplotlib'}"
     loaded = python(f"import sys, gpucal; dir(gpucal); print(sorted({heavy} & set(sys.modules)))")
     assert loaded == "[]"
-    clock = "import time; start = time.perf_counter(); import gpucal; print(time.perf_counter() - start)"
+    clock = "import time; start = time.process_time(); import gpucal; print(time.process_time() - start)"
     assert min(float(python(clock)) for _ in range(5)) < 0.15
 
 

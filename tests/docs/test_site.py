@@ -230,3 +230,10 @@ def test_every_page_is_in_a_list_of_pages() -> None:
                 f"{folder / name}.md" for name in names.split() if not name.startswith(":") and not name.isdigit()
             }
     assert {page for page in PAGES if not page.startswith("reference/generated")} <= listed
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_formulas_are_text(page: str) -> None:
+    """A browser would fetch MathJax for others, and show their source where there is no network."""
+    assert not re.search(r"\$\$|\\frac|\{math\}|`math`", PAGES[page])
+    assert "dollarmath" not in (DOCS / "conf.py").read_text(encoding="utf-8")

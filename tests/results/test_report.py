@@ -191,6 +191,48 @@ def test_folders_of_0_1_have_a_report(product: str, pointing: list[str], tmp_pat
     assert told == done["white_flux"].tolist()
 
 
+def without_errors(out: Path) -> Path:
+    """Change a folder as if 0.1 had written it: no quality in its records, no variance and no light curves."""
+    for path in out.glob("*/*/*.json"):
+        record = json.loads(path.read_text())
+        if record["status"] == "done":
+            del record["quality"]
+            record["files"] = {kind: of for kind, of in record["files"].items() if kind not in ("flux", "error")}
+        path.write_text(json.dumps(record))
+    return out
+
+
+@pytest.mark.parametrize("noise", [4.0, 30.0])
+def test_planted_noise_is_listed_where_errors_are_not_known(noise: float, tmp_path: Path) -> None:
+    out = without_errors(write(tmp_path / "out", clean(12) | {(7, 3): Made(noise=noise)}))
+    page = page_of(out, tmp_path / "page.html")
+    assert re.findall(r"data-at=\"\d+\">([^<]*)<", page) == ["planet 7 visit 3"]
+    assert "white light scatters by" in page
+
+
+def test_a_folder_without_errors_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    out = without_errors(write(tmp_path / "out", clean(2) | {(7, 3): Made(without=("FGS1",))}))
+    caplog.clear()
+    page_of(out, tmp_path / "page.html")
+    assert ["older version without errors" in record.message for record in caplog.records] == [True]
+
+
+@pytest.mark.parametrize(
+    ("steps", "told"),
+    [
+        ({"adc": "COMPLETE", "flat": "COMPLETE"}, "adc, flat"),
+        ({"adc": "COMPLETE", "flat": "SKIPPED", "interpolate": "SKIPPED"}, "adc; left out: flat, interpolate"),
+    ],
+)
+def test_steps_that_were_left_out_are_named_by_themselves(steps: dict[str, str], told: str, tmp_path: Path) -> None:
+    out = write(tmp_path / "out", clean(1))
+    for path in out.glob("*/*/*.json"):
+        record = json.loads(path.read_text())
+        record["provenance"]["steps"] = steps
+        path.write_text(json.dumps(record))
+    assert f"<dt>steps</dt><dd>{told}</dd>" in page_of(out, tmp_path / "page.html")
+
+
 def test_folders_that_were_continued_have_one_report_of_all(finished: Path, source: Path, tmp_path: Path) -> None:
     one = shutil.copytree(finished, tmp_path / "one")
     shutil.rmtree(one / "17")

@@ -78,12 +78,25 @@ def test_what_is_far_from_the_set_is_found(number: str, value: float) -> None:
 
 def test_every_check_is_tried_above() -> None:
     tried = test_what_is_far_from_the_set_is_found.pytestmark[0].args[1]
-    assert {number for number, _ in tried} == {check.number for check in CHECKS}
+    assert {number for number, _ in tried} == {check.number for check in CHECKS} - {"scatter_ppm"}
 
 
 @pytest.mark.parametrize("changes", [{"excess": 0.2}, {"nan_columns": 1.0}, {"trace_flags": 0.0}, {"excess": NOTHING}])
 def test_what_is_better_or_hardly_different_or_not_known_is_not(changes: dict[str, float]) -> None:
     assert unusual(a_set(**changes)) == {}
+
+
+@pytest.mark.parametrize("faint", [1.0, 0.05])
+def test_scatter_is_compared_where_errors_are_not_known(faint: float) -> None:
+    """As in folders of 0.1. A faint star scatters more, and photons explain it."""
+    unknown = {of.number: NOTHING for of in CHECKS if of.number.startswith("excess")}
+    items = {at: of | unknown for at, of in a_set().items()}
+    items[0] |= {"white_flux": 1e8 * faint, "scatter_ppm": 130.0 / math.sqrt(faint)}
+    assert unusual(items) == {}
+    items[0]["scatter_ppm"] *= 5.0
+    assert [reason.number for reason in unusual(items)[0]] == ["scatter_ppm"]
+    items[0]["excess"] = 1.5
+    assert unusual(items) == {}
 
 
 def test_few_observations_are_no_set() -> None:
