@@ -491,7 +491,8 @@ def _export(arguments: argparse.Namespace) -> int:
             arguments.product,
             lambda ended, total: show(ended, total=total),
         )
-    _say(f"{len(results)} observations in {', '.join(map(str, written[:4]))}{', ...' if len(written) > 4 else ''}")
+    count = f"{len(results)} observation{'s' * (len(results) != 1)}"
+    _say(f"{count} in {', '.join(map(str, written[:4]))}{', ...' if len(written) > 4 else ''}")
     return DONE
 
 
