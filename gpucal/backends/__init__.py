@@ -209,6 +209,8 @@ def _transposed(
 
 def load(name: str) -> Backend:
     """Load a backend of `PREFERENCE` by name; if it cannot run here, `BackendUnavailable` gives reason and mend."""
+    if not isinstance(name, str) or name not in PREFERENCE:
+        raise ConfigError(f"backend = {name!r}: must be one of {', '.join(PREFERENCE)}")
     backend: Backend = importlib.import_module(f"gpucal.backends.{name}_").connect()
     return backend
 

@@ -73,7 +73,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code.
     """
     words = sys.argv[1:] if argv is None else argv
-    arguments = parsed(words)
+    try:
+        arguments = parsed(words)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _reader_has_ended()
     arguments.command = shlex.join(["gpucal", *words])
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("gpucal: %(message)s"))
@@ -91,9 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except GpucalError as error:
         _say(traceback.format_exc().rstrip() if arguments.debug else f"gpucal: {error}", sys.stderr)
         return WRONG
-    except BrokenPipeError:  # the reading process has ended, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the rest of the buffer
-        return SIGNALLED + signal.SIGPIPE
+    except BrokenPipeError:
+        return _reader_has_ended()
     except KeyboardInterrupt:
         number = arguments.interrupts.came or signal.SIGINT
         _say(f"gpucal: ended by {signal.Signals(number).name}", sys.stderr)
@@ -491,7 +494,8 @@ def _export(arguments: argparse.Namespace) -> int:
             arguments.product,
             lambda ended, total: show(ended, total=total),
         )
-    _say(f"{len(results)} observations in {', '.join(map(str, written[:4]))}{', ...' if len(written) > 4 else ''}")
+    count = f"{len(results)} observation{'s' * (len(results) != 1)}"
+    _say(f"{count} in {', '.join(map(str, written[:4]))}{', ...' if len(written) > 4 else ''}")
     return DONE
 
 
@@ -550,6 +554,12 @@ _VERBS: Mapping[str, Callable[[argparse.Namespace], int]] = {
 
 # Verbs that read the results folder OUT.
 _READ_OUT = ("verify", "report", "export", "plot")
+
+
+def _reader_has_ended() -> int:
+    """Leave the rest of the output unwritten, as its reader has ended, which `head` does."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return SIGNALLED + signal.SIGPIPE
 
 
 def _say(line: str, stream: TextIO | None = None) -> None:

@@ -17,6 +17,7 @@ from gpucal.results.formats import FORMATS
 from gpucal.results.origin import is_inside
 from gpucal.results.reader import Results, complete
 from gpucal.results.stacks import Show, counted
+from gpucal.settings.arguments import path_of, require_kind
 from gpucal.settings.detectors import DETECTORS
 
 __all__ = ["FORMATS", "export", "write_fits"]
@@ -24,7 +25,7 @@ __all__ = ["FORMATS", "export", "write_fits"]
 
 def export(
     results: Results,
-    to: Path,
+    to: str | Path,
     format: str,
     product: str = "cubes",
     show: Show = lambda ended, total: None,
@@ -56,7 +57,7 @@ def export(
     ----------
     results : Results
         The results folder.
-    to : Path
+    to : str or Path
         The folder to write into; files of the same names are replaced. For zarr the store, which must not exist.
     format : {'npy', 'zarr', 'fits', 'parquet', 'ecsv', 'csv'}
         The format.
@@ -80,10 +81,13 @@ def export(
     MissingExtra
         If zarr is not installed.
     """
-    if product not in FORMATS:
+    require_kind("results", results, Results, "gpucal.open_results('calibrated')")
+    to = path_of("to", to)
+    if not isinstance(product, str) or product not in FORMATS:
         raise ConfigError(f"product = {product!r}: must be one of {', '.join(FORMATS)}")
-    if format not in FORMATS[product]:
-        others = " and ".join(other for other, formats in FORMATS.items() if format in formats)
+    if not isinstance(format, str) or format not in FORMATS[product]:
+        known = [*FORMATS.items()] if isinstance(format, str) else []
+        others = " and ".join(other for other, formats in known if format in formats)
         hint = f"; {others} can be {format} (--product {others})" if others else ""
         raise ConfigError(f"format = {format!r}: must be one of {', '.join(FORMATS[product])}{hint}")
     for item in [(key, detector) for key in complete(results) for detector in DETECTORS]:
@@ -91,10 +95,10 @@ def export(
             mend = "calibrate with --product cubes, or export with --product light-curves"
             raise OutputError(f"{results.path}: holds light curves and no cubes; {mend}")
     for home in {record.get("dataset") for record in results._records.values()}:
-        if home and is_inside(Path(to), [Path(home, part) for part in ("", *SPLITS)]):
+        if home and is_inside(to, [Path(home, part) for part in ("", *SPLITS)]):
             raise OutputError(f"{to}: is in the data set {home}; choose another folder")
     write: Callable[[Results, Path, Show], list[Path]] = resolve_name(FORMATS[product][format])
-    return write(results, Path(to), show)
+    return write(results, to, show)
 
 
 def write_fits(results: Results, to: Path, show: Show) -> list[Path]:

@@ -11,6 +11,7 @@ from gpucal.errors import OutputError
 from gpucal.results.history import history
 from gpucal.results.reader import ORDER, Results
 from gpucal.results.tables import attributes
+from gpucal.settings.arguments import path_of
 from gpucal.settings.detectors import DETECTORS, curve_name
 
 if TYPE_CHECKING:
@@ -46,8 +47,9 @@ def read_light_curves(path: str | Path) -> pd.DataFrame:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    path = path_of("path", path)
     try:
-        with Path(path).open("rb") as stream:
+        with path.open("rb") as stream:
             found = pq.read_table(stream)
     except (OSError, pa.ArrowException) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())

@@ -79,7 +79,7 @@ class CalibratedObservation(Mapping[str, Calibrated]):
         return len(DETECTORS)
 
     def __contains__(self, detector: object) -> bool:
-        return detector in DETECTORS
+        return isinstance(detector, str) and detector in DETECTORS
 
     def plot(self, figure: FigureBase | None = None) -> dict[str, dict[str, Axes]]:
         """Draw the observation, see `gpucal.Results.plot`.

@@ -414,13 +414,13 @@ class Results:
         title = f"planet {found[0]} visit {found[1]}"
         return draw(figure_of(figure, 12.0), title, curves)
 
-    def white_light(self, key: tuple[int, int]) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    def white_light(self, key: int | tuple[int, int]) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
         """Sum the light curves of one complete observation over wavelength.
 
         Parameters
         ----------
-        key : tuple of int
-            Planet and visit.
+        key : int or tuple of int
+            Planet, which is its first complete visit, or planet and visit.
 
         Returns
         -------
@@ -480,7 +480,7 @@ class Results:
             numbers["flags"] = count_flags(self._read((key[0], key[1]), name, "dq"))
         return numbers
 
-    def _curves(self, key: tuple[int, int], detector: str) -> Curves:
+    def _curves(self, key: int | tuple[int, int], detector: str) -> Curves:
         """Read what is drawn of an item."""
         record, axes = self._record(key, detector), self.axes(key, detector)
         if "signal" in record["files"]:
@@ -491,7 +491,7 @@ class Results:
         return Curves(cropped, axes["time"], flux, error, axes.get("wavelength"), dq)
 
     def _curves_and_errors(
-        self, key: tuple[int, int], detector: str
+        self, key: int | tuple[int, int], detector: str
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Read an item's light curve with its errors, NaN where they are not stored."""
         if self._record(key, detector)["files"].keys() & {"error", "variance"}:
@@ -500,7 +500,7 @@ class Results:
         flux = self.light_curve(key, detector)
         return flux, np.full_like(flux, np.nan)
 
-    def _curve_names(self, key: tuple[int, int]) -> list[str]:
+    def _curve_names(self, key: int | tuple[int, int]) -> list[str]:
         """Name the light curves of an observation as the competition does."""
         names: list[str] = []
         for name in ORDER:
@@ -510,7 +510,7 @@ class Results:
             names += [curve_name(name, column) for column in columns]
         return names
 
-    def _wavelengths(self, key: tuple[int, int], detector: str) -> NDArray[np.float64]:
+    def _wavelengths(self, key: int | tuple[int, int], detector: str) -> NDArray[np.float64]:
         """Read the wavelength of each light curve of an item, NaN where it is not known."""
         um = self.axes(key, detector).get("wavelength")
         return np.full(self.light_curve(key, detector).shape[1], np.nan) if um is None else um
@@ -561,13 +561,13 @@ class Results:
         """
         return ResultArray(self, detector, "dq").load()
 
-    def calibrated(self, key: tuple[int, int], detector: str) -> Calibrated:
+    def calibrated(self, key: int | tuple[int, int], detector: str) -> Calibrated:
         """Read one item of a complete observation as a `Calibrated`, as `gpucal.calibrate` returns it.
 
         Parameters
         ----------
-        key : tuple of int
-            Planet and visit.
+        key : int or tuple of int
+            Planet, which is its first complete visit, or planet and visit.
         detector : str
             The detector's name.
 
@@ -590,7 +590,7 @@ class Results:
         >>> res.calibrated((20955726, 0), "FGS1").signal.dtype
         dtype('float32')
         """
-        key, record = _key(key), self._record(key, detector)
+        key, record = self._key(key), self._record(key, detector)
         history, files, axes = record["provenance"], record["files"], self.axes(key, detector)
         stored = {
             kind: partial(self._read, key, detector, kind) for kind in ("variance", "readvariance") if kind in files
@@ -674,13 +674,13 @@ class Results:
         both = stacked(self.path, curves, len(self))
         return LightCurve(both[:, 0], both[:, 1])
 
-    def light_curves_of(self, key: tuple[int, int], **choices: Unpack[Choices]) -> NDArray[np.float64]:
+    def light_curves_of(self, key: int | tuple[int, int], **choices: Unpack[Choices]) -> NDArray[np.float64]:
         """Sum one complete observation over its usable spatial pixels, or read its light curves if they were stored.
 
         Parameters
         ----------
-        key : tuple of int
-            Planet and visit.
+        key : int or tuple of int
+            Planet, which is its first complete visit, or planet and visit.
         **choices
             As for `light_curves`.
 
@@ -702,13 +702,13 @@ class Results:
         """
         return self._joined(self.light_curve(key, name, **choices) for name in ORDER)
 
-    def light_curves_with_errors_of(self, key: tuple[int, int], **choices: Unpack[Choices]) -> LightCurve:
+    def light_curves_with_errors_of(self, key: int | tuple[int, int], **choices: Unpack[Choices]) -> LightCurve:
         """Sum one complete observation as `light_curves_of` does, with errors.
 
         Parameters
         ----------
-        key : tuple of int
-            Planet and visit.
+        key : int or tuple of int
+            Planet, which is its first complete visit, or planet and visit.
         **choices
             As for `light_curves`.
 
@@ -732,13 +732,13 @@ class Results:
         curves = [self.light_curve_with_errors(key, name, **choices) for name in ORDER]
         return LightCurve(self._joined(c.flux for c in curves), self._joined(c.error for c in curves))
 
-    def light_curve(self, key: tuple[int, int], detector: str, **choices: Unpack[Choices]) -> NDArray[np.float64]:
+    def light_curve(self, key: int | tuple[int, int], detector: str, **choices: Unpack[Choices]) -> NDArray[np.float64]:
         """Sum one item over its usable pixels, or read its light curve if it was stored.
 
         Parameters
         ----------
-        key : tuple of int
-            Planet and visit.
+        key : int or tuple of int
+            Planet, which is its first complete visit, or planet and visit.
         detector : str
             The detector's name.
         **choices
@@ -766,13 +766,15 @@ class Results:
             return self._read(key, detector, "flux").astype(np.float64)
         return self.calibrated(key, detector).light_curve(**choices)
 
-    def light_curve_with_errors(self, key: tuple[int, int], detector: str, **choices: Unpack[Choices]) -> LightCurve:
+    def light_curve_with_errors(
+        self, key: int | tuple[int, int], detector: str, **choices: Unpack[Choices]
+    ) -> LightCurve:
         """Sum one item as `light_curve` does, with errors.
 
         Parameters
         ----------
-        key : tuple of int
-            Planet and visit.
+        key : int or tuple of int
+            Planet, which is its first complete visit, or planet and visit.
         detector : str
             The detector's name.
         **choices
@@ -801,13 +803,13 @@ class Results:
             return self._stored_curves(key, detector)
         return self.calibrated(key, detector).light_curve_with_errors(**choices)
 
-    def axes(self, key: tuple[int, int], detector: str) -> dict[str, NDArray[np.float64]]:
+    def axes(self, key: int | tuple[int, int], detector: str) -> dict[str, NDArray[np.float64]]:
         """Read one item's axes.
 
         Parameters
         ----------
-        key : tuple of int
-            Planet and visit.
+        key : int or tuple of int
+            Planet, which is its first complete visit, or planet and visit.
         detector : str
             The detector's name.
 
@@ -833,13 +835,13 @@ class Results:
         files = self._record(key, detector)["files"]
         return {name: self._read(key, detector, name) for name in ("time", "wavelength") if name in files}
 
-    def time_bounds(self, key: tuple[int, int], detector: str) -> NDArray[np.float64] | None:
+    def time_bounds(self, key: int | tuple[int, int], detector: str) -> NDArray[np.float64] | None:
         """Read the times of the first and the last read of each bin of one item.
 
         Parameters
         ----------
-        key : tuple of int
-            Planet and visit.
+        key : int or tuple of int
+            Planet, which is its first complete visit, or planet and visit.
         detector : str
             The detector's name.
 
@@ -857,7 +859,7 @@ class Results:
         """
         return self._read(key, detector, "bounds") if "bounds" in self._record(key, detector)["files"] else None
 
-    def _rejections(self, key: tuple[int, int], detector: str) -> Rejected:
+    def _rejections(self, key: int | tuple[int, int], detector: str) -> Rejected:
         """Read which pairs were rejected; none where no cosmic rays were looked for."""
         record = self._record(key, detector)
         if "rejected" not in record["files"]:
@@ -865,7 +867,7 @@ class Results:
         width = Calibration.from_dict(record["provenance"]["settings"]).cropped(DETECTORS[detector]).width
         return Rejected.of_table(self._read(key, detector, "rejected"), width)
 
-    def _is_stored(self, key: tuple[int, int], detector: str, choices: Choices) -> bool:
+    def _is_stored(self, key: int | tuple[int, int], detector: str, choices: Choices) -> bool:
         """Tell whether the light curve asked for is stored; raises OutputError for choices where there is no cube."""
         files = self._record(key, detector)["files"]
         if choices and "signal" not in files:
@@ -873,7 +875,7 @@ class Results:
             raise OutputError(f"{self.path}: holds light curves as they were made; calibrate again to choose {which}")
         return "flux" in files and not choices
 
-    def _stored_curves(self, key: tuple[int, int], detector: str) -> LightCurve:
+    def _stored_curves(self, key: int | tuple[int, int], detector: str) -> LightCurve:
         flux, error = (self._read(key, detector, kind).astype(np.float64) for kind in ("flux", "error"))
         return LightCurve(flux, error)
 
@@ -895,11 +897,18 @@ class Results:
             raise Unstackable(f"{self.path}: {' and '.join(ORDER)} have {bins} bins; give them equal ones")
         return np.concatenate(parts, axis=1)
 
-    def _record(self, key: tuple[int, int], detector: str) -> dict[str, Any]:
+    def _record(self, key: int | tuple[int, int], detector: str) -> dict[str, Any]:
         detector_of(detector)
-        if not self._knows(found := _key(key)):
+        if not self._knows(found := self._key(key)):
             self._refuse(key)
         return self._records[ItemId(*found, detector)]
+
+    def _key(self, key: int | tuple[int, int]) -> tuple[int, int]:
+        """Return planet and visit; a planet alone means its first complete visit."""
+        if isinstance(key, tuple):
+            return _key(key)
+        planet = as_id(key)
+        return next((known for known in self.ids if known[0] == planet), key)  # type: ignore[return-value]
 
     def _knows(self, key: object) -> bool:
         return isinstance(key, tuple) and all(isinstance(part, int) for part in key) and key in self._known
@@ -917,9 +926,9 @@ class Results:
         near = near_planets(planet, (known for known, _ in self.ids))
         return did_you_mean(near, "calibrate it first, or give one of its ids")
 
-    def _read(self, key: tuple[int, int], detector: str, kind: str, *, mapped: bool = False) -> NDArray[Any]:
+    def _read(self, key: int | tuple[int, int], detector: str, kind: str, *, mapped: bool = False) -> NDArray[Any]:
         """Read one array of a complete observation, or map its file into memory."""
-        key = _key(key)
+        key = self._key(key)
         files = self._record(key, detector)["files"]
         if kind not in files:
             raise OutputError(f"{self.path}: holds no {kind} of planet {key[0]} visit {key[1]}, but {', '.join(files)}")

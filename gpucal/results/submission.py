@@ -164,7 +164,9 @@ def _check_planets(given: Sequence[int], wanted: Sequence[int]) -> None:
     if twice := _twice(given):
         raise ConfigError(f"ids: planet {twice[0]} is there twice; give one row for a planet, all its visits together")
     if unknown := sorted(set(given) - set(wanted)):
-        hint = did_you_mean(near_planets(unknown[0], set(wanted) - set(given)), "leave it out")
+        hint = did_you_mean(
+            near_planets(unknown[0], set(wanted) - set(given)), f"leave {'it' if len(unknown) == 1 else 'them'} out"
+        )
         raise ConfigError(f"ids: {_named(unknown)} not in the sample{hint}")
     if lacking := sorted(set(wanted) - set(given)):
         raise ConfigError(f"ids: {_named(lacking)} in the sample, but missing here; give a row for each")

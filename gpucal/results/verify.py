@@ -17,6 +17,7 @@ from gpucal.results.other_folders import Found, gather, missing
 from gpucal.results.reader import DAMAGED, Results
 from gpucal.results.records import index_of, read_record, record_path, visit_folders
 from gpucal.results.writer import CONFIG, MANIFEST
+from gpucal.settings.arguments import path_of
 
 __all__ = ["verify"]
 
@@ -47,7 +48,7 @@ def verify(path: str | Path, show: Callable[[int, int], object] = lambda ended, 
     OutputError
         If the folder holds no results, or a file in it cannot be read.
     """
-    path = Path(path)
+    path = path_of("path", path)
     folders = list(visit_folders(path))
     items = [file for folder in folders for file in sorted(folder.glob("*.json"))]
     arrays = {file for folder in folders for file in folder.glob("*.npy")}

@@ -7,6 +7,7 @@ import logging
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -113,7 +114,8 @@ def shown(
 
 @contextmanager
 def _bar(total: int, unit: str) -> Iterator[Any]:
-    from tqdm.contrib.logging import logging_redirect_tqdm
+    with warnings.catch_warnings(action="ignore"):  # that of a notebook without ipywidgets: its bar is one of text
+        from tqdm.contrib.logging import logging_redirect_tqdm
 
     logger = logging.getLogger("gpucal")
     on_terminal = [handler for handler in logger.handlers if _is_terminal(handler)]

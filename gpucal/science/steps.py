@@ -93,6 +93,11 @@ def adc(raw: Array, gain: float, offset: float, *, clip_negatives: bool = False)
     -------
     array of float64, shape (frame, spatial, wavelength)
         Electrons.
+
+    Examples
+    --------
+    >>> gpucal.steps.adc(np.full((2, 1, 1), 100, np.uint16), gain=0.5, offset=-1000.0).ravel()
+    array([-800., -800.])
     """
     xp = namespace(raw)
     electrons = xp.asarray(raw, dtype=xp.float64) / gain + offset
@@ -117,6 +122,11 @@ def mask(electrons: Array, bad: Array) -> Array:
     -------
     array of float64, shape (frame, spatial, wavelength)
         Electrons, NaN at bad pixels.
+
+    Examples
+    --------
+    >>> gpucal.steps.mask(np.ones((2, 1, 2)), np.array([[False, True]])).ravel()
+    array([ 1., nan,  1., nan])
     """
     xp = namespace(electrons)
     return xp.where(bad[None, :, :], xp.full_like(electrons, xp.nan), electrons)
@@ -137,6 +147,11 @@ def linearity(electrons: Array, coefficients: Array) -> Array:
     -------
     array of float64, shape (frame, spatial, wavelength)
         Linearised electrons.
+
+    Examples
+    --------
+    >>> gpucal.steps.linearity(np.full((1, 1, 1), 2.0), np.array([0.0, 1.0, 0.5]).reshape(3, 1, 1)).ravel()
+    array([4.])
     """
     result = namespace(electrons).zeros_like(electrons) + coefficients[-1, ...]
     for power in range(coefficients.shape[0] - 2, -1, -1):
@@ -163,6 +178,12 @@ def dark(electrons: Array, dark_map: Array, integration_s: Array, dead: Array) -
     -------
     array of float64, shape (frame, spatial, wavelength)
         Electrons without dark current.
+
+    Examples
+    --------
+    >>> electrons, seconds = np.full((2, 1, 1), 10.0), np.array([0.1, 4.6])
+    >>> gpucal.steps.dark(electrons, np.array([[2.0]]), seconds, np.array([[False]])).ravel()
+    array([9.8, 0.8])
     """
     xp = namespace(electrons)
     used = xp.where(dead, xp.zeros_like(dark_map), dark_map)
@@ -187,6 +208,11 @@ def cds(electrons: Array) -> Array:
     ------
     ConfigError
         If the number of frames is odd.
+
+    Examples
+    --------
+    >>> gpucal.steps.cds(np.array([1.0, 5.0, 2.0, 8.0]).reshape(4, 1, 1)).ravel()
+    array([4., 6.])
     """
     if electrons.shape[0] % 2:
         raise ValueError(f"needs an even number of frames, got {electrons.shape[0]}")
@@ -210,6 +236,11 @@ def bin(pairs: Array, pairs_per_bin: int, *, reduce: str = "sum") -> Array:
     -------
     array of float64, shape (bin, spatial, wavelength)
         Electrons.
+
+    Examples
+    --------
+    >>> gpucal.steps.bin(np.array([1.0, 2.0, 3.0, 4.0]).reshape(4, 1, 1), 2).ravel()
+    array([3., 7.])
     """
     if reduce not in ("sum", "mean"):
         raise ValueError(f"reduce = {reduce!r}, must be sum or mean")
@@ -237,6 +268,11 @@ def flat(bins: Array, flat_map: Array, dead: Array) -> Array:
     -------
     array of float64, shape (bin, spatial, wavelength)
         Flat-fielded electrons.
+
+    Examples
+    --------
+    >>> gpucal.steps.flat(np.full((1, 1, 2), 6.0), np.array([[2.0, 3.0]]), np.zeros((1, 2), bool)).ravel()
+    array([3., 2.])
     """
     xp = namespace(bins)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -13,6 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from gpucal.errors import ConfigError
+from gpucal.settings.arguments import kind_of
+
 __all__ = ["DepthFit", "fit_depth"]
 
 
@@ -53,9 +56,22 @@ def fit_depth(flux: ArrayLike, error: ArrayLike, shape: ArrayLike) -> DepthFit:
     -------
     DepthFit
         Of each light curve; NaN if fewer than two bins can be used, or all of them have the same shape value.
+
+    Raises
+    ------
+    ConfigError
+        If an argument is not an array of numbers, or the shapes do not fit.
     """
-    values, sigma = np.asarray(flux, dtype=np.float64), np.asarray(error, dtype=np.float64)
-    template = np.asarray(shape, dtype=np.float64).reshape(-1, *[1] * (values.ndim - 1))
+    values, sigma, template = _numbers("flux", flux), _numbers("error", error), _numbers("shape", shape)
+    if not values.ndim or template.shape != values.shape[:1]:
+        raise ConfigError(
+            f"shape: has shape {template.shape}, expected {values.shape[:1] or '(time,)'}, a number a bin"
+        )
+    try:
+        sigma = np.broadcast_to(sigma, values.shape)
+    except ValueError as error_:
+        raise ConfigError(f"error: has shape {sigma.shape}, expected {values.shape}, that of flux") from error_
+    template = template.reshape(-1, *[1] * (values.ndim - 1))
     used = np.isfinite(values) & np.isfinite(sigma) & (sigma > 0.0)
     values = np.where(used, values, 0.0)
     weight = np.where(used, 1.0 / np.where(used, sigma, 1.0) ** 2, 0.0)
@@ -72,3 +88,10 @@ def fit_depth(flux: ArrayLike, error: ArrayLike, shape: ArrayLike) -> DepthFit:
         sigma_depth = np.sqrt((1.0 - depth * centre) ** 2 / spread + depth**2 / total) / np.abs(level)
         chi2 = (weight * (values - middle - slope * offset) ** 2).sum(axis=0)
     return DepthFit(depth, sigma_depth, level, chi2, used.sum(axis=0) - 2)
+
+
+def _numbers(name: str, given: object) -> NDArray[np.float64]:
+    try:
+        return np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{name}: is {kind_of(given)}, must be an array of numbers") from error

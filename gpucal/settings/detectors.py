@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from gpucal.errors import UnknownDetector
+from gpucal.errors import ConfigError, UnknownDetector
 from gpucal.hints import did_you_mean, near
 
 if TYPE_CHECKING:
@@ -141,7 +142,9 @@ def curve_name(detector: str, column: int | None) -> str:
     str
         Of a column that the competition leaves out, detector and column, such as ``AIRS-CH0_038``.
     """
-    first, crop = 1, DETECTORS[detector].crop
+    first, crop = 1, detector_of(detector).crop
+    if column is not None and (isinstance(column, bool) or not isinstance(column, Integral)):
+        raise ConfigError(f"column = {column!r}: must be an integer, or None for a photometer")
     for other in map(DETECTORS.__getitem__, ORDER[: ORDER.index(detector)]):
         first += 1 if other.photometer else other.width
     if column is None:

@@ -20,6 +20,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
+from numbers import Integral
 from pathlib import Path
 from types import MappingProxyType
 
@@ -31,7 +32,9 @@ from numpy.typing import NDArray
 from gpucal.errors import ConfigError, DatasetError, OutputError
 from gpucal.hints import did_you_mean, near_path
 from gpucal.inputs.calibration_files import read_frames, read_raw_frames
+from gpucal.inputs.dataset import SPLITS
 from gpucal.science.plan import hot_pixels
+from gpucal.settings.arguments import path_of, require_switches
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import DETECTORS, Detector
 from gpucal.synthetic import scene
@@ -151,15 +154,15 @@ class Truth:
 
 
 def synthesize(
-    out: Path,
+    out: str | Path,
     *,
     layout: str = "2024",
     planets: int = 1,
     frames: int | None = None,
     seed: int = 0,
-    calibration: Path | None = None,
+    calibration: str | Path | None = None,
     visits: int = 1,
-    splits: tuple[str, ...] = ("train",),
+    splits: Sequence[str] = ("train",),
     workers: int | None = None,
     progress: Callable[[str], object] | None = None,
     jitter: bool = False,
@@ -172,7 +175,7 @@ def synthesize(
 
     Parameters
     ----------
-    out : Path
+    out : str or Path
         The folder; must be empty or not exist.
     layout : {"2024", "2025"}
         The year's competition folder to write.
@@ -182,10 +185,10 @@ def synthesize(
         AIRS-CH0 frames, even; 11250 by default. FGS1 has 12 times as many.
     seed : int
         Seed of every draw.
-    calibration : Path, optional
+    calibration : str or Path, optional
         Competition folder or planet folder whose calibration files are copied instead of drawn.
-    splits : tuple of str
-        ``train``, ``test`` or both; only train has labels.
+    splits : sequence of str
+        ``train``, ``test`` or both, or the name of one; only train has labels.
     workers : int, optional
         Threads that draw; by default one per core.
     progress : callable, optional
@@ -203,8 +206,14 @@ def synthesize(
     ConfigError, OutputError, DatasetError
         For a setting that is not possible, a folder in use or not writable, and missing calibration files.
     """
+    out = path_of("out", out)
+    calibration = None if calibration is None else path_of("calibration", calibration)
     count = _AIRS.frames if frames is None else frames
     threads = (os.cpu_count() or 1) if workers is None else workers
+    splits = (splits,) if isinstance(splits, str) else splits
+    require_switches(jitter=jitter)
+    if progress is not None and not callable(progress):
+        raise ConfigError(f"progress = {progress!r}: must be a function of a line, such as print")
     _check(layout, planets, count, seed, visits, splits, threads)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"{out}: is not an empty folder; name a new one")
@@ -225,22 +234,24 @@ def _check(layout: str, planets: int, frames: int, seed: int, visits: int, split
     if unknown := [name for name in DETECTORS if name not in _FULL_WELL]:
         mend = "use real data, or add it to the tables in gpucal/synthetic"
         raise ConfigError(f"synthetic data: the brightness of {', '.join(unknown)} is not known; {mend}")
-    if layout not in ("2024", "2025"):
-        raise ConfigError(f"layout {layout!r} is unknown; use 2024 or 2025")
-    if frames < 2 or frames % 2:
-        raise ConfigError(f"frames = {frames}: reads come in pairs; use an even number of at least 2")
+    if not isinstance(layout, str) or layout not in ("2024", "2025"):
+        raise ConfigError(f"layout = {layout!r}: must be '2024' or '2025'")
     for name, value, least in (
+        ("frames", frames, 2),
         ("planets", planets, 1),
         ("visits", visits, 1),
         ("workers", workers, 1),
         ("seed", seed, 0),
     ):
-        if value < least:
-            raise ConfigError(f"{name} = {value}: must be {least} or more")
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+            raise ConfigError(f"{name} = {value!r}: must be an integer, {least} or more")
+    if frames % 2:
+        raise ConfigError(f"frames = {frames}: reads come in pairs; use an even number of at least 2")
     if visits > 1 and layout != "2025":
         raise ConfigError(f"visits={visits}: layout 2024 has one visit a planet; use layout 2025")
-    if not splits or len(set(splits)) < len(splits) or not {*splits} <= {"train", "test"}:
-        raise ConfigError(f"splits={','.join(splits)!r}: name train, test or both, once each")
+    named = [*splits] if isinstance(splits, Sequence) else []
+    if not named or any(named.count(one) > 1 or one not in SPLITS for one in named):
+        raise ConfigError(f"splits = {splits!r}: name train, test or both, once each")
 
 
 def _draw_ids(seed: int, count: int) -> list[int]:

@@ -285,9 +285,10 @@ def test_what_cannot_be_parsed_is_one_line_and_exit_2(case: str, capfd: pytest.C
     assert line.endswith(f"; see `gpucal{verb} --help`")
 
 
-def test_nobody_reads_what_it_prints(old: Made) -> None:
+@pytest.mark.parametrize("words", ["info {folder}", "--show-versions", "help settings"])
+def test_nobody_reads_what_it_prints(words: str, old: Made) -> None:
     """The pipe is closed before the last line, as `| head` does."""
-    command = [sys.executable, "-m", "gpucal", "info", str(old[0])]
+    command = [sys.executable, "-m", "gpucal", *words.format(folder=old[0]).split()]
     read, write = os.pipe()
     os.close(read)
     try:

@@ -324,3 +324,19 @@ def test_an_empty_folder_is_shown(made: Path, tmp_path: Path) -> None:
     assert len(res.table()) == 4
     with pytest.raises(OutputError, match="no observation is complete"):
         res.light_curve_table()
+
+
+def test_a_planet_is_its_first_visit_in_every_method(res: gpucal.Results) -> None:
+    first, key = res.ids[0][0], res.ids[0]
+    for planet in (first, str(first), np.int64(first)):
+        assert res.calibrated(planet, "FGS1").visit == key[1]
+        assert np.array_equal(res.light_curve(planet, "FGS1"), res.light_curve(key, "FGS1"))
+        for (time, flux), (expected_time, expected) in zip(
+            res.white_light(planet).values(), res.white_light(key).values(), strict=True
+        ):
+            assert np.array_equal(time, expected_time)
+            assert np.array_equal(flux, expected)
+        assert np.array_equal(res.light_curves_of(planet), res.light_curves_of(key))
+        assert res.axes(planet, "AIRS-CH0").keys() == res.axes(key, "AIRS-CH0").keys()
+    with pytest.raises(OutputError, match="no complete 99 in it"):
+        res.white_light(99)

@@ -92,6 +92,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "missing": ({"ids": IDS[:1], "rows": 1}, r"ids: 2 planets \(7, 4169614766\) are in the sample, but missing here; "),
     "one missing": ({"ids": IDS[:2], "rows": 2}, r"ids: planet 4169614766 is in the sample, but missing here; "),
     "unknown": ({"ids": [1103776, *IDS[1:]]}, r"ids: planet 1103776 is not in the sample; did you mean 1103775\?"),
+    "two": ({"ids": [98, 99, IDS[0]]}, r"ids: 2 planets \(98, 99\) are not in the sample; leave them out"),
     "far": ({"ids": [99, *IDS[1:]]}, "ids: planet 99 is not in the sample; leave it out"),
     "twice": ({"ids": [7, 7, 1103775]}, "ids: planet 7 is there twice; give one row for a planet"),
     "with visits": ({"ids": [(7, 0), (7, 1), (8, 0)]}, r"ids: \(7, 0\) is not a planet id .*one row for all visits"),

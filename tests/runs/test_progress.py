@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -130,6 +131,25 @@ def test_a_notebook_has_a_bar(
     with shown(2, "planet", how) as show:
         show(1)
     assert ("1/2" in capfd.readouterr().err) is expected
+
+
+_NOTEBOOK = """
+import subprocess
+import sys
+from types import ModuleType
+kernel, shell = ModuleType("IPython"), type("ZMQInteractiveShell", (), {"config": {"IPKernelApp": {}}})()
+kernel.get_ipython = lambda: shell
+sys.modules |= {"IPython": kernel, "ipykernel.zmqshell": kernel, "ipywidgets": None}
+from gpucal.runs.progress import shown
+with shown(2, "planet", "auto") as show:
+    show(2)
+"""
+
+
+def test_a_notebook_without_ipywidgets_is_not_told_to_install_them() -> None:
+    """tqdm warns of it when a part of it is imported that gpucal needs for its log."""
+    run = subprocess.run([sys.executable, "-W", "always", "-c", _NOTEBOOK], capture_output=True, text=True)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import re
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from inspect import isfunction
 from io import StringIO
-from itertools import product
+from itertools import count, product
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -17,8 +22,18 @@ from conftest import CONFIG, Made
 from matplotlib.figure import Figure
 
 import gpucal
+import gpucal.backends
 from gpucal import Calibration, GpucalError
-from gpucal.errors import ConfigError, DatasetError, IntegrationWarning, UnknownDetector
+from gpucal.errors import ConfigError, DatasetError, IntegrationWarning, OutputError, UnknownDetector
+from gpucal.results.export import export
+from gpucal.results.light_curve_table import read_light_curves
+from gpucal.results.verify import verify
+from gpucal.science.transit import fit_depth
+from gpucal.settings.detectors import curve_name, detector_of
+from gpucal.settings.ids import as_id, ids_in, why_no_id
+from gpucal.synthetic.competition import synthesize
+
+API = Path(__file__).parents[2] / "docs" / "reference" / "api.md"
 
 WRONG: dict[str, Any] = {
     "a number": 5,
@@ -68,6 +83,19 @@ def calls(old: Path, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[s
     choices = {"weights": "plain", "rows": (8, 24), "background_rows": [(0, 4)]}
     choices |= {"background": "constant"}
     sample = old.parent / "sample.csv"
+    new = partial(next, (folder.parent / f"new{n}" for n in count()))  # a folder that does not exist yet
+
+    def made(**given: Any) -> None:
+        with suppress(OutputError):  # that the folder is in use, which is said after all arguments were judged
+            synthesize(**given)
+
+    def exported(to: object = None, **given: Any) -> object:
+        return export(to=new() if to is None else to, **given)
+
+    curve, shape = np.ones((3, 2)), np.array([0, 1, 0])
+    exports = {"results": results, "to": new(), "format": "csv", "product": "light-curves"}
+    parquet = export(results, new(), "parquet", "light-curves")[0]
+    synthetic = {"layout": "2025", "planets": 1, "frames": 2, "seed": 0, "calibration": None, "visits": 1}
     return {
         "calibrate": (gpucal.calibrate, {"obs": obs, "detector": "FGS1", "config": None, **how}),
         "stream": (
@@ -135,6 +163,23 @@ def calls(old: Path, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[s
         "Results.white_light": (results.white_light, {"key": (17, 0)}),
         "Results.light_curves_of": (results.light_curves_of, {"key": (17, 0)}),
         "Results.light_curves_with_errors_of": (results.light_curves_with_errors_of, {"key": (17, 0)}),
+        "CalibratedObservation[]": (lambda detector: results[17][detector], {"detector": "FGS1"}),
+        "in CalibratedObservation": (lambda detector: detector in results[17], {"detector": "FGS1"}),
+        "synthesize": (
+            made,
+            {"out": folder, **synthetic, "splits": "test", "workers": 1, "progress": None, "jitter": 0},
+        ),
+        "export": (exported, exports),
+        "verify": (lambda path: [*verify(path)], {"path": folder}),
+        "read_light_curves": (read_light_curves, {"path": parquet}),
+        "fit_depth": (fit_depth, {"flux": curve, "error": curve, "shape": shape}),
+        "backends.choose": (gpucal.backends.choose, {"name": "numpy"}),
+        "backends.load": (gpucal.backends.load, {"name": "numpy"}),
+        "detectors.curve_name": (curve_name, {"detector": "AIRS-CH0", "column": 40}),
+        "detectors.detector_of": (detector_of, {"detector": "FGS1"}),
+        "ids.as_id": (as_id, {"value": 17}),
+        "ids.ids_in": (ids_in, {"values": [17]}),
+        "ids.why_no_id": (why_no_id, {"value": 17}),
     }
 
 
@@ -170,6 +215,9 @@ NAMES = [
         "Results.light_curves_of",
     ),
     "Results.light_curves_with_errors_of",
+    *("CalibratedObservation[]", "in CalibratedObservation"),
+    *("synthesize", "export", "verify", "read_light_curves", "fit_depth", "backends.choose", "backends.load"),
+    *("detectors.curve_name", "detectors.detector_of", "ids.as_id", "ids.ids_in", "ids.why_no_id"),
 ]
 
 
@@ -217,8 +265,9 @@ def test_a_wrong_type_gets_one_line(
 
 def test_every_call_is_tried(known: dict[str, Any]) -> None:
     assert [*known] == NAMES
-    functions = {name for name in gpucal.__all__ if inspect.isfunction(getattr(gpucal, name))}
-    assert functions <= {*NAMES}
+    named = [resolve_name(name) for name in re.findall(r"^   (gpucal\.\S+)$", API.read_text(), re.M)]
+    functions = {one.__name__ for one in [*named, *map(partial(getattr, gpucal), gpucal.__all__)] if isfunction(one)}
+    assert {"calibrate", "synthesize", "export"} <= functions <= {*NAMES}
     assert gpucal.steps.STEPS.keys() == STEPS.keys()
     for cls in (gpucal.Dataset, gpucal.Observation, gpucal.Results, gpucal.Calibrated, gpucal.Calibration):
         for name, method in inspect.getmembers(cls, callable):

@@ -40,6 +40,7 @@ def public() -> Iterator[tuple[str, object]]:
             yield from methods(thing)
     yield "CalibratedObservation", CalibratedObservation
     yield from methods(CalibratedObservation)
+    yield from ((f"steps.{name}", getattr(gpucal.steps, name)) for name in gpucal.steps.STEPS)
 
 
 def methods(owner: type) -> Iterator[tuple[str, object]]:
