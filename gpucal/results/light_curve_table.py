@@ -42,7 +42,7 @@ def read_light_curves(path: str | Path) -> pd.DataFrame:
     Raises
     ------
     OutputError
-        If the file is missing or cannot be read.
+        If the file is missing, cannot be read, or holds something else.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -57,6 +57,8 @@ def read_light_curves(path: str | Path) -> pd.DataFrame:
             f"{path}: cannot be read ({reason}); give a light-curves.parquet that gpucal wrote"
         ) from error
     found = found.rename_columns(new_names(found.column_names))
+    if found.column_names[:_KEYS] != ["planet_id", "visit", "bin", "time"]:
+        raise OutputError(f"{path}: is no table of light curves; give a light-curves.parquet that gpucal wrote")
     names = [name for name in found.column_names[_KEYS:] if not name.endswith("_error")]
     about = (found.schema.field(name).metadata or {} for name in names)
     um = [float(of.get(b"wavelength_um", "nan")) for of in about]

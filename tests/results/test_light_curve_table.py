@@ -96,9 +96,10 @@ def test_old_names_are_read(curves: Path, tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_table_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "x.parquet").write_bytes(b"x" * 20)
-    for name in ("x.parquet", "nothing.parquet"):
-        with pytest.raises(OutputError, match=r"cannot be read .*; give a light-curves\.parquet") as error:
-            read_light_curves(tmp_path / name)
+    pd.DataFrame({"planet_id": [1], "visit": [0], "status": ["done"]}).to_parquet(tmp_path / "other.parquet")
+    for name, problem in (("x", "cannot be read "), ("nothing", "cannot be read "), ("other", "is no table of ")):
+        with pytest.raises(OutputError, match=rf"{name}\.parquet: {problem}.*; give a light-curves\.parquet") as error:
+            read_light_curves(tmp_path / f"{name}.parquet")
         one_line(error.value)
 
 
