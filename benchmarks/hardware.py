@@ -19,6 +19,7 @@ import importlib
 import importlib.util
 import io
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -31,6 +32,7 @@ import time
 import xml.etree.ElementTree as ET
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -455,25 +457,60 @@ def steps(case: Case) -> Facts:
 
 
 def run_once(case: Case) -> Facts:
-    """Calibrate planets into a folder in this process, as GPUCAL_HARDWARE says, after one planet to warm up."""
+    """Calibrate planets into a folder as GPUCAL_HARDWARE says, in this process or in several that share a card."""
     import gpucal as package
 
     asked = json.loads(os.environ["GPUCAL_HARDWARE"])
-    dataset = package.open_dataset(case.data)
-    common = {"backend": asked["backend"], "workers": asked["cores"], "memory": asked.get("memory"), "progress": False}
-    out = case.scratch / f"out-{os.getpid()}"
-    package.run(dataset, out / "first", planets=dataset.planets[:1], **common)
-    wall, cpu = time.perf_counter(), time.process_time()
-    summary = package.run(dataset, out / "rest", **common)
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    out, count = case.scratch / f"out-{os.getpid()}", asked.get("processes", 1)
+    if count == 1:
+        done = [shard(case, out, asked, 1, 1, lambda: None)]
+    else:
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(count, spawn, meet_at, (spawn.Barrier(count, timeout=60),)) as pool:
+            jobs = [pool.submit(one_of_several, case, out, asked, number, count) for number in range(1, count + 1)]
+            done = [job.result() for job in jobs]
+    wall = max(one["end"] for one in done) - min(one["begin"] for one in done)
+    cpu = sum(one["cpu"] for one in done)
     digest = hashlib.sha256()
     for path in sorted((out / "rest").rglob("*.npy")):
         digest.update(path.relative_to(out).as_posix().encode() + path.read_bytes())
     shutil.rmtree(out)
-    assert not summary.failed, summary.failed
-    n = len(dataset)
-    stages = {stage: spent / n for stage, spent in summary.stages.items()}
+    n = len(package.open_dataset(case.data))
+    stages: dict[str, float] = defaultdict(float)
+    for one in done:
+        for stage, spent in one["stages"].items():
+            stages[stage] += spent / n
     return {"seconds": wall / n, "core_seconds": cpu / n, "stages": stages, "bits": digest.hexdigest()}
+
+
+def shard(case: Case, out: Path, asked: Facts, number: int, count: int, together: Callable[[], object]) -> Facts:
+    """Calibrate a share of the planets, after one planet to warm up; ``together`` waits for other processes."""
+    import gpucal as package
+
+    dataset = package.open_dataset(case.data)
+    common = {"backend": asked["backend"], "memory": asked.get("memory"), "progress": False}
+    common["workers"] = max(1, asked["cores"] // count)
+    package.run(dataset, out / f"first-{number}", planets=dataset.planets[:1], **common)
+    together()
+    begin, cpu = time.perf_counter(), time.process_time()
+    summary = package.run(dataset, out / "rest", shard=(number, count), **common)
+    end, cpu = time.perf_counter(), time.process_time() - cpu
+    assert not summary.failed, summary.failed
+    return {"begin": begin, "end": end, "cpu": cpu, "stages": dict(summary.stages)}
+
+
+def one_of_several(case: Case, out: Path, asked: Facts, number: int, count: int) -> Facts:
+    """Do the same in a process of a pool, whose processes `MEETING` brings together."""
+    with card(case.stand_in):
+        return shard(case, out, asked, number, count, MEETING[0].wait)
+
+
+MEETING: list[Any] = []
+
+
+def meet_at(barrier: Any) -> None:
+    """Let a process of a pool know where it waits for the others."""
+    MEETING.append(barrier)
 
 
 def end_to_end(case: Case) -> Facts:
@@ -489,19 +526,26 @@ def end_to_end(case: Case) -> Facts:
         for cores in (every, 2)
         for name in ("cupy", "numba")
     }
+    several: dict[str, Facts] = {
+        f"cupy, 4 cores, {count} processes": {"backend": "cupy", "cores": 4, "processes": count} for count in (2, 3)
+    }
     others["cupy, 4 cores, GPUCAL_PAGES=host"] = {"backend": "cupy", "cores": 4, "GPUCAL_PAGES": "host"}
     cold = {f"{way}, cold files": asked | {"cold": True} for way, asked in four.items()}
     rounds: dict[str, list[Facts]] = defaultdict(list)
     found: Facts = {}
-    for turn, ways in enumerate([four] if case.stand_in else [four] * case.rounds + [others, cold]):
+    for turn, ways in enumerate(
+        [four | several] if case.stand_in else [four] * case.rounds + [several, several, others, cold]
+    ):
         for way, asked in ways.items():
             if asked.get("cold") and not files_are_cold():
                 print(way, "left out: the page cache cannot be emptied here")
                 continue
             try:
-                rounds[way].append(child(case, "run_once", asked))
+                done = child(case, "run_once", asked)
             except RuntimeError as error:
                 print(way, error)
+            else:
+                rounds[way].append(done)
         if turn >= min(case.rounds, 2) or case.stand_in:
             found = {"end_to_end": summed(case, rounds)}
             case.keep("end_to_end", found)

@@ -1,8 +1,8 @@
 """One GPU: it takes blocks of pixels, whole or in pieces, on lanes that are idle.
 
-Each thread that bins uses a lane: a stream of its own, pinned host buffers for both directions, and the same buffers on
-the device. Two threads are two streams, so one's upload overlaps the other's kernel and download, and the host's work
-overlaps them all.
+A lane is a stream, pinned host buffers for both directions, and the same buffers on the device. Each thread that bins
+counts uses one; blocks of pages, which are whole files, use two. So one's upload overlaps the other's kernel and
+download, and the host's work overlaps them all.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property, partial
 from queue import Empty, SimpleQueue
+from threading import BoundedSemaphore
 from types import ModuleType
 from typing import Any
 
@@ -35,6 +36,9 @@ log = logging.getLogger(__name__)
 
 _OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation, which pinned allocations raise
 
+# Blocks of pages on the device at the same time, each as large as a file: one is uploaded while kernels run on another.
+_IN_FLIGHT = 2
+
 
 class Gpu:
     """One device, its kernels and its idle lanes."""
@@ -46,6 +50,7 @@ class Gpu:
         self._device = cupy.cuda.Device(number)
         self._idle: SimpleQueue[CountLane] = SimpleQueue()
         self._idle_for_pages: SimpleQueue[PageLane] = SimpleQueue()
+        self._room_for_pages = BoundedSemaphore(_IN_FLIGHT)
         with self._device:
             self._kernel = cupy.RawModule(code=source("calibrate"), options=()).get_function("calibrate")
         self.runs_on = _described(cupy, number)
@@ -245,7 +250,8 @@ class Gpu:
         """Run a block on a lane; return what `PageLane.run` does, and what is wrong with columns."""
         n = len(saturated)
         size = int(loaded.table.sizes[pixels].sum())
-        with self._typed(f"{size:,} bytes of pages, their compressed ones, and {8 * plan.n_bins * n:,} of result"):
+        need = f"{size:,} bytes of pages, their compressed ones, and {8 * plan.n_bins * n:,} of result"
+        with self._room_for_pages, self._typed(need):
             try:
                 lane = self._idle_for_pages.get_nowait()
             except Empty:

@@ -23,7 +23,7 @@ from gpucal.results.writer import Store
 from gpucal.runs.job import Job
 from gpucal.runs.watch import Watch
 from gpucal.science.quality import quality
-from gpucal.settings.detectors import DETECTORS
+from gpucal.settings.detectors import DETECTORS, ORDER
 from gpucal.settings.ids import ItemId
 
 __all__ = ["execute", "give_up", "relay"]
@@ -67,7 +67,8 @@ def relay(record: logging.LogRecord, process: str) -> None:
 
 
 def _items(job: Job, observations: Iterable[Observation]) -> Iterator[Item]:
-    detectors = [job.config.cropped(detector) for detector in DETECTORS.values()]
+    # FGS1 first: its few long pages keep a GPU busy longest, and those of AIRS-CH0 come beside them
+    detectors = [job.config.cropped(DETECTORS[name]) for name in ORDER]
     return (Item(obs, detector, job.config) for obs in observations for detector in detectors)
 
 

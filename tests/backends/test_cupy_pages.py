@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -88,6 +90,30 @@ def test_whatever_the_schedule() -> None:
     for seed in range(12):
         with standin.installed(seed):
             assert_right(binned(load("cupy"), loaded))
+
+
+def test_two_blocks_are_in_flight(device: standin.Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, loaded = load("cupy"), loaded_of(test_page_bins.as_file(COUNTS), ALL)
+    run, looking = cupy_pages.PageLane.run, threading.Condition()
+    busy, seen = [0], [0]
+
+    def counted(*block: Any) -> tuple[int, float]:
+        with looking:
+            busy[0] += 1
+            seen.append(busy[0])
+            looking.notify_all()
+            assert looking.wait_for(lambda: max(seen) >= 2, timeout=30)
+            looking.wait_for(lambda: max(seen) > 2, timeout=0.02)
+        found = run(*block)
+        with looking:
+            busy[0] -= 1
+        return found
+
+    monkeypatch.setattr(cupy_pages.PageLane, "run", counted)
+    with ThreadPoolExecutor(5) as pool:
+        for found in pool.map(lambda _: binned(backend, loaded), range(5)):
+            assert_right(found)
+    assert max(seen) == 2
 
 
 def bent(data: bytes, change: Any, column: int = 2) -> bytes:

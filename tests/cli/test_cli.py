@@ -23,6 +23,7 @@ import gpucal
 from gpucal import Calibration
 from gpucal.backends.versions import LIBRARIES
 from gpucal.cli.main import main
+from gpucal.settings.detectors import ORDER
 from gpucal.settings.table import SETTINGS
 from gpucal.synthetic.competition import synthesize
 
@@ -173,7 +174,7 @@ def test_a_planet_absent_from_the_adc_table_costs_both_detectors(
     edit(raw / ADC, "\n17,", "\n18,")
     assert main(["calibrate", str(raw), str(out), *FLAGS]) == 1
     lines = lines_of(capfd.readouterr().err)
-    assert [line.split(":")[1] for line in lines] == [f" planet 17 visit 0 {name}" for name in BINS]
+    assert [line.split(":")[1] for line in lines] == [f" planet 17 visit 0 {name}" for name in ORDER]
     assert all(line.endswith("planet is not in the ADC table; add it to train_adc_info.csv") for line in lines)
     assert gpucal.open_results(out).ids == [(23, 0)]
 

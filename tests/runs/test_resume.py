@@ -95,7 +95,7 @@ def test_a_write_that_fails_costs_its_item(
     plain, calls = os.fsync, []
 
     def fsync(file: int) -> None:
-        if str(Path(f"/proc/self/fd/{file}").readlink().name).startswith("17-0-AIRS-CH0.AIRS-CH0.dq.npy."):
+        if str(Path(f"/proc/self/fd/{file}").readlink().name).startswith("17-0-FGS1.FGS1.dq.npy."):
             calls.append(file)
             if len(calls) == 1 or lost:
                 raise OSError(number, os.strerror(number))
@@ -103,9 +103,9 @@ def test_a_write_that_fails_costs_its_item(
 
     monkeypatch.setattr(os, "fsync", fsync)
     summary = again(source, out, overwrite=True)
-    assert list(summary.failed) == ["planet 17 visit 0 AIRS-CH0"]
+    assert list(summary.failed) == ["planet 17 visit 0 FGS1"]
     (line,) = summary.failed.values()
-    assert line.startswith("planet 17 visit 0 AIRS-CH0: ")
+    assert line.startswith("planet 17 visit 0 FGS1: ")
     assert os.strerror(number) in line
     assert "\n" not in line
     if lost:
@@ -265,7 +265,7 @@ def test_an_item_that_memory_does_not_do_for_costs_itself(
     summary = again(source, tmp_path)
     assert summary.done == 3
     (line,) = summary.failed.values()
-    assert line.startswith("planet 17 visit 0 FGS1: ran out of memory; lower --workers")
+    assert line.startswith("planet 17 visit 0 AIRS-CH0: ran out of memory; lower --workers")
 
 
 def test_names_that_are_no_text_break_nothing(source: Path, tmp_path: Path) -> None:
