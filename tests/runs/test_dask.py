@@ -37,7 +37,7 @@ from gpucal.runs import cluster, dask, local
 from gpucal.runs.job import Job
 from gpucal.runs.watch import Watch
 from gpucal.settings.calibration import Calibration
-from gpucal.settings.detectors import DETECTORS
+from gpucal.settings.detectors import DETECTORS, ORDER
 
 CONFIG = Calibration(bins=BINS, integration="notebook")
 ITEMS = 2 * len(PLANETS)
@@ -284,7 +284,7 @@ def test_an_observation_that_kills_its_workers_costs_itself(many: Path, tmp_path
         started.worker("--preload", str(preload))
         dataset = gpucal.open_dataset(many)
         summary = gpucal.run(dataset, out, CONFIG, planets=range(100, 104), client=started.client)
-    where = [f"planet 101 visit 0 {name}" for name in BINS]
+    where = [f"planet 101 visit 0 {name}" for name in ORDER]
     assert (summary.done + summary.skipped, [*summary.failed], summary.left) == (6, where, 0)
     assert all("every worker that had it died" in line for line in summary.failed.values())
     failed = [record for record in records(out) if record["status"] == "failed"]
@@ -302,7 +302,7 @@ def test_what_is_not_made_again_has_failed(many: Path, tmp_path: Path) -> None:
         started.worker("--preload", str(preload))
         how: dict[str, Any] = {"planets": [101, 102], "client": started.client}
         summary = gpucal.run(dataset, out, CONFIG, overwrite=True, **how)
-        assert (summary.skipped, [*summary.failed]) == (0, [f"planet 101 visit 0 {name}" for name in BINS])
+        assert (summary.skipped, [*summary.failed]) == (0, [f"planet 101 visit 0 {name}" for name in ORDER])
         assert items_done(out) == 4  # what was there is kept
 
 

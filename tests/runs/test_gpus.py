@@ -187,7 +187,7 @@ def test_equal_failures_of_all_processes_are_one_line(
     assert main(["calibrate", str(raw), str(out)]) == 1
     first, *others, rest = capfd.readouterr().err.splitlines()
     assert len(others) == 4
-    assert re.match(r"gpucal: planet 10[01] visit 0 AIRS-CH0: ", first)  # the first of either process, as it comes
+    assert re.match(r"gpucal: planet 10[01] visit 0 FGS1: ", first)  # the first of either process, as it comes
     said = f"24 lines of this kind, all of them in {out}/gpucal.log; the first: {first.removeprefix('gpucal: ')}"
     assert rest == f"gpucal: {said}"
     log = (out / "gpucal.log").read_text()
