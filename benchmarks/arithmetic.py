@@ -70,7 +70,7 @@ class Case:
             backend.bin_counts(self.plan, pixels, self.counts[pixels], out[pixels])
 
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(work, pixel_blocks(self.plan, np.full(self.plan.n_pixels, 2 * self.frames), COUNT_BLOCK)))
+            list(pool.map(work, pixel_blocks(np.full(self.plan.n_pixels, 2 * self.frames), COUNT_BLOCK)))
         return out.T
 
 

@@ -308,7 +308,7 @@ def kernels(case: Case) -> Facts:
     for n_round in range(1 if case.stand_in else 6):
         for name, plan, loaded in items:
             out = np.full((plan.n_pixels, plan.n_bins), np.nan)
-            blocks = list(pixel_blocks(plan, loaded.table.sizes, backend.page_block, rows=True))
+            blocks = list(pixel_blocks(loaded.table.sizes, backend.page_block))
             for pixels in blocks:
                 _, pages = backend.bin_pages(plan, pixels, loaded, out[pixels])
                 if n_round == 0:
@@ -328,7 +328,7 @@ def kernels(case: Case) -> Facts:
             copies[name].append((int((pieces[:, 1] - pieces[:, 0]).sum()), seconds_of(cupy, stream, up, 3)))
             if n_round == 0:
                 right = np.empty_like(out)
-                for pixels in pixel_blocks(plan, loaded.table.sizes, 2**21):
+                for pixels in pixel_blocks(loaded.table.sizes, 2**21):
                     cpu.bin_pages(plan, pixels, loaded, right[pixels])
                 others = out.view(np.uint64) != right.view(np.uint64)
                 differ += int((others & ~(np.isnan(out) & np.isnan(right))).sum())
@@ -336,7 +336,7 @@ def kernels(case: Case) -> Facts:
         return {"kernels": {name: {"median_ms": None} for name in clocks}}
     # calibrate: decoded counts of one planet, which the device holds once per block.
     for name, plan, loaded in items[:2]:
-        blocks = list(pixel_blocks(plan, np.full(plan.n_pixels, 2 * plan.used_frames), 2**26))
+        blocks = list(pixel_blocks(np.full(plan.n_pixels, 2 * plan.used_frames), 2**26))
         counts = [next(iter(loaded.counts([pixels])))[1] for pixels in blocks]
         for _ in range(5):
             for pixels, some in zip(blocks, counts, strict=True):
@@ -399,7 +399,7 @@ def profiled(case: Case) -> Facts:
     assert backend.memory is not None
     for _, plan, loaded in loaded_planets(case, backend.memory, 1):
         out = np.empty((plan.n_pixels, plan.n_bins))
-        blocks = list(pixel_blocks(plan, loaded.table.sizes, backend.page_block, rows=True))
+        blocks = list(pixel_blocks(loaded.table.sizes, backend.page_block))
         cupy.cuda.runtime.profilerStart()
         for pixels in blocks[:2]:
             backend.bin_pages(plan, pixels, loaded, out[pixels])

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from gpucal.inputs.parquet.pages import page_table
 from gpucal.inputs.signal_file import Loaded, open_signal
 from gpucal.pipeline.calibrated import arrays_of
 from gpucal.pipeline.memory import PAGE_BLOCK
-from gpucal.pipeline.stream import _target, pixel_blocks
+from gpucal.pipeline.stream import pixel_blocks
 from gpucal.results.writer import Store
 from gpucal.science.plan import Plan, make_plan
 from gpucal.settings.calibration import Calibration
@@ -90,7 +91,7 @@ def for_a_gpu(plan: Plan, loaded: Loaded) -> dict[str, float]:
 
     Without a GPU it is the compiled function that refuses pages: the same ones.
     """
-    from gpucal.backends import _transposed
+    from gpucal.backends import Backend
     from gpucal.backends.cupy_buffers import constants_of
     from gpucal.backends.cupy_pages import PageBlock
     from gpucal.backends.pagewise import decode
@@ -100,8 +101,13 @@ def for_a_gpu(plan: Plan, loaded: Loaded) -> dict[str, float]:
 
     found, scratch = Counter[str](), decode.Scratch()
     sums, detector = np.zeros((plan.n_pixels, plan.n_bins)), plan.detector
-    cube = np.zeros((plan.n_bins, detector.width, detector.shape[0]), np.float32)
-    for pixels in pixel_blocks(plan, loaded.table.sizes, GPU_PAGES, rows=True):
+
+    def copied(plan: Plan, pixels: slice, source: object, out: NDArray[np.float64]) -> None:
+        np.copyto(out, sums[pixels])
+
+    destination = Backend("", "", copied).destination(device=False)
+    binned = np.zeros(sums.shape, np.float32)
+    for pixels in pixel_blocks(loaded.table.sizes, GPU_PAGES):
         start = time.thread_time()
         block = PageBlock.of(loaded, pixels)
         pieces, places = block.pieces()
@@ -125,12 +131,10 @@ def for_a_gpu(plan: Plan, loaded: Loaded) -> dict[str, float]:
             found[f"for a GPU: decompressed by pyarrow {when}"] += time.thread_time() - start
             found[f"for a GPU: pages decompressed {when}"] += len(others)
         start = time.thread_time()
-
-        def copied(plan: Plan, pixels: slice, source: object, out: NDArray[np.float64]) -> None:
-            np.copyto(out, sums[pixels])
-
-        _transposed(copied)(plan, pixels, None, _target(plan, pixels, cube))
+        destination.place_counts(plan, pixels, None, binned[pixels])
         found["for a GPU: sums put in place"] += time.thread_time() - start
+    arrange = partial(destination.arranged, binned, (detector.shape[0], detector.width))
+    found["for a GPU: sums put in place"] += timed(arrange)
     return dict(found)
 
 
@@ -169,7 +173,7 @@ def once(obs: package.Observation, detector: Detector, threads: int) -> dict[str
     found["read and table of pages"] = time.thread_time() - start
     content = memory.tobytes()
     found["of which table"] = timed(lambda: page_table(content, signal.footer, signal.columns, path))
-    stages, blocks = Stages(plan, loaded), list(pixel_blocks(plan, loaded.table.sizes, PAGE_BLOCK))
+    stages, blocks = Stages(plan, loaded), list(pixel_blocks(loaded.table.sizes, PAGE_BLOCK))
     for pixels in blocks:
         stages.block(pixels)
     found |= {**stages.seconds, "pages for pyarrow's codec": stages.left}

@@ -73,7 +73,7 @@ def by_gpucal(plan: Plan, loaded: Loaded, *, by_pages: bool) -> None:
     assert bin_pages is not None
     by_pages = by_pages and not loaded.table.unfit
     sizes = loaded.table.sizes if by_pages else np.full(plan.n_pixels, 2 * loaded.table.n_rows)
-    blocks = iter(list(pixel_blocks(plan, sizes, PAGE_BLOCK if by_pages else COUNT_BLOCK)))
+    blocks = iter(list(pixel_blocks(sizes, PAGE_BLOCK if by_pages else COUNT_BLOCK)))
 
     def work() -> None:
         if by_pages:

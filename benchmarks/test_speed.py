@@ -43,7 +43,7 @@ def test_decoding(benchmark: BenchmarkFixture, dataset: gpucal.Dataset, detector
     plan = gpucal.calibrate(obs, detector).plan
     loaded, bin_pages = signal.load(), load("numba").bin_pages
     sizes = loaded.table.sizes if way == "pages" else np.full(plan.n_pixels, 2 * signal.n_frames)
-    blocks = list(pixel_blocks(plan, sizes, PAGE_BLOCK if way == "pages" else COUNT_BLOCK))
+    blocks = list(pixel_blocks(sizes, PAGE_BLOCK if way == "pages" else COUNT_BLOCK))
     assert bin_pages is not None
     out = np.empty((plan.n_pixels, plan.n_bins))
 

@@ -104,9 +104,11 @@ class Destination:
     Parameters
     ----------
     allocate : callable
-        Makes an array for a result (time, wavelength, spatial), of a shape and dtype.
+        Makes an array (pixel, bin), of a shape and dtype.
     place_counts, place_pages : callable
-        A backend's ``bin_counts`` and ``bin_pages``, but for what they fill: (bin, row, column), part of such an array.
+        A backend's ``bin_counts`` and ``bin_pages``, but for what they fill: pixels of such an array.
+    arranged : callable
+        Makes a result (time, wavelength, spatial) from such an array that is full, and the rows and columns there are.
     change : callable
         Calls a function on a result, in the memory where that is.
     page_block : int, optional
@@ -118,6 +120,7 @@ class Destination:
     allocate: Callable[[tuple[int, ...], np.dtype[Any]], Array]
     place_counts: Callable[[Plan, slice, NDArray[np.uint16], Array], NDArray[np.bool_]]
     place_pages: Callable[[Plan, slice, Loaded, Array], tuple[NDArray[np.bool_], Pages]] | None
+    arranged: Callable[[Array, tuple[int, int]], Array]
     change: Callable[[Array, Callable[[Array], None]], None]
     page_block: int | None
     memory: Callable[[int], NDArray[np.uint8]]
@@ -167,9 +170,9 @@ class Backend:
         import numpy as np
 
         if not device:
-            bin_pages = None if self.bin_pages is None else _transposed(self.bin_pages)
+            pages = None if self.bin_pages is None else _rounded(self.bin_pages)
             memory = self.memory or _memory
-            return Destination(np.empty, _transposed(self.bin_counts), bin_pages, _change, self.page_block, memory)
+            return Destination(np.empty, _rounded(self.bin_counts), pages, _arranged, _change, self.page_block, memory)
         if self.on_device is None:
             raise BackendUnavailable(
                 f"device=True: backend {self.name!r} leaves no result on a device; use device=False"
@@ -191,20 +194,29 @@ Source = TypeVar("Source")
 Result = TypeVar("Result")
 
 
-def _transposed(
+def _rounded(
     bin_block: Callable[[Plan, slice, Source, NDArray[np.float64]], Result],
-) -> Callable[[Plan, slice, Source, Array], Result]:
-    """Have a backend's function fill (bin, row, column) of any type, instead of (pixel, bin) of float64."""
+) -> Callable[[Plan, slice, Source, NDArray[Any]], Result]:
+    """Have a backend's function fill an array of any type, instead of float64."""
     import numpy as np
 
-    def bin_into(plan: Plan, pixels: slice, source: Source, target: Array) -> Result:
-        binned = np.empty((pixels.stop - pixels.start, plan.n_bins))
+    def bin_into(plan: Plan, pixels: slice, source: Source, out: NDArray[Any]) -> Result:
+        if out.dtype == np.float64:
+            return bin_block(plan, pixels, source, out)
+        binned = np.empty(out.shape)
         result = bin_block(plan, pixels, source, binned)
         with np.errstate(over="ignore", invalid="ignore"):  # float64 outliers beyond float32's range
-            target[...] = binned.T.reshape(target.shape)
+            out[...] = binned
         return result
 
     return bin_into
+
+
+def _arranged(binned: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
+    import numpy as np
+
+    # At once: block by block, each value is a cache line of its own, and a planet takes 0.05 core-seconds more.
+    return np.ascontiguousarray(binned.reshape(*shape, -1).transpose(2, 1, 0))
 
 
 def load(name: str) -> Backend:

@@ -80,7 +80,7 @@ def _on_device(pages: bool) -> Destination:
         if pages:
             _require(gpu, _on_device_by_pages(gpu))
     bin_pages = gpu.bin_pages_into if pages else None
-    return Destination(gpu.allocate, gpu.bin_into, bin_pages, gpu.change, _PAGES, gpu.memory)
+    return Destination(gpu.allocate, gpu.bin_into, bin_pages, gpu.arranged, gpu.change, _PAGES, gpu.memory)
 
 
 def _gpu() -> Gpu:
@@ -164,9 +164,9 @@ def _there_and_back(
     """Have what leaves results on the device fill an array of the host."""
 
     def bin_block(plan: Plan, pixels: slice, source: Source, out: NDArray[np.float64]) -> Result:
-        target = gpu.allocate((plan.n_bins, 1, len(out)), np.dtype(np.float64))
-        result = place(plan, pixels, source, target)
-        gpu.change(target, lambda there: np.copyto(out, there.get()[:, 0].T))
+        there = gpu.allocate(out.shape, out.dtype)
+        result = place(plan, pixels, source, there)
+        gpu.change(there, lambda binned: np.copyto(out, binned.get()))
         return result
 
     return bin_block

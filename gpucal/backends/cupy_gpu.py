@@ -67,12 +67,12 @@ class Gpu:
 
         return self._counts_in_pieces(plan, pixels, counts, deliver)
 
-    def bin_into(self, plan: Plan, pixels: slice, counts: NDArray[np.uint16], target: Array) -> NDArray[np.bool_]:
-        """Leave the electrons on the device, in ``target`` (bin, row, column)."""
+    def bin_into(self, plan: Plan, pixels: slice, counts: NDArray[np.uint16], out: Array) -> NDArray[np.bool_]:
+        """Leave the electrons on the device, in ``out`` (pixel, bin)."""
 
         def deliver(part: slice, lane: CountLane) -> None:
             with lane.stream:
-                _spread(lane.out, target, part.start)
+                out[part] = lane.out
             lane.download(electrons=False)
             lane.stream.synchronize()
 
@@ -94,19 +94,17 @@ class Gpu:
 
         return self._pages_in_pieces(plan, pixels, loaded, deliver, again)
 
-    def bin_pages_into(
-        self, plan: Plan, pixels: slice, loaded: Loaded, target: Array
-    ) -> tuple[NDArray[np.bool_], Pages]:
-        """Leave the electrons on the device, in ``target`` (bin, row, column)."""
+    def bin_pages_into(self, plan: Plan, pixels: slice, loaded: Loaded, out: Array) -> tuple[NDArray[np.bool_], Pages]:
+        """Leave the electrons on the device, in ``out`` (pixel, bin)."""
 
         def deliver(part: slice, lane: PageLane) -> None:
             with lane.stream:
-                _spread(lane.out, target, part.start)
+                out[part] = lane.out
             lane.finish()
 
         def again(one: slice, counts: NDArray[np.uint16]) -> NDArray[np.bool_]:
-            y, x = divmod(one.start - pixels.start, target.shape[2])
-            return self.bin_into(plan, one, counts, target[:, y : y + 1, x : x + 1])
+            place = one.start - pixels.start
+            return self.bin_into(plan, one, counts, out[place : place + 1])
 
         return self._pages_in_pieces(plan, pixels, loaded, deliver, again)
 
@@ -148,6 +146,13 @@ class Gpu:
             need = f"{size:,} bytes of pinned memory"
             log.warning("%s: a file is uploaded more slowly, as there are no %s", self.runs_on, need)
             return np.empty(size, np.uint8)
+
+    def arranged(self, binned: Array, shape: tuple[int, int]) -> Array:
+        """Make a result (bin, column, row) of all pixels' bins, on their device."""
+        with self._typed(f"a result of {binned.nbytes:,} bytes"):
+            signal = self._cupy.ascontiguousarray(binned.reshape(*shape, -1).transpose(2, 1, 0))
+            self._device.synchronize()
+            return signal
 
     def change(self, signal: Array, how: Callable[[Array], None]) -> None:
         """Call ``how`` on a result, on its device."""
@@ -299,16 +304,6 @@ class Gpu:
         with self._device:
             self._cupy.get_default_memory_pool().free_all_blocks()
             self._cupy.get_default_pinned_memory_pool().free_all_blocks()
-
-
-def _spread(binned: Array, target: Array, at: int) -> None:
-    """Copy (pixel, bin), from the ``at``-th pixel of ``target`` on, to their places in (bin, row, column)."""
-    width, done = target.shape[2], 0
-    while done < len(binned):
-        y, x = divmod(at + done, width)
-        n = min(width - x, len(binned) - done)
-        target[:, y, x : x + n] = binned[done : done + n].T
-        done += n
 
 
 def _described(cupy: ModuleType, number: int) -> str:

@@ -7,6 +7,7 @@ from concurrent.futures import CancelledError
 from numbers import Integral
 from pathlib import Path
 from threading import Condition
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,7 @@ __all__ = [
     "THREAD",
     "Budget",
     "checked_memory",
+    "result_bytes",
     "usual_memory",
     "working_bytes",
 ]
@@ -56,6 +58,14 @@ THREAD = 4_000_000
 def usual_memory(backend: Backend) -> int:
     """Return the limit of the process's memory where none is given, bytes."""
     return DEFAULT_MEMORY if backend.on_device is None else DEVICE_MEMORY
+
+
+def result_bytes(values: int, dtype: np.dtype[Any], value_bytes: int) -> int:
+    """Return the bytes of a result of so many values, of which ``value_bytes`` become each until the next is asked for.
+
+    While sums are arranged as a cube, each value is there twice.
+    """
+    return values * max(2 * dtype.itemsize, value_bytes)
 
 
 def working_bytes(signal: Signal, threads: int, page_block: int | None = None, *, by_pages: bool) -> int:

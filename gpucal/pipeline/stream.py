@@ -32,7 +32,7 @@ from gpucal.inputs.counts import takes_pages
 from gpucal.inputs.dataset import Observation
 from gpucal.inputs.signal_file import Loaded, Signal, fingerprint_of, open_signal
 from gpucal.pipeline.calibrated import Calibrated
-from gpucal.pipeline.memory import COUNT_BLOCK, PAGE_BLOCK, Budget, usual_memory, working_bytes
+from gpucal.pipeline.memory import COUNT_BLOCK, PAGE_BLOCK, Budget, result_bytes, usual_memory, working_bytes
 from gpucal.pipeline.provenance import provenance
 from gpucal.science.corrections import CORRECTIONS
 from gpucal.science.cosmic_rays import NUMPY
@@ -137,7 +137,7 @@ class _Flight:
 
     opened: Opened
     plan: Plan
-    signal: NDArray[Any]
+    binned: Array
     saturated: NDArray[np.bool_]
     repairs: list[Repairs]
     memory: NDArray[np.uint8]
@@ -330,12 +330,12 @@ class Pipeline:
             return failed(opened.item, error)
 
     def _read(self, opened: Opened) -> _Flight:
-        item, signal, began = opened.item, opened.signal, time.perf_counter()
+        signal, began = opened.signal, time.perf_counter()
         plan = plan_of(opened)
         wants_pages = self._by_pages and not plan.cosmic_rays  # which are found in counts
         planned = time.perf_counter() - began
-        shape = (plan.n_bins, item.detector.width, item.detector.shape[0])
-        held = signal.size + int(np.prod(shape)) * self._value_bytes
+        shape = (plan.n_pixels, plan.n_bins)
+        held = signal.size + result_bytes(shape[0] * shape[1], self._dtype, self._value_bytes)
         page_block = self._destination.page_block
         reserved = held + working_bytes(signal, self._threads, page_block, by_pages=wants_pages)
         spare = self._budget.acquire(reserved, signal.path, self._check_alive, signal.size)
@@ -356,8 +356,7 @@ class Pipeline:
                 _ = loaded.metadata  # here, where no thread that bins waits for it
             out, saturated = self._destination.allocate(shape, self._dtype), np.zeros(plan.n_pixels, bool)
             sizes = loaded.table.sizes if by_pages else np.full(plan.n_pixels, 2 * signal.n_frames)
-            most, rows = (page_block or PAGE_BLOCK, page_block is not None) if by_pages else (COUNT_BLOCK, False)
-            blocks = iter(list(pixel_blocks(plan, sizes, most, rows=rows)))
+            blocks = iter(list(pixel_blocks(sizes, page_block or PAGE_BLOCK if by_pages else COUNT_BLOCK)))
         except BaseException:
             self._budget.release(reserved)
             raise
@@ -384,7 +383,7 @@ class Pipeline:
         start, total = time.perf_counter(), Pages()
         with _emptied(blocks):
             for pixels in blocks:
-                saturated[pixels], pages = place(plan, pixels, loaded, _target(plan, pixels, out))
+                saturated[pixels], pages = place(plan, pixels, loaded, out[pixels])
                 total += pages
         spent = time.perf_counter() - start
         return {"decode": total.seconds, "bin": spent - total.seconds}, total
@@ -405,7 +404,7 @@ class Pipeline:
         with _emptied(blocks):
             for pixels, counts, pages in self._own_counts(loaded, blocks) if own else _arrow_counts(loaded, blocks):
                 decoded = time.perf_counter()
-                saturated[pixels] = self._destination.place_counts(plan, pixels, counts, _target(plan, pixels, out))
+                saturated[pixels] = self._destination.place_counts(plan, pixels, counts, out[pixels])
                 if plan.cosmic_rays:
                     found.append(repairs(plan, pixels, counts, self._backend.search or NUMPY))
                 decoding, binning = decoding + decoded - start, binning + time.perf_counter() - decoded
@@ -439,7 +438,8 @@ class Pipeline:
             total += pages
         opened, plan = flight.opened, flight.plan
         obs, detector, config = opened.item.obs, opened.item.detector, opened.item.config
-        signal, dq = flight.signal, plan.dq.copy()
+        signal = self._destination.arranged(flight.binned, (detector.shape[0], detector.width))
+        dq = plan.dq.copy()
         dq[flight.saturated] |= np.uint8(DQ.SATURATED)
         dq = np.ascontiguousarray(dq.reshape(detector.shape[0], detector.width).T)
         rejected = Rejected.joined([one.rejected for one in flight.repairs])
@@ -470,33 +470,24 @@ class Pipeline:
         return Outcome(opened.item, cal, opened.inputs, seconds, total)
 
 
-def pixel_blocks(plan: Plan, sizes: NDArray[np.integer[Any]], most: int, *, rows: bool = False) -> Iterator[slice]:
-    """Cut the pixels into blocks of at most so many bytes, but of a pixel at least.
-
-    Each block stays inside one spatial row, or is some whole ones, so that its result is a slice of the output.
+def pixel_blocks(sizes: NDArray[np.integer[Any]], most: int) -> Iterator[slice]:
+    """Cut pixels into blocks of at most so many bytes, but of a pixel at least.
 
     Parameters
     ----------
-    plan : Plan
-        The arrays of the formula.
     sizes : ndarray of int, shape (pixel,)
         Bytes of each pixel.
     most : int
         Bytes of a block.
-    rows : bool
-        Whether a block may be of several rows.
 
     Yields
     ------
     slice
         The pixels of a block.
     """
-    width, ends = plan.detector.width, np.cumsum(sizes)
-    first = 0
-    while first < plan.n_pixels:
+    ends, first = np.cumsum(sizes), 0
+    while first < len(sizes):
         last = max(int(np.searchsorted(ends, ends[first] - sizes[first] + most, side="right")), first + 1)
-        row_end = first - first % width + width
-        last = last - last % width if rows and not first % width and last > row_end else min(last, row_end)
         yield slice(first, last)
         first = last
 
@@ -511,13 +502,6 @@ def _repaired(signal: Array, found: list[Repairs]) -> None:
     for one in found:
         for place, value in zip(one.rejected.places(signal.shape[1]), one.values.tolist(), strict=True):
             signal[place] = value
-
-
-def _target(plan: Plan, pixels: slice, out: NDArray[Any]) -> NDArray[Any]:
-    """Return the part of a result that a block of pixels fills, (bin, row, column)."""
-    width, n = plan.detector.width, pixels.stop - pixels.start
-    y, first = divmod(pixels.start, width)
-    return out.transpose(0, 2, 1)[:, y : y + -(-n // width), first : first + min(n, width)]
 
 
 @contextmanager

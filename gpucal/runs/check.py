@@ -24,7 +24,7 @@ from gpucal.inputs.calibration_files import calibration_paths
 from gpucal.inputs.dataset import Observation
 from gpucal.inputs.signal_file import ends_of
 from gpucal.pipeline.calibrate import stream
-from gpucal.pipeline.memory import Budget, usual_memory, working_bytes
+from gpucal.pipeline.memory import Budget, result_bytes, usual_memory, working_bytes
 from gpucal.pipeline.stream import Item, Opened, Outcome, bins_pages, open_items, plan_of, require_no_read
 from gpucal.results.records import is_finished, is_whole, item_of, record_path, records
 from gpucal.results.writer import Store
@@ -370,7 +370,7 @@ def _look_at_needs(
         working = working_bytes(
             one.signal, job.threads, destination.page_block, by_pages=by_pages and not plan.cosmic_rays
         )
-        reserved[name] = working + cube * job.value_bytes
+        reserved[name] = working + result_bytes(cube, np.dtype(job.dtype), job.value_bytes)
     for item in items:
         where, name = str(item.id), item.detector.name
         needed = sizes.get(item.id, 0) + reserved.get(name, 0)

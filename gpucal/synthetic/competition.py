@@ -243,8 +243,10 @@ def _check(layout: str, planets: int, frames: int, seed: int, visits: int, split
         ("workers", workers, 1),
         ("seed", seed, 0),
     ):
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        if isinstance(value, bool) or not isinstance(value, Integral):
             raise ConfigError(f"{name} = {value!r}: must be an integer, {least} or more")
+        if value < least:
+            raise ConfigError(f"{name} = {value}: must be {least} or more")
     if frames % 2:
         raise ConfigError(f"frames = {frames}: reads come in pairs; use an even number of at least 2")
     if visits > 1 and layout != "2025":

@@ -270,7 +270,7 @@ def compare_all(built: dict[str, Function], loaded: Loaded, plan: Plan) -> Count
     """Demand of a file what the compiled functions, pyarrow's codec and pyarrow's counts give; count the statuses."""
     counted: Counter[int] = Counter()
     table = loaded.table
-    for pixels in pixel_blocks(plan, table.sizes, 2**23):
+    for pixels in pixel_blocks(table.sizes, 2**23):
         first, last = (int(table.firsts[place]) for place in (pixels.start, pixels.stop))
         pages = table.pages[first:last].copy()
         pages[:, TO] -= pages[0, TO]

@@ -24,16 +24,17 @@ from paged import planned
 
 import gpucal
 from gpucal import Calibration
-from gpucal.backends import Backend, load, numpy_
+from gpucal.backends import Backend, Destination, load, numpy_
 from gpucal.errors import ConfigError, InputError
 from gpucal.inputs import signal_file
 from gpucal.pipeline import memory as budget
 from gpucal.pipeline import stream
 from gpucal.pipeline.stream import Item, Opened, Outcome, Pipeline, open_items, pixel_blocks
+from gpucal.science.plan import Plan
 
 CONFIG = Calibration(bins=BINS, integration="notebook")
 PLANETS = tuple(range(1, 8))
-OUTPUT = 4 * 32 * 32 * 8
+OUTPUT = 4 * 32 * 32 * 2 * 8  # twice, while sums are arranged
 FLOAT64 = np.dtype(np.float64)
 
 PATIENCE = 60.0
@@ -199,16 +200,19 @@ def test_memory_and_workers_do_not_change_a_bit(many: Path, workers: int, spare:
 
 def test_what_cannot_be_allocated_is_given_back(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the memory were not returned, the next items would wait for ever."""
-    plain, calls = np.empty, []
+    plain, calls = Backend.destination, []
 
-    def empty(shape: object, *how: object, **more: object) -> object:
-        if isinstance(shape, tuple) and len(shape) == 3:
+    def destination(backend: Backend, device: bool) -> Destination:
+        def allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
             calls.append(shape)
             if len(calls) <= 2:
                 raise MemoryError
-        return plain(shape, *how, **more)
+            return made.allocate(shape, dtype)
 
-    monkeypatch.setattr(stream.np, "empty", empty)
+        made = plain(backend, device)
+        return replace(made, allocate=allocate)
+
+    monkeypatch.setattr(Backend, "destination", destination)
     with opened(many) as pipeline:
         outcomes = list(pipeline.outcomes())
         assert pipeline._budget._used == 0
@@ -531,6 +535,7 @@ def test_reading_and_working_go_on_at_the_same_time(many: Path, monkeypatch: pyt
         return saturated
 
     monkeypatch.setattr(signal_file, "_read_into", reading)
+    monkeypatch.setattr(stream, "pixel_blocks", lambda sizes, most: map(slice, range(0, 1024, 32), range(32, 1056, 32)))
     outcomes = outcomes_of(many, threads=2, backend=Backend("two at a time", "threads", working))
     assert [type(outcome.result) for outcome in outcomes] == [gpucal.Calibrated] * len(PLANETS)
     assert done == [blocks] * len(PLANETS)
@@ -575,22 +580,34 @@ def test_a_failed_item_s_memory_is_free_when_its_threads_have_ended(own: Path, b
 # --------------------------------------------------------------------------------------------------- blocks of pixels
 
 
-@pytest.mark.parametrize("rows", [False, True])
 @pytest.mark.parametrize("most", [1, 30, 99, 100, 101, 250, 300, 499, 500, 10**9])
-def test_a_block_is_a_slice_of_the_output(most: int, rows: bool) -> None:
-    plan = planned(50, 64, 4)
-    plan = replace(plan, detector=replace(plan.detector, shape=(5, 10), crop=(0, 10)))
-    sizes = np.full(50, 10)
-    blocks = list(pixel_blocks(plan, sizes, most, rows=rows))
+def test_blocks_are_all_pixels_in_order(most: int) -> None:
+    blocks = list(pixel_blocks(np.full(50, 10), most))
     assert [pixel for block in blocks for pixel in range(block.start, block.stop)] == list(range(50))
-    out = np.zeros((plan.n_bins, 10, 5))
-    for block in blocks:
-        n = block.stop - block.start
-        assert 10 * n <= max(most, 10)
-        whole = block.start % 10 == 0 == n % 10
-        assert block.start // 10 == (block.stop - 1) // 10 or (rows and whole)
-        target = stream._target(plan, block, out)
-        target += np.arange(block.start, block.stop).reshape(target.shape[1:])
-    np.testing.assert_array_equal(out, np.broadcast_to(np.arange(50).reshape(5, 10).T, out.shape))
-    expected = {(300, True): 2, (250, True): 3, (10**9, True): 1, (100, True): 5, (10**9, False): 5, (1, True): 50}
-    assert len(blocks) == expected.get((most, rows), len(blocks))
+    assert all(10 * (block.stop - block.start) <= max(most, 10) for block in blocks)
+    expected = {1: 50, 99: 6, 100: 5, 101: 5, 250: 2, 300: 2, 499: 2, 500: 1, 10**9: 1}
+    assert len(blocks) == expected.get(most, len(blocks))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("most", [10, 70, 500])
+def test_every_sum_comes_to_its_place(most: int, dtype: str) -> None:
+    """Also where a block begins in the middle of a row, or is of several; other pixels are left alone."""
+    plan = planned(50, 64, 4)
+
+    def numbered(plan: Plan, pixels: slice, counts: np.ndarray, out: np.ndarray) -> np.ndarray:
+        out[:] = np.arange(pixels.start, pixels.stop)[:, None] + np.arange(plan.n_bins) / 256
+        return np.zeros(len(out), bool)
+
+    place = Backend("numbered", "tests", numbered).destination(device=False)
+    binned = place.allocate((50, plan.n_bins), np.dtype(dtype))
+    for block in pixel_blocks(np.full(50, 10), most):
+        binned[block.stop :] = -1.0
+        place.place_counts(plan, block, np.empty((0, 0), np.uint16), binned[block])
+        assert (binned[block.stop :] == -1.0).all()
+    signal = place.arranged(binned, (5, 10))
+    assert signal.shape == (plan.n_bins, 10, 5)
+    assert signal.dtype == dtype
+    assert signal.flags.c_contiguous
+    for bin_, column, row in np.ndindex(signal.shape):
+        assert signal[bin_, column, row] == 10 * row + column + bin_ / 256

@@ -72,7 +72,7 @@ def bin_loaded(
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], Pages]:
     """Bin a file's pages, block by block; return sums, which pixels are saturated, and the ways pages were decoded."""
     out, saturated = np.empty((plan.n_pixels, plan.n_bins)), np.empty(plan.n_pixels, bool)
-    blocks: Iterator[slice] = iter(list(pixel_blocks(plan, loaded.table.sizes, block)))
+    blocks: Iterator[slice] = iter(list(pixel_blocks(loaded.table.sizes, block)))
 
     def work() -> Pages:
         scratch, total = decode.Scratch(), Pages()
