@@ -52,7 +52,7 @@ def check_signals(counts: Counter[str], n: int) -> None:
     assert counts == {}
 
 
-@pytest.mark.parametrize("n", [300, pytest.param(3000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [300, pytest.param(1200, marks=pytest.mark.slow)])
 def test_signals(tmp_path: Path, n: int) -> None:
     check_signals(rounds("signals", [range(n // 2), range(n // 2, n)], tmp_path), n)
 
