@@ -677,7 +677,7 @@ PARTS = {
     "facts": Part(facts, 30, data=False),
     "parity": Part(parity, 40, data=False),
     "kernels": Part(kernels, 40),
-    "end_to_end": Part(end_to_end, 110),
+    "end_to_end": Part(end_to_end, 150),
     "tests": Part(tests, 90, data=False),
     "sanitizers": Part(sanitizers, 40, data=False),
     "stream": Part(streamed, 40),

@@ -1,8 +1,8 @@
 """One GPU: it takes blocks of pixels, whole or in pieces, on lanes that are idle.
 
 A lane is a stream, pinned host buffers for both directions, and the same buffers on the device. Each thread that bins
-counts uses one; blocks of pages, which are whole files, use two. So one's upload overlaps the other's kernel and
-download, and the host's work overlaps them all.
+counts uses one; blocks of pages, which are whole files of the usual size, use two. So one's upload overlaps the
+other's kernel and download, and the host's work overlaps them all.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ log = logging.getLogger(__name__)
 
 _OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation, which pinned allocations raise
 
-# Blocks of pages on the device at the same time, each as large as a file: one is uploaded while kernels run on another.
+# Blocks of pages on the device at the same time, each as large as a usual file: one is uploaded while kernels run on
+# another.
 _IN_FLIGHT = 2
 
 
@@ -127,7 +128,14 @@ class Gpu:
         return seconds
 
     def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        """Make an array on the device."""
+        """Make an array on the device; where there is no room, idle memory is freed first."""
+        try:
+            return self._allocated(shape, dtype)
+        except DeviceMemoryError:
+            self._free()
+        return self._allocated(shape, dtype)
+
+    def _allocated(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         with self._typed(f"a result of {int(np.prod(shape)) * dtype.itemsize:,} bytes"):
             array = self._cupy.empty(shape, dtype)
             # The pool reuses memory that another stream may still read, and lanes do not wait for other streams.
@@ -149,10 +157,12 @@ class Gpu:
 
     def arranged(self, binned: Array, shape: tuple[int, int]) -> Array:
         """Make a result (bin, column, row) of all pixels' bins, on their device."""
+        rows, width = shape
+        signal = self.allocate((binned.shape[1], width, rows), binned.dtype)
         with self._typed(f"a result of {binned.nbytes:,} bytes"):
-            signal = self._cupy.ascontiguousarray(binned.reshape(*shape, -1).transpose(2, 1, 0))
+            signal[...] = binned.reshape(rows, width, -1).transpose(2, 1, 0)
             self._device.synchronize()
-            return signal
+        return signal
 
     def change(self, signal: Array, how: Callable[[Array], None]) -> None:
         """Call ``how`` on a result, on its device."""

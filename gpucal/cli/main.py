@@ -75,7 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     try:
         arguments = parsed(words)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed, as a service may have it
+            sys.stdout.flush()
     except BrokenPipeError:
         return _reader_has_ended()
     arguments.command = shlex.join(["gpucal", *words])

@@ -61,9 +61,9 @@ def usual_memory(backend: Backend) -> int:
 
 
 def result_bytes(values: int, dtype: np.dtype[Any], value_bytes: int) -> int:
-    """Return the bytes of a result of so many values, of which ``value_bytes`` become each until the next is asked for.
+    """Return the bytes that a result of so many values needs: ``value_bytes`` each, once it is made.
 
-    While sums are arranged as a cube, each value is there twice.
+    Before, while its sums are arranged as a cube, each value is there twice.
     """
     return values * max(2 * dtype.itemsize, value_bytes)
 

@@ -3,9 +3,10 @@
     opening thread    opens the next items, by their footers and small files
     reader thread     takes an opened item, makes its plan and reads its whole file; waits while the budget is used up
     binning threads   take blocks of pixels from pages to bins; a thread that finds no block left begins the next item
-    caller's thread   receives finished items in order, and writes one while the threads work on the next
+    caller's thread   receives finished items in order, makes a cube of an item's sums, and writes it
 
-So the threads that bin, where the time goes, never pause, and all other work happens beside them.
+So the threads that bin, where the time goes, do nothing else, and all other work happens beside them. On a GPU, two of
+them have a block of pages at a time, and the others wait.
 """
 
 from __future__ import annotations
@@ -438,7 +439,9 @@ class Pipeline:
             total += pages
         opened, plan = flight.opened, flight.plan
         obs, detector, config = opened.item.obs, opened.item.detector, opened.item.config
+        start = time.perf_counter()
         signal = self._destination.arranged(flight.binned, (detector.shape[0], detector.width))
+        seconds["bin"] = seconds.get("bin", 0.0) + time.perf_counter() - start
         dq = plan.dq.copy()
         dq[flight.saturated] |= np.uint8(DQ.SATURATED)
         dq = np.ascontiguousarray(dq.reshape(detector.shape[0], detector.width).T)

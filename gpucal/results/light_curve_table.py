@@ -23,7 +23,8 @@ LIGHT_CURVES = ("light-curves.npy", "light-curves.errors.npy", "light-curves.ids
 """The files of all items that a run of 0.1 wrote; the items hold the same numbers."""
 
 # Columns before the light curves, and what two of them were called in 0.1.
-_KEYS, _RENAMED = 4, MappingProxyType({"planet": "planet_id", "time_h": "time"})
+_KEYS = ("planet_id", "visit", "bin", "time")
+_RENAMED = MappingProxyType({"planet": "planet_id", "time_h": "time"})
 
 
 def read_light_curves(path: str | Path) -> pd.DataFrame:
@@ -57,9 +58,9 @@ def read_light_curves(path: str | Path) -> pd.DataFrame:
             f"{path}: cannot be read ({reason}); give a light-curves.parquet that gpucal wrote"
         ) from error
     found = found.rename_columns(new_names(found.column_names))
-    if found.column_names[:_KEYS] != ["planet_id", "visit", "bin", "time"]:
+    if found.column_names[: len(_KEYS)] != [*_KEYS]:
         raise OutputError(f"{path}: is no table of light curves; give a light-curves.parquet that gpucal wrote")
-    names = [name for name in found.column_names[_KEYS:] if not name.endswith("_error")]
+    names = [name for name in found.column_names[len(_KEYS) :] if not name.endswith("_error")]
     about = (found.schema.field(name).metadata or {} for name in names)
     um = [float(of.get(b"wavelength_um", "nan")) for of in about]
     table: pd.DataFrame = found.replace_schema_metadata(None).to_pandas()

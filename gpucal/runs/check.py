@@ -29,7 +29,7 @@ from gpucal.pipeline.stream import Item, Opened, Outcome, bins_pages, open_items
 from gpucal.results.records import is_finished, is_whole, item_of, record_path, records
 from gpucal.results.writer import Store
 from gpucal.runs.folder import require_same_settings
-from gpucal.runs.job import Job
+from gpucal.runs.job import Job, items_of
 from gpucal.runs.request import Request, prepare
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import DETECTORS, ORDER, Detector
@@ -177,8 +177,7 @@ def check(
     job, observations = prepare(request)
     if out is not None:
         require_same_settings(Store(out), job, request.config)
-    detectors = [job.config.cropped(detector) for detector in DETECTORS.values()]
-    items = [Item(obs, detector, job.config) for obs in observations for detector in detectors]
+    items = [*items_of(job, observations)]
     preset = dataset.layout.preset
     found = Checked(str(dataset.path), dataset.layout.name, len(observations), len(items), preset, deep)
     then, now = Calibration.preset(preset).to_dict(), job.config.to_dict()

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from gpucal.inputs.dataset import Observation
 from gpucal.pipeline.calibrate import checked_threads
+from gpucal.pipeline.stream import Item
 from gpucal.settings.calibration import Calibration
+from gpucal.settings.detectors import DETECTORS, ORDER
 from gpucal.settings.table import BY_NOISE
 
-__all__ = ["Job"]
+__all__ = ["Job", "items_of"]
 
 
 @dataclass(frozen=True)
@@ -85,3 +89,12 @@ class Job:
         """Hash of the settings, which commit records hold."""
         identity = json.dumps([self.config.content_hash, self.dtype, self.product, self.variance])
         return hashlib.sha256(identity.encode()).hexdigest()
+
+
+def items_of(job: Job, observations: Iterable[Observation]) -> Iterator[Item]:
+    """Yield the items of observations in the order of a run.
+
+    FGS1 comes first: its few long pages keep a GPU busy longest, and those of AIRS-CH0 come beside them.
+    """
+    detectors = [job.config.cropped(DETECTORS[name]) for name in ORDER]
+    return (Item(obs, detector, job.config) for obs in observations for detector in detectors)

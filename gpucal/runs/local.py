@@ -6,7 +6,7 @@ import logging
 import shutil
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -20,10 +20,9 @@ from gpucal.pipeline.stream import Item, Opened, Outcome, Pipeline, failed, has_
 from gpucal.results.origin import home_of
 from gpucal.results.records import is_finished, is_whole, record_path
 from gpucal.results.writer import Store
-from gpucal.runs.job import Job
+from gpucal.runs.job import Job, items_of
 from gpucal.runs.watch import Watch
 from gpucal.science.quality import quality
-from gpucal.settings.detectors import DETECTORS, ORDER
 from gpucal.settings.ids import ItemId
 
 __all__ = ["execute", "give_up", "relay"]
@@ -46,7 +45,7 @@ def execute(job: Job, observations: Sequence[Observation], watch: Watch, store: 
     all.
     """
     watch.expect(len(observations))
-    _Work(job, watch, store, deque(_items(job, observations))).do()
+    _Work(job, watch, store, deque(items_of(job, observations))).do()
 
 
 def give_up(job: Job, observation: Observation, error: InputError, watch: Watch, store: Store, since: float) -> None:
@@ -55,7 +54,7 @@ def give_up(job: Job, observation: Observation, error: InputError, watch: Watch,
     ``since`` is the time at which the run began: an item finished later is one that it has done.
     """
     work = _Work(job, watch, store, deque())
-    for item in _items(job, [observation]):
+    for item in items_of(job, [observation]):
         work.give_up(item, error, since)
 
 
@@ -64,12 +63,6 @@ def relay(record: logging.LogRecord, process: str) -> None:
     if record.name != __name__:
         record.msg = f"{process}: {record.msg}"
     logging.getLogger(record.name).handle(record)
-
-
-def _items(job: Job, observations: Iterable[Observation]) -> Iterator[Item]:
-    # FGS1 first: its few long pages keep a GPU busy longest, and those of AIRS-CH0 come beside them
-    detectors = [job.config.cropped(DETECTORS[name]) for name in ORDER]
-    return (Item(obs, detector, job.config) for obs in observations for detector in detectors)
 
 
 @dataclass

@@ -114,7 +114,8 @@ def shown(
 
 @contextmanager
 def _bar(total: int, unit: str) -> Iterator[Any]:
-    with warnings.catch_warnings(action="ignore"):  # that of a notebook without ipywidgets: its bar is one of text
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress not found")  # without ipywidgets a bar is one of text
         from tqdm.contrib.logging import logging_redirect_tqdm
 
     logger = logging.getLogger("gpucal")

@@ -124,7 +124,7 @@ DETECTORS: Mapping[str, Detector] = MappingProxyType(
 )
 
 ORDER = tuple(sorted(DETECTORS, key=lambda name: not DETECTORS[name].photometer))
-"""Detectors in the order of the 283 light curves, side by side: photometers first."""
+"""Detectors in the order of the 283 light curves, side by side: photometers first. A run calibrates them so, too."""
 
 
 def curve_name(detector: str, column: int | None) -> str:
@@ -142,14 +142,14 @@ def curve_name(detector: str, column: int | None) -> str:
     str
         Of a column that the competition leaves out, detector and column, such as ``AIRS-CH0_038``.
     """
-    first, crop = 1, detector_of(detector).crop
+    first, one = 1, detector_of(detector)
     if column is not None and (isinstance(column, bool) or not isinstance(column, Integral)):
         raise ConfigError(f"column = {column!r}: must be an integer, or None for a photometer")
-    for other in map(DETECTORS.__getitem__, ORDER[: ORDER.index(detector)]):
+    for other in map(DETECTORS.__getitem__, ORDER[: ORDER.index(one.name)]):
         first += 1 if other.photometer else other.width
     if column is None:
         return f"wl_{first}"
-    return f"wl_{first + column - crop[0]}" if column in range(*crop) else f"{detector}_{column:03d}"
+    return f"wl_{first + column - one.crop[0]}" if column in range(*one.crop) else f"{one.name}_{column:03d}"
 
 
 def detector_of(detector: object) -> Detector:

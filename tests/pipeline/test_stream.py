@@ -586,8 +586,9 @@ def test_blocks_are_all_pixels_in_order(most: int) -> None:
     blocks = list(pixel_blocks(np.full(50, 10), most))
     assert [pixel for block in blocks for pixel in range(block.start, block.stop)] == list(range(50))
     assert all(10 * (block.stop - block.start) <= max(most, 10) for block in blocks)
-    expected = {1: 50, 99: 6, 100: 5, 101: 5, 250: 2, 300: 2, 499: 2, 500: 1, 10**9: 1}
-    assert len(blocks) == expected.get(most, len(blocks))
+    expected = {1: 50, 30: 17, 99: 6, 100: 5, 101: 5, 250: 2, 300: 2, 499: 2, 500: 1, 10**9: 1}
+    assert len(blocks) == expected[most]
+    assert [*pixel_blocks(np.array([40, 10, 10, 30, 5]), 30)] == [slice(0, 1), slice(1, 3), slice(3, 4), slice(4, 5)]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -134,7 +134,6 @@ def test_a_notebook_has_a_bar(
 
 
 _NOTEBOOK = """
-import subprocess
 import sys
 from types import ModuleType
 kernel, shell = ModuleType("IPython"), type("ZMQInteractiveShell", (), {"config": {"IPKernelApp": {}}})()
@@ -148,7 +147,7 @@ with shown(2, "planet", "auto") as show:
 
 def test_a_notebook_without_ipywidgets_is_not_told_to_install_them() -> None:
     """tqdm warns of it when a part of it is imported that gpucal needs for its log."""
-    run = subprocess.run([sys.executable, "-W", "always", "-c", _NOTEBOOK], capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-W", "always:IProgress", "-c", _NOTEBOOK], capture_output=True, text=True)
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
 
 
