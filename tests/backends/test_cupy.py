@@ -277,6 +277,13 @@ def test_threads_work_on_the_device_that_was_current() -> None:
         place.change(signal, lambda array: array.__setitem__((slice(None), 1, 2), 5.0))  # with another device current
         with cupy.cuda.Device(1):
             assert (signal.get()[:, 1, 2] == 5.0).all()
+        sums = place.allocate((6, 4), np.dtype(np.float64))
+        for at in np.ndindex(sums.shape):
+            place.change(sums, lambda array, at=at: array.__setitem__(at, 10.0 * at[0] + at[1]))
+        cube = place.arranged(sums, (2, 3))
+        with cupy.cuda.Device(1):
+            expected = [[[10.0 * (3 * y + x) + k for y in range(2)] for x in range(3)] for k in range(4)]
+            np.testing.assert_array_equal(cube.get(), expected)
         out = np.empty((plan.n_pixels, plan.n_bins))
         with ThreadPoolExecutor(1) as pool:
             pool.submit(second.bin_counts, plan, slice(0, plan.n_pixels), counts, out).result()
