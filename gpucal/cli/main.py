@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     try:
         arguments = parsed(words)
-        if sys.stdout is not None:  # closed, as a service may have it
+        if sys.stdout is not None:
             sys.stdout.flush()
     except BrokenPipeError:
         return _reader_has_ended()
@@ -565,6 +565,8 @@ def _reader_has_ended() -> int:
 
 def _say(line: str, stream: TextIO | None = None) -> None:
     stream = stream or sys.stdout
+    if stream is None:  # closed, as a service may have it
+        return
     encoding = getattr(stream, "encoding", None) or "utf-8"
     bars = sys.modules.get("tqdm")
     with bars.tqdm.external_write_mode(stream) if bars else nullcontext():  # a bar stays below the line

@@ -599,3 +599,9 @@ def test_public_names_resolve() -> None:
     assert all(getattr(gpucal, name) is not None for name in gpucal.__all__)
     with pytest.raises(AttributeError, match="no attribute 'calibrat'"):
         _ = gpucal.calibrat
+
+
+@pytest.mark.parametrize(("command", "code"), [(["info"], 0), (["check", "/nowhere"], 2)], ids=["info", "error"])
+def test_without_an_output_to_write_to(command: list[str], code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(command) == code
