@@ -209,15 +209,7 @@ class Results:
     def __getitem__(self, key: str | int | tuple[int, int]) -> ResultArray | CalibratedObservation:
         if isinstance(key, str) and as_id(key) is None:
             return ResultArray(self, key)
-        return self._observation(key)
-
-    def _observation(self, key: object) -> CalibratedObservation:
-        """Find a complete observation by planet, which is its first visit, or by planet and visit."""
-        wanted = _key(key) if isinstance(key, tuple) else (as_id(key), None)
-        visits = [found for found in self.ids if wanted in (found, (found[0], None))]
-        if not visits:
-            self._refuse(key)
-        return CalibratedObservation(*visits[0], self)
+        return CalibratedObservation(*self._key(key), self)
 
     def _ipython_key_completions_(self) -> list[str | int | tuple[int, int]]:
         firsts = dict.fromkeys(planet for planet, _ in self.ids)
@@ -409,7 +401,7 @@ class Results:
         ['flags', 'mean', 'residuals', 'white']
         >>> axes["FGS1"]["white"].figure.figure.savefig("20955726.png")
         """
-        found = self._observation(key).key
+        found = self._key(key)
         curves = [self._curves(found, name) for name in ORDER]
         title = f"planet {found[0]} visit {found[1]}"
         return draw(figure_of(figure, 12.0), title, curves)
@@ -899,16 +891,15 @@ class Results:
 
     def _record(self, key: int | tuple[int, int], detector: str) -> dict[str, Any]:
         detector_of(detector)
-        if not self._knows(found := self._key(key)):
-            self._refuse(key)
-        return self._records[ItemId(*found, detector)]
+        return self._records[ItemId(*self._key(key), detector)]
 
-    def _key(self, key: int | tuple[int, int]) -> tuple[int, int]:
-        """Return planet and visit; a planet alone means its first complete visit."""
-        if isinstance(key, tuple):
-            return _key(key)
-        planet = as_id(key)
-        return next((known for known in self.ids if known[0] == planet), key)  # type: ignore[return-value]
+    def _key(self, key: object) -> tuple[int, int]:
+        """Find a complete observation; a planet alone means its first one. Another is refused."""
+        planet = None if isinstance(key, tuple) else as_id(key)
+        found = _key(key) if isinstance(key, tuple) else next((one for one in self.ids if one[0] == planet), None)
+        if found is None or not self._knows(found):
+            self._refuse(key)
+        return found
 
     def _knows(self, key: object) -> bool:
         return isinstance(key, tuple) and all(isinstance(part, int) for part in key) and key in self._known

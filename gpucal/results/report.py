@@ -224,7 +224,7 @@ def text_table(results: _Results) -> Iterator[str]:
 
 @dataclass
 class _Drawn:
-    """What is drawn of one detector of one observation, at full resolution."""
+    """The data that the page draws for one detector of an observation, at full resolution."""
 
     detector: Detector
     time: NDArray[np.float64]
@@ -263,7 +263,7 @@ class _Drawn:
 
 @dataclass
 class _Found:
-    """What the page says of a folder, and how it is made."""
+    """The facts and tables of a folder that the page shows, and how they are found."""
 
     results: _Results
     complete: Sequence[Key]
@@ -297,7 +297,7 @@ class _Found:
 
     @cached_property
     def stars(self) -> pd.DataFrame | None:
-        """What is known of the stars, by planet."""
+        """The table of stars, by planet; None if the data set has none or was moved."""
         if self.dataset is None:
             return None
         try:
@@ -693,7 +693,7 @@ def _shared(axis: NDArray[np.float64], axes: _Axes) -> int:
 
 
 class _Sums:
-    """What is drawn of the whole set, gathered from its observations."""
+    """The data that the page draws for the whole set, gathered from its observations."""
 
     def __init__(self, n: int) -> None:
         self.small = {name: np.full((n, _SMALL), np.nan, np.float32) for name in ORDER}

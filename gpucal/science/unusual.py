@@ -1,4 +1,4 @@
-"""Which observations of a set need a look: those whose numbers on quality are far from the set's, and why.
+"""Finds observations that need a look, as their numbers on quality are far from those of their set.
 
 Nothing is compared with an absolute limit: pointing jitter dominates real data, and each set has its own. A number is
 far if it is more than `FAR` scaled median absolute deviations from the set's median. It must be more than a least
