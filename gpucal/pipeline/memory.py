@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import CancelledError
+from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
 from threading import Condition
@@ -28,6 +29,7 @@ __all__ = [
     "PROCESS",
     "THREAD",
     "Budget",
+    "FileMemory",
     "checked_memory",
     "result_bytes",
     "usual_memory",
@@ -101,6 +103,18 @@ def working_bytes(signal: Signal, threads: int, page_block: int | None = None, *
     return 16 * signal.footer_size + threads * 4 * max(COUNT_BLOCK, 2 * footer.n_rows)
 
 
+@dataclass(frozen=True, eq=False)
+class FileMemory:
+    """Memory that files are read into, one after another; the process holds only what was ever written to."""
+
+    space: NDArray[np.uint8]
+    written: int
+
+    def holding(self, size: int) -> FileMemory:
+        """Return the same after a file of ``size`` was read into it."""
+        return FileMemory(self.space, max(size, self.written))
+
+
 class Budget:
     """Limits the bytes of files and outputs in memory at once.
 
@@ -120,15 +134,15 @@ class Budget:
             )
         self.total = total - self.other
         self._used, self._closed = 0, False
-        self._spare: list[NDArray[np.uint8]] = []
+        self._spare: list[FileMemory] = []
         self._changed = Condition()
 
     def acquire(
         self, wanted: int, path: Path, check_alive: Callable[[], None], size: int | None = None
-    ) -> NDArray[np.uint8] | None:
+    ) -> FileMemory | None:
         """Wait until so many bytes are free, or nothing is in use; return memory of ``size`` to use again, if any.
 
-        What it has more than ``size`` is in use as well, and to be released with the rest.
+        What was written to beyond ``size`` is in use as well, and to be released with the rest.
         ``check_alive`` is called while waiting, and may raise to end the wait. Raises InputError, naming ``path``, if
         the bytes can never be free, and CancelledError after `close`.
         """
@@ -144,18 +158,18 @@ class Budget:
                 self._changed.wait(timeout=0.5)
             if self._closed:
                 raise CancelledError
-            fitting = [memory for memory in self._spare if size is not None and memory.size >= size]
-            spare = min(fitting, key=len, default=None)
-            more = 0 if spare is None or size is None else spare.size - size
+            fitting = [memory for memory in self._spare if size is not None and memory.space.size >= size]
+            spare = min(fitting, key=lambda memory: abs(memory.written - (size or 0)), default=None)
+            more = 0 if spare is None or size is None else max(0, spare.written - size)
             if (self.strict or self._used) and self._used + wanted + more > self.total:
                 spare, more = None, 0
             self._used += wanted + more
             self._spare = [memory for memory in self._spare if memory is not spare]
-            while self._spare and self._used + sum(memory.size for memory in self._spare) > self.total:
+            while self._spare and self._used + sum(memory.written for memory in self._spare) > self.total:
                 self._spare.pop(0)
             return spare
 
-    def release(self, returned: int, spare: NDArray[np.uint8] | None = None) -> None:
+    def release(self, returned: int, spare: FileMemory | None = None) -> None:
         """Give bytes back, with the memory among them that may be used again."""
         with self._changed:
             self._used -= returned

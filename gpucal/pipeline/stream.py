@@ -33,7 +33,15 @@ from gpucal.inputs.counts import takes_pages
 from gpucal.inputs.dataset import Observation
 from gpucal.inputs.signal_file import Loaded, Signal, fingerprint_of, open_signal
 from gpucal.pipeline.calibrated import Calibrated
-from gpucal.pipeline.memory import COUNT_BLOCK, PAGE_BLOCK, Budget, result_bytes, usual_memory, working_bytes
+from gpucal.pipeline.memory import (
+    COUNT_BLOCK,
+    PAGE_BLOCK,
+    Budget,
+    FileMemory,
+    result_bytes,
+    usual_memory,
+    working_bytes,
+)
 from gpucal.pipeline.provenance import provenance
 from gpucal.science.corrections import CORRECTIONS
 from gpucal.science.cosmic_rays import NUMPY
@@ -141,7 +149,7 @@ class _Flight:
     binned: Array
     saturated: NDArray[np.bool_]
     repairs: list[Repairs]
-    memory: NDArray[np.uint8]
+    memory: FileMemory
     work: list[Future[tuple[dict[str, float], Pages]]]
     reserved: int
     seconds: dict[str, float]
@@ -340,17 +348,18 @@ class Pipeline:
         page_block = self._destination.page_block
         reserved = held + working_bytes(signal, self._threads, page_block, by_pages=wants_pages)
         spare = self._budget.acquire(reserved, signal.path, self._check_alive, signal.size)
-        reserved += 0 if spare is None else spare.size - signal.size
+        reserved += 0 if spare is None else max(0, spare.written - signal.size)
         start = time.perf_counter()
         try:
-            memory = self._destination.memory(signal.size) if spare is None else spare
-            loaded = signal.load(memory)
+            memory = FileMemory(self._destination.memory(signal.size), 0) if spare is None else spare
+            memory = memory.holding(signal.size)
+            loaded = signal.load(memory.space)
             own_counts = plan.cosmic_rays > 0 and self._by_own_counts and not loaded.table.unfit
             by_pages = wants_pages and not loaded.table.unfit
             if wants_pages and not by_pages:  # which the footer did not tell: pyarrow needs more
                 self._budget.release(reserved)
                 reserved = 0
-                more = held + memory.size - signal.size + working_bytes(signal, self._threads, by_pages=False)
+                more = held + memory.written - signal.size + working_bytes(signal, self._threads, by_pages=False)
                 self._budget.acquire(more, signal.path, self._check_alive)
                 reserved = more
             if not (by_pages or own_counts):
@@ -418,7 +427,7 @@ class Pipeline:
         for pixels in blocks:
             yield pixels, *self._backend.count_pages(pixels, loaded)
 
-    def _land(self, flight: _Flight | Outcome) -> tuple[Outcome, int, NDArray[np.uint8] | None]:
+    def _land(self, flight: _Flight | Outcome) -> tuple[Outcome, int, FileMemory | None]:
         """Wait for an item; return its outcome, the bytes it reserved, and its file's memory, to be used again."""
         if isinstance(flight, Outcome):
             return flight, 0, None

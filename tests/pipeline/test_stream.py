@@ -129,7 +129,7 @@ class Watched(budget.Budget):
     def acquire(self, *arguments: Any) -> Any:
         spare = super().acquire(*arguments)
         self.sharers += 1
-        kept = sum(memory.nbytes for memory in self._spare)
+        kept = sum(memory.written for memory in self._spare)
         self.seen.append((self._used + kept, self.total, self.sharers))
         return spare
 
@@ -319,13 +319,13 @@ def test_the_budget_is_kept_and_given_back(own: Path, budgets: type[Watched], sh
 
 
 def test_buffers_to_use_again_are_within_the_budget() -> None:
-    def acquire(wanted: int, size: int = 30) -> np.ndarray | None:
+    def acquire(wanted: int, size: int = 30) -> budget.FileMemory | None:
         return shared.acquire(wanted, Path("signal.parquet"), lambda: None, size)
 
     shared = budget.Budget(tight(1, 100), 1)
     assert [acquire(30) for _ in range(3)] == [None] * 3
     for _ in range(3):
-        shared.release(30, np.empty(30, np.uint8))
+        shared.release(30, budget.FileMemory(np.empty(30, np.uint8), 30))
     assert acquire(60) is not None
     assert len(shared._spare) == 1
     assert acquire(40) is not None
@@ -335,17 +335,50 @@ def test_buffers_to_use_again_are_within_the_budget() -> None:
 def test_a_file_is_read_into_the_smallest_memory_that_has_room() -> None:
     def acquire(wanted: int, size: int) -> int:
         memory = shared.acquire(wanted, Path("signal.parquet"), lambda: None, size)
-        return 0 if memory is None else memory.size
+        return 0 if memory is None else memory.space.size
 
     shared = budget.Budget(tight(1, 200), 1)
     for size in (50, 20, 30):
-        shared.release(0, np.empty(size, np.uint8))
+        shared.release(0, budget.FileMemory(np.empty(size, np.uint8), size))
     assert acquire(60, 51) == 0
     assert acquire(40, 25) == 30
     assert shared._used == 105  # five bytes are in use that nobody needs
     shared.release(105)
     assert acquire(140, 10) == 20
     assert acquire(45, 40) == 0  # with the ten bytes more of that memory there would be too many
+
+
+@pytest.mark.parametrize(("size", "in_use"), [(90, 100), (40, 60), (25, 60)])
+def test_memory_counts_as_far_as_it_was_written_to(size: int, in_use: int) -> None:
+    shared = budget.Budget(tight(1, 200), 1)
+    shared.release(0, budget.FileMemory(np.empty(100, np.uint8), 50))
+    wanted = size + 10
+    memory = shared.acquire(wanted, Path("signal.parquet"), lambda: None, size)
+    assert memory is not None
+    memory = memory.holding(size)
+    assert (memory.space.size, memory.written) == (100, max(size, 50))
+    assert shared._used == in_use
+    shared.release(in_use, memory)
+    assert shared.acquire(180, Path("signal.parquet"), lambda: None, 101) is None
+    assert shared._spare == []  # with what it holds there would be too many
+
+
+def test_files_of_almost_one_size_are_read_into_the_same_memory(own: Path) -> None:
+    made: list[int] = []
+    backend = load("numba")
+    destination = backend.destination(device=False)
+
+    def memory(size: int) -> np.ndarray:
+        made.append(size)
+        return destination.memory(size)
+
+    counted = replace(backend, memory=memory)
+    with Pipeline(
+        open_items(items_of(own)), counted, dtype=FLOAT64, threads=1, memory=tight(1, 3 * need_of(own))
+    ) as all_:
+        results = [outcome.result for outcome in all_.outcomes()]
+    assert all(isinstance(result, gpucal.Calibrated) for result in results)
+    assert len(made) <= 3 < len(results)  # as many as are read at the same time
 
 
 def test_by_default_a_larger_item_goes_alone(
