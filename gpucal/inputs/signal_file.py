@@ -1,4 +1,4 @@
-"""A signal file: opened and checked, then read whole into memory; a column is a pixel.
+"""A signal file: opened and checked, then read into memory; a column is a pixel.
 
 The file is read once, and decoded from memory by column position; `pixel_columns` finds the positions.
 It is never memory-mapped: a file truncated under a mapping kills the process, while a failed read is one observation's
@@ -11,6 +11,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from io import BufferedReader
@@ -35,7 +36,7 @@ from gpucal.inputs.parquet.footer import (
     end_of,
     footer_length,
 )
-from gpucal.inputs.parquet.pages import PageTable, check_chunks, page_table, read_footer, unfit_columns
+from gpucal.inputs.parquet.pages import PageTable, check_chunks, page_table, ranges_of, read_footer, unfit_columns
 from gpucal.inputs.parquet.tables import pixel_columns
 from gpucal.inputs.parquet.thrift import Unreadable
 from gpucal.settings.detectors import Detector
@@ -91,7 +92,9 @@ class Signal:
         return not unfit_columns(self.footer, self.columns)
 
     def load(self, memory: NDArray[np.uint8] | None = None) -> Loaded:
-        """Read the whole file into memory, in parts at the same time.
+        """Read the pixels' columns of the file into memory, each to its place, in parts at the same time.
+
+        Everything is read where pyarrow has to decode pages that gpucal's decoder does not take.
 
         Parameters
         ----------
@@ -110,9 +113,20 @@ class Signal:
             If the file cannot be read, has changed since it was opened, or has pages that are not safe to decode:
             headers that cannot be parsed, or that declare more values or bytes than the file's rows need.
         """
+        # Of old writers' files pyarrow reads what is behind a chunk as well, and a strict check reads every column.
+        if not self.strict and self.by_pages:
+            with suppress(InputError):  # it may be of bytes that were not read
+                stop = self.size - self.footer_size
+                loaded = self._load(ranges_of(self.footer, self.columns, self.size, stop, self.path), memory)
+                if not loaded.table.unfit:
+                    return loaded
+        return self._load([(0, self.size)], memory)
+
+    def _load(self, ranges: list[tuple[int, int]], memory: NDArray[np.uint8] | None) -> Loaded:
+        """Read ranges of the file, each to its place, and make the table of the pages there."""
         try:
             data = (np.empty(self.size, np.uint8) if memory is None else memory)[: self.size]
-            complete = _read_into(data, self.path, self.size)
+            complete = _read_into(data, ranges, self.path)
         except (OSError, MemoryError) as error:
             raise _unreadable(error, self.path) from error
         if not complete or _fingerprint(data[-self.footer_size :].data, self.size) != self.fingerprint:
@@ -132,7 +146,7 @@ class Loaded:
     path : Path
         The file, for messages.
     data : ndarray of uint8
-        Its bytes.
+        Its bytes; those between columns of pixels may be missing, see `Signal.load`.
     table : PageTable
         The pages of the cropped pixels' columns.
     strict : bool
@@ -158,27 +172,28 @@ class Loaded:
         yield from decode_counts(self.data, self.table.columns, blocks, metadata, self.path, strict=self.strict)
 
 
-def _read_into(space: NDArray[np.uint8], path: Path, size: int) -> bool:
-    """Fill memory with a file; return False if the file's size is no longer ``size``.
+def _read_into(space: NDArray[np.uint8], ranges: list[tuple[int, int]], path: Path) -> bool:
+    """Fill memory with ranges of a file; return False if the file's size is no longer that of the memory.
 
     Half of the cores read, as a core has to copy what is in the page cache already.
     """
     with open_regular(path) as file:
 
-        def fill(begin: int) -> bool:
-            left = space[begin : begin + _PART].data
+        def fill(part: tuple[int, int]) -> bool:
+            begin, end = part
+            left = space[begin:end].data
             while left.nbytes and (count := os.preadv(file.fileno(), [left], begin)):
                 begin, left = begin + count, left[count:]
             return not left.nbytes
 
-        parts = range(0, space.size, _PART)
+        parts = [(at, min(at + _PART, end)) for begin, end in ranges for at in range(begin, end, _PART)]
         readers = min(4, len(os.sched_getaffinity(0)) // 2, len(parts))
         if readers > 1:
             with ThreadPoolExecutor(readers, "gpucal-part") as pool:
                 complete = all(pool.map(fill, parts))
         else:
             complete = all(map(fill, parts))
-        return complete and os.fstat(file.fileno()).st_size == size
+        return complete and os.fstat(file.fileno()).st_size == space.size
 
 
 def _unreadable(error: OSError | MemoryError, path: Path) -> InputError:

@@ -1,7 +1,7 @@
 """Reads, bins and returns items at the same time, in order and within a memory budget.
 
     opening thread    opens the next items, by their footers and small files
-    reader thread     takes an opened item, makes its plan and reads its whole file; waits while the budget is used up
+    reader thread     takes an opened item, makes its plan and reads its file; waits while the budget is used up
     binning threads   take blocks of pixels from pages to bins; a thread that finds no block left begins the next item
     caller's thread   receives finished items in order, makes a cube of an item's sums, and writes it
 

@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import compact
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -28,7 +29,8 @@ from gpucal.errors import ConfigError, InputError
 from gpucal.inputs import counts as counts_module
 from gpucal.inputs import signal_file
 from gpucal.inputs.counts import takes_pages
-from gpucal.inputs.signal_file import open_signal
+from gpucal.inputs.parquet import pages
+from gpucal.inputs.signal_file import Loaded, Signal, open_signal
 from gpucal.settings.detectors import DETECTORS
 
 TINY = replace(DETECTORS["AIRS-CH0"], shape=(4, 9), crop=(2, 7))
@@ -81,7 +83,7 @@ WAYS = {"pages": True, "pyarrow": False}
 
 def read(path: Path, way: str, *blocks: slice, strict: bool = False) -> list[Raw] | list[Binned]:
     """Read some blocks: counts by pyarrow, sums of pairs from pages that gpucal takes."""
-    loaded = open_signal(path, TINY, strict=strict).load()
+    loaded = loaded_apart(open_signal(path, TINY, strict=strict), used(path))
     if loaded.table.unfit or not WAYS[way]:
         found = list(loaded.counts(blocks))
         assert [pixels for pixels, _ in found] == list(blocks)
@@ -128,6 +130,18 @@ def refused(path: Path, problem: str, pages: str | None = None) -> None:
         assert line.endswith("; copy it again from the competition data")
 
 
+def used(path: Path, byte: int = 0xA5) -> NDArray[np.uint8]:
+    """Return memory for a file that holds something else."""
+    return np.full(path.stat().st_size + 100, byte, np.uint8)
+
+
+def loaded_apart(signal: Signal, memory: NDArray[np.uint8]) -> Loaded:
+    """Load a file without what is between the pixels' columns, as it is done where that is long."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pages, "_GAP", 0)
+        return signal.load(memory)
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "AIRS-CH0_signal.parquet"
@@ -141,6 +155,52 @@ def test_layouts(path: Path, rows: int, compression: str, dictionary: bool, vers
     options = {"compression": compression, "use_dictionary": dictionary, "data_page_version": version}
     pq.write_table(table(RAW), path, row_group_size=rows, **options)
     same(path, RAW)
+
+
+@pytest.mark.parametrize("rows", [5, 1000], ids=lambda rows: f"groups-of-{rows}")
+def test_only_the_pixels_columns_are_read(path: Path, rows: int) -> None:
+    pq.write_table(table(RAW), path, row_group_size=rows, compression="zstd")
+    memory, whole = used(path), np.fromfile(path, np.uint8)
+    file = pq.ParquetFile(path).metadata
+    signal = open_signal(path, TINY)
+    loaded = loaded_apart(signal, memory)
+    check(read(path, "pages", EVERY)[0], cropped(RAW))
+    beside = sorted(set(range(TINY.n_columns)) - set(signal.columns.tolist()))
+    for place in range(TINY.n_columns):
+        for group in range(file.num_row_groups):
+            chunk = file.row_group(group).column(place)
+            begin = chunk.dictionary_page_offset
+            here = slice(begin, begin + chunk.total_compressed_size)
+            expected = np.full_like(whole[here], 0xA5) if place in beside else whole[here]
+            np.testing.assert_array_equal(loaded.data[here], expected)
+    assert not loaded.table.unfit
+    assert (memory[path.stat().st_size :] == 0xA5).all()
+
+
+@pytest.mark.parametrize("more", [-70, -9, -1, 1, 9, 70])
+@pytest.mark.parametrize("place", [6, 7, 10])  # the last column of a row of pixels, one in between, and one beside
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+@pytest.mark.parametrize("writer", ["parquet-cpp-arrow version 26.0.1", "parquet-mr version 1.2.8"])
+def test_what_a_damaged_file_holds_does_not_depend_on_the_memory(
+    path: Path, writer: str, compression: str, place: int, more: int
+) -> None:
+    """Of old writers' files pyarrow reads up to 100 bytes behind a column chunk, whose size may lack a header."""
+    data = written(table(RAW), compression=compression)
+    begin = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    footer, _ = compact.read_struct(data, begin)
+    footer[4].value[0].value[1].value[place].value[3].value[7].value += more  # bytes of the column chunk
+    footer[6] = Value(BINARY, writer.encode())
+    end = compact.write_struct(footer)
+    path.write_bytes(data[:begin] + end + len(end).to_bytes(4, "little") + b"PAR1")
+    ends = []
+    for byte in (0, 0x15, 0xA5, 0xFF):
+        try:
+            loaded = loaded_apart(open_signal(path, TINY), used(path, byte))
+            ((_, counts),) = loaded.counts([EVERY])
+            ends.append((loaded.table.unfit, loaded.table.pages.tobytes() + counts.tobytes()))
+        except InputError as error:
+            ends.append((str(error), b""))
+    assert len(set(ends)) == 1
 
 
 @pytest.mark.parametrize("groups", [61, 240])

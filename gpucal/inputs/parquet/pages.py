@@ -40,7 +40,16 @@ from gpucal.inputs.parquet.layout import (
 )
 from gpucal.inputs.parquet.thrift import ABSENT, I32, FieldPath, StructReader, Unreadable, parse_structs
 
-__all__ = ["MOST_ROWS", "PageTable", "check_chunks", "most_bytes", "page_table", "read_footer", "unfit_columns"]
+__all__ = [
+    "MOST_ROWS",
+    "PageTable",
+    "check_chunks",
+    "most_bytes",
+    "page_table",
+    "ranges_of",
+    "read_footer",
+    "unfit_columns",
+]
 
 MOST_ROWS = 2**22
 """Limit on a file's rows: 31 times the 135,000 frames of FGS1. A column of this length is 8 MiB of counts."""
@@ -52,6 +61,9 @@ _MOST_PAGES = 4096
 # indices. The dictionary of every 16-bit number, which Arrow writes whole into each row group, fits the extra bytes a
 # page may have; a file has extra bytes, too.
 _VALUE, _PAGE, _FILE = 16, 2**20, 2**28
+
+# Bytes between column chunks that are read with them, as leaving them out costs a call more.
+_GAP = 2**17
 
 # Encodings, as parquet.thrift numbers them; bytes of physical types.
 _PLAIN, _PLAIN_DICTIONARY, _RLE, _RLE_DICTIONARY = 0, 2, 3, 8
@@ -150,6 +162,20 @@ def check_chunks(footer: Footer, columns: NDArray[np.intp], stop: int, path: Pat
     first = np.argsort(chunks.start, kind="stable")
     starts, ends = chunks.start[first], (chunks.start + chunks.size)[first]
     chunks.refuse(starts[1:] < ends[:-1], "overlaps another one", first[1:])
+
+
+def ranges_of(footer: Footer, columns: NDArray[np.intp], size: int, stop: int, path: Path) -> list[tuple[int, int]]:
+    """Return where a file of ``size`` bytes holds some columns, and where its mark and its end from ``stop`` are.
+
+    Neighbours are in one range. InputError is raised if a chunk does not lie before ``stop``.
+    """
+    chunks = _Chunks.of(footer, columns, stop, path)
+    starts = np.concatenate([[0, stop], chunks.start])
+    ends = np.concatenate([[4, size], chunks.start + chunks.size])
+    first = np.argsort(starts, kind="stable")
+    starts, ends = starts[first], np.maximum.accumulate(ends[first])
+    apart = starts[1:] > ends[:-1] + _GAP
+    return list(zip(starts[np.append(True, apart)].tolist(), ends[np.append(apart, True)].tolist(), strict=True))
 
 
 def page_table(
