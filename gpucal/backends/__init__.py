@@ -183,8 +183,7 @@ class Backend:
 def _memory(size: int) -> NDArray[np.uint8]:
     import numpy as np
 
-    # Files of a kind differ by a tenth or so: the next one has room, and what nothing is written to takes no memory.
-    return np.empty(size + size // 4, np.uint8)
+    return np.empty(size, np.uint8)
 
 
 def _change(signal: NDArray[Any], how: Callable[[NDArray[Any]], None]) -> None:

@@ -351,8 +351,7 @@ class Pipeline:
         reserved += 0 if spare is None else max(0, spare.written - signal.size)
         start = time.perf_counter()
         try:
-            memory = FileMemory(self._destination.memory(signal.size), 0) if spare is None else spare
-            memory = memory.holding(signal.size)
+            memory = (self._new_memory(signal.size) if spare is None else spare).holding(signal.size)
             loaded = signal.load(memory.space)
             own_counts = plan.cosmic_rays > 0 and self._by_own_counts and not loaded.table.unfit
             by_pages = wants_pages and not loaded.table.unfit
@@ -379,6 +378,13 @@ class Pipeline:
         work = [self._binning.submit(*job) for _ in range(self._threads)]
         seconds = {"open": opened.seconds + planned, "read": time.perf_counter() - start}
         return _Flight(opened, plan, out, saturated, found, memory, work, reserved, seconds)
+
+    def _new_memory(self, size: int) -> FileMemory:
+        """Make memory for a file, and for others later, which differ by a tenth or so.
+
+        The usual memory takes nothing before it is written to. A backend's own kind may, so that has no room more.
+        """
+        return FileMemory(self._destination.memory(size if self._backend.memory else size + size // 4), 0)
 
     def _check_alive(self) -> None:
         """Raise RuntimeError if the interpreter is exiting, as it waits for this thread."""

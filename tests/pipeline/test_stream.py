@@ -23,7 +23,7 @@ from hostile import ADCS, FGS1, observe, write
 from paged import planned
 
 import gpucal
-from gpucal import Calibration
+from gpucal import Calibration, backends
 from gpucal.backends import Backend, Destination, load, numpy_
 from gpucal.errors import ConfigError, InputError
 from gpucal.inputs import signal_file
@@ -363,22 +363,12 @@ def test_memory_counts_as_far_as_it_was_written_to(size: int, in_use: int) -> No
     assert shared._spare == []  # with what it holds there would be too many
 
 
-def test_files_of_almost_one_size_are_read_into_the_same_memory(own: Path) -> None:
-    made: list[int] = []
-    backend = load("numba")
-    destination = backend.destination(device=False)
-
-    def memory(size: int) -> np.ndarray:
-        made.append(size)
-        return destination.memory(size)
-
-    counted = replace(backend, memory=memory)
-    with Pipeline(
-        open_items(items_of(own)), counted, dtype=FLOAT64, threads=1, memory=tight(1, 3 * need_of(own))
-    ) as all_:
-        results = [outcome.result for outcome in all_.outcomes()]
+def test_files_of_almost_one_size_are_read_into_the_same_memory(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, plain = [], backends._memory
+    monkeypatch.setattr(backends, "_memory", lambda size: made.append(size) or plain(size))
+    results = [outcome.result for outcome in outcomes_of(own, 1, memory=tight(1, 3 * need_of(own)))]
     assert all(isinstance(result, gpucal.Calibrated) for result in results)
-    assert len(made) <= 3 < len(results)  # as many as are read at the same time
+    assert 0 < len(made) <= 3 < len(results)  # as many as are read at the same time
 
 
 def test_by_default_a_larger_item_goes_alone(
