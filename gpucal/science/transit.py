@@ -60,7 +60,7 @@ def fit_depth(flux: ArrayLike, error: ArrayLike, shape: ArrayLike) -> DepthFit:
     Raises
     ------
     ConfigError
-        If an argument is not an array of numbers, or the shapes do not fit.
+        If an argument is not an array of real numbers, or the shapes do not fit.
     """
     values, sigma, template = _numbers("flux", flux), _numbers("error", error), _numbers("shape", shape)
     if not values.ndim or template.shape != values.shape[:1]:
@@ -92,6 +92,8 @@ def fit_depth(flux: ArrayLike, error: ArrayLike, shape: ArrayLike) -> DepthFit:
 
 def _numbers(name: str, given: object) -> NDArray[np.float64]:
     try:
+        if np.asarray(given).dtype.kind == "c":
+            raise TypeError("complex numbers")
         return np.asarray(given, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{name}: is {kind_of(given)}, must be an array of numbers") from error
+        raise ConfigError(f"{name}: is {kind_of(given)}, must be an array of real numbers") from error
