@@ -278,7 +278,7 @@ class _Schema:
     """A schema: the names of its columns, and for each the number of its form, which is all but the name."""
 
     names: tuple[str, ...]
-    numbers: list[int]
+    numbers: NDArray[np.intp]
     forms: list[bytes]
     nested: bool
 
@@ -298,7 +298,7 @@ def _read_schema(reader: StructReader, count: int) -> _Schema:
         usual, known_names = _numbered_columns(found[1], found[2], count - 1)
         if data.startswith(usual, reader.at, stop):
             reader.at += len(usual)
-            return _Schema(known_names, [0] * len(known_names), [found[1] + _NO_NAME + found[2]], False)
+            return _Schema(known_names, np.zeros(len(known_names), np.intp), [found[1] + _NO_NAME + found[2]], False)
     names: list[bytes] = []
     numbers: list[int] = []
     known: dict[bytes, int] = {}
@@ -315,7 +315,7 @@ def _read_schema(reader: StructReader, count: int) -> _Schema:
         names.append(name)
         numbers.append(known.setdefault(form, len(known)))
     try:
-        return _Schema(tuple(name.decode() for name in names), numbers, list(known), nested)
+        return _Schema(tuple(name.decode() for name in names), np.array(numbers, np.intp), list(known), nested)
     except UnicodeDecodeError as error:
         raise Unreadable("has a column whose name is not UTF-8") from error
 
