@@ -139,7 +139,7 @@ class Axis:
             content.update(b"-" if values is None else values.tobytes())
         return content.hexdigest()
 
-    @property
+    @cached_property
     def pair_s(self) -> float:
         """Median time from one CDS pair to the next, s; 0 if there is only one pair."""
         starts_h = self.time_h[::2]
