@@ -43,6 +43,7 @@ __all__ = [
     "count_rows",
     "end_of",
     "footer_length",
+    "numbered_names",
     "parse_footer",
 ]
 
@@ -321,9 +322,15 @@ def _read_schema(reader: StructReader, count: int) -> _Schema:
 
 
 @functools.lru_cache(8)
+def numbered_names(prefix: str, count: int) -> tuple[str, ...]:
+    """Return the names ``column_0``, ``column_1``, ..., where ``column_`` is the prefix."""
+    return tuple(f"{prefix}{number}" for number in range(count))
+
+
+@functools.lru_cache(8)
 def _numbered_columns(before: bytes, behind: bytes, count: int) -> tuple[bytes, tuple[str, ...]]:
     """Make the schema of columns ``column_0``, ``column_1``, ..., which differ in nothing else, and their names."""
-    names = tuple(f"column_{number}" for number in range(count))
+    names = numbered_names("column_", count)
     return b"".join(b"%b\x18%c%b%b" % (before, len(name), name.encode(), behind) for name in names), names
 
 

@@ -46,7 +46,7 @@ _FIXED, _NUMBER, _BLOB = range(3)
 _COMPARED, _PASSED = 32, 16
 
 # Structs for which it does not pay to read another one, to see which numbers are the same.
-_FEW = 2000
+_FEW = 500
 
 
 class Unreadable(ValueError):
