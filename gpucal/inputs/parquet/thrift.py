@@ -45,9 +45,6 @@ _FIXED, _NUMBER, _BLOB = range(3)
 # Limits on the bytes that a step compares, after which it ends, and on those of a blob that it passes over.
 _COMPARED, _PASSED = 32, 16
 
-# Structs for which it does not pay to read another one, to see which numbers are the same.
-_FEW = 500
-
 
 class Unreadable(ValueError):
     """Bytes that are not a struct; ``which`` is the index of the struct among several."""
@@ -277,7 +274,7 @@ def parse_structs(
         ends[first] = reader.at
         for row, number in rows:
             found[row, first] = numbers[number]
-        is_new = left.size > _FEW and all(layout.kinds != known.kinds for known in layouts)
+        is_new = all(layout.kinds != known.kinds for known in layouts)
         layouts.append(layout)
         if left.size and len(layouts) <= _MOST_LAYOUTS:
             other = _layout_at(data, int(at[left[-1]]), stop) if is_new else None
