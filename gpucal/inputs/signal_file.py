@@ -67,7 +67,7 @@ class Signal:
     footer : Footer
         The footer.
     end : bytes
-        The same as it is in the file, its length and the closing mark included.
+        The same as bytes, with its length and the closing mark: to see that the file has not changed since.
     strict : bool
         Check more than decoding needs; see `open_signal`.
     """
@@ -77,7 +77,7 @@ class Signal:
     columns: NDArray[np.intp]
     fingerprint: str
     footer: Footer
-    end: bytes
+    end: bytes = field(repr=False)
     strict: bool
 
     @property

@@ -1,7 +1,9 @@
 """Thrift's compact protocol, as Parquet's headers use it: structs that look alike parsed all at once, without a schema.
 
-One struct is parsed byte by byte, and its layout noted. NumPy then follows that layout through all the others. The
-first struct that does not fit gives the next layout. So 9,024 page headers take 2 ms.
+One struct is parsed byte by byte, and its layout noted. NumPy then follows that layout through all the others. Numbers
+that the first and the last struct share are probably the same in all: they are compared, together with the bytes around
+them, which is faster than to read them. The first struct that does not fit gives the next layout. So 9,024 page headers
+take 1 ms.
 """
 
 from __future__ import annotations
