@@ -139,7 +139,7 @@ class Axis:
             content.update(b"-" if values is None else values.tobytes())
         return content.hexdigest()
 
-    @property
+    @cached_property
     def pair_s(self) -> float:
         """Median time from one CDS pair to the next, s; 0 if there is only one pair."""
         starts_h = self.time_h[::2]
@@ -271,8 +271,12 @@ def _parse(data: bytes, path: Path, frame: _Frame, detector: Detector) -> tuple[
     if frame.is_map and any(column.null_count for column in table.columns):
         raise InputError("holds nulls", AGAIN, path)
     values = np.empty(shape, np.float64)
-    for index, column in enumerate(table.columns):
-        values[:, index] = _numbers(column)
+    if {*table.schema.types} == {pa.float64()}:  # as published: all at once, as Arrow takes 10 µs a column
+        (batch,) = table.combine_chunks().to_batches()
+        values[:] = batch.to_tensor(null_to_nan=True).to_numpy()
+    else:
+        for index, column in enumerate(table.columns):
+            values[:, index] = _numbers(column)
     if frame.is_map and (odd := values[(values != 0) & (values != 1)]).size:
         raise InputError(f"holds {odd[0]:g}, expected a map of dead pixels: bool, or 0 and 1", AGAIN, path)
     return values.reshape(frame.planes, rows, width), is_moved

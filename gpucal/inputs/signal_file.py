@@ -67,8 +67,8 @@ class Signal:
         modification time, the fingerprint stays the same when the file is copied or mounted elsewhere.
     footer : Footer
         The footer.
-    footer_size : int
-        Bytes of it.
+    end : bytes
+        The same as bytes, with its length and the closing mark: to see that the file has not changed since.
     strict : bool
         Check more than decoding needs; see `open_signal`.
     """
@@ -78,13 +78,18 @@ class Signal:
     columns: NDArray[np.intp]
     fingerprint: str
     footer: Footer
-    footer_size: int
+    end: bytes = field(repr=False)
     strict: bool
 
     @property
     def n_frames(self) -> int:
         """Rows: detector reads, start and end reads alternating."""
         return self.footer.n_rows
+
+    @property
+    def footer_size(self) -> int:
+        """Bytes of the file's end."""
+        return len(self.end)
 
     @property
     def by_pages(self) -> bool:
@@ -129,7 +134,8 @@ class Signal:
             complete = _read_into(data, ranges, self.path)
         except (OSError, MemoryError) as error:
             raise _unreadable(error, self.path) from error
-        if not complete or _fingerprint(data[-self.footer_size :].data, self.size) != self.fingerprint:
+        end = np.frombuffer(self.end, np.uint8)
+        if not complete or not np.array_equal(data[-end.size : -8], end[:-8]):
             raise InputError("changed while it was being read", "run again when nothing writes to it", self.path)
         content = cast("bytes", data.data)  # a memoryview, of which all that is asked here bytes have, too
         if self.strict:
@@ -245,7 +251,7 @@ def open_signal(path: Path, detector: Detector, *, strict: bool = False) -> Sign
         _require(positions, detector, path)
     if strict:
         check_chunks(footer, np.arange(len(footer.names)), size - len(end), path)
-    return Signal(path, size, positions[detector.columns()], _fingerprint(end, size), footer, len(end), strict)
+    return Signal(path, size, positions[detector.columns()], _fingerprint(end, size), footer, end, strict)
 
 
 def _require(positions: NDArray[np.intp], detector: Detector, path: Path) -> None:
@@ -315,7 +321,7 @@ def ends_of(path: Path, name: str) -> tuple[int, int, bool]:
     return size, length, is_marked
 
 
-def _fingerprint(end: bytes | memoryview, size: int) -> str:
+def _fingerprint(end: bytes, size: int) -> str:
     digest = hashlib.sha256(f"{size} ".encode())
     digest.update(memoryview(end)[:-8])
     return digest.hexdigest()

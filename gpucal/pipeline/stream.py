@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -503,11 +504,11 @@ def pixel_blocks(sizes: NDArray[np.integer[Any]], most: int) -> Iterator[slice]:
     slice
         The pixels of a block.
     """
-    ends, first = np.cumsum(sizes), 0
-    while first < len(sizes):
-        last = max(int(np.searchsorted(ends, ends[first] - sizes[first] + most, side="right")), first + 1)
+    ends, first, begin = np.cumsum(sizes).tolist(), 0, 0
+    while first < len(ends):
+        last = max(bisect_right(ends, begin + most), first + 1)
         yield slice(first, last)
-        first = last
+        first, begin = last, ends[last - 1]
 
 
 def _arrow_counts(loaded: Loaded, blocks: Iterator[slice]) -> Iterator[tuple[slice, NDArray[np.uint16], Pages]]:

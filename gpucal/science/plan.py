@@ -341,15 +341,21 @@ def _bad_linearity(config: Calibration, linear_corr: NDArray[np.float64]) -> NDA
     """
     finite = np.isfinite(linear_corr).all(axis=0)
     off = np.abs(linear_corr[0]) > config.linearity_max_offset
-    far, ratio = np.zeros(finite.shape, bool), np.empty(finite.shape)
+    far, most = np.zeros(finite.shape, bool), np.zeros(finite.shape)
     with np.errstate(invalid="ignore", over="ignore"):
-        # P(x) / x − 1 without the constant, a smooth quartic: 60 steps of 500 e⁻ are ample
-        for electrons in np.linspace(0.0, config.linearity_range, 61):
-            np.copyto(ratio, linear_corr[-1])
-            for power in linear_corr[-2:0:-1]:
-                ratio *= electrons
-                ratio += power
-            ratio -= 1.0
-            far |= ~(np.abs(ratio, out=ratio) <= config.linearity_tolerance)
+        # P(x) / x − 1 without the constant is at most the sum of its terms, all taken as positive; of nearly all pixels
+        # that is small enough, with far more room than rounding can need
+        for power in linear_corr[:1:-1]:
+            most += np.abs(power)
+            most *= config.linearity_range
+        most += np.abs(linear_corr[1] - 1.0)
+        unsure = ~(1.001 * most + 1e-9 <= config.linearity_tolerance)
+        # of the others it is followed, a smooth quartic: 60 steps of 500 e⁻ are ample
+        electrons = np.linspace(0.0, config.linearity_range, 61)[:, None]
+        ratio = np.zeros((electrons.size, np.count_nonzero(unsure)))
+        for power in linear_corr[:0:-1, unsure]:
+            ratio *= electrons
+            ratio += power
+        far[unsure] = ~(np.abs(ratio - 1.0) <= config.linearity_tolerance).all(axis=0)
     bad: NDArray[np.bool_] = ~finite | off | far
     return bad

@@ -131,6 +131,7 @@ def test_bad_flat_and_linearity_bits() -> None:
     linear[5, 0, 7:9] = np.nan, np.inf
     linear[2:4, 0, 9] = 4 * 0.11 / 30_000, -4 * 0.11 / 30_000**2  # 11 % half way up, the identity at both ends
     linear[0, 0, 10] = -np.inf
+    linear[2:4, 0, 11] = 0.2 / 30_000, -0.2 / 30_000**2  # 5 % half way up, made of terms that are larger
     dq = (
         replace(obs, flat=flat, linear_corr=linear, dead=np.zeros((1, 12), bool)).plan(Calibration(bins={"FGS1": 5})).dq
     )

@@ -43,6 +43,7 @@ __all__ = [
     "count_rows",
     "end_of",
     "footer_length",
+    "numbered_names",
     "parse_footer",
 ]
 
@@ -278,7 +279,7 @@ class _Schema:
     """A schema: the names of its columns, and for each the number of its form, which is all but the name."""
 
     names: tuple[str, ...]
-    numbers: list[int]
+    numbers: NDArray[np.intp]
     forms: list[bytes]
     nested: bool
 
@@ -298,7 +299,7 @@ def _read_schema(reader: StructReader, count: int) -> _Schema:
         usual, known_names = _numbered_columns(found[1], found[2], count - 1)
         if data.startswith(usual, reader.at, stop):
             reader.at += len(usual)
-            return _Schema(known_names, [0] * len(known_names), [found[1] + _NO_NAME + found[2]], False)
+            return _Schema(known_names, np.zeros(len(known_names), np.intp), [found[1] + _NO_NAME + found[2]], False)
     names: list[bytes] = []
     numbers: list[int] = []
     known: dict[bytes, int] = {}
@@ -315,15 +316,21 @@ def _read_schema(reader: StructReader, count: int) -> _Schema:
         names.append(name)
         numbers.append(known.setdefault(form, len(known)))
     try:
-        return _Schema(tuple(name.decode() for name in names), numbers, list(known), nested)
+        return _Schema(tuple(name.decode() for name in names), np.array(numbers, np.intp), list(known), nested)
     except UnicodeDecodeError as error:
         raise Unreadable("has a column whose name is not UTF-8") from error
 
 
 @functools.lru_cache(8)
+def numbered_names(prefix: str, count: int) -> tuple[str, ...]:
+    """Return the names ``column_0``, ``column_1``, ..., where ``column_`` is the prefix."""
+    return tuple(f"{prefix}{number}" for number in range(count))
+
+
+@functools.lru_cache(8)
 def _numbered_columns(before: bytes, behind: bytes, count: int) -> tuple[bytes, tuple[str, ...]]:
     """Make the schema of columns ``column_0``, ``column_1``, ..., which differ in nothing else, and their names."""
-    names = tuple(f"column_{number}" for number in range(count))
+    names = numbered_names("column_", count)
     return b"".join(b"%b\x18%c%b%b" % (before, len(name), name.encode(), behind) for name in names), names
 
 

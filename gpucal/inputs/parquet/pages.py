@@ -78,7 +78,7 @@ _FIELDS: list[FieldPath] = [
     *((7, 1), (7, 2)),
     *((8, 1), (8, 4), (8, 2), (8, 3), (8, 5), (8, 6)),
 ]
-_OF_TYPE = {DATA: slice(4, 8), DICTIONARY: slice(8, 10), DATA_2: slice(10, 16)}
+_OF_ONE, _OF_CODED, _OF_TWO = slice(4, 8), slice(8, 10), slice(10, 16)
 _HEADER = dict.fromkeys(_FIELDS, I32)
 
 
@@ -230,7 +230,8 @@ def page_table(
         unfit = "pages whose sizes contradict each other"
 
     # by columns, and in each by row groups; a stable sort leaves the pages of a chunk in their order
-    order = np.argsort(chunks.place[headers.chunk], kind="stable")
+    place = chunks.place[headers.chunk]
+    order = np.argsort(place, kind="stable")
     pages = np.zeros((order.size, COLUMNS), np.int64)
     for field, values in (
         (AT, headers.behind - headers.stored),
@@ -245,10 +246,11 @@ def page_table(
         (FIRST, headers.first),
         (CHECKSUM, headers.checksum),
     ):
-        pages[:, field] = values[order]
-    pages[1:, TO] = np.cumsum((pages[:-1, WANTED] + PADDING + 7) & ~7)
+        pages[:, field] = values.take(order)
+    pages[1:, TO] = np.cumsum(((headers.inflated + PADDING + 7) & ~7)[order[:-1]])
     groups = footer.rows.size
-    firsts = np.searchsorted(chunks.place[headers.chunk][order], groups * np.arange(len(columns) + 1)).astype(np.int64)
+    counts = np.bincount(place, minlength=groups * len(columns)).reshape(len(columns), groups).sum(axis=1)
+    firsts = np.append(0, np.cumsum(counts))
     return PageTable(pages, firsts, footer.facts[columns], columns, footer.n_rows, unfit)
 
 
@@ -311,10 +313,10 @@ def _headers(
         raise  # never
     kind, inflated, stored, checksum = found[:4]
     one, two, coded = kind == DATA, kind == DATA_2, kind == DICTIONARY
-    values = np.select([one, coded], [found[4], found[8]], found[10])
+    values = np.where(one, found[4], np.where(coded, found[8], found[10]))
     # a header has exactly one struct of values
-    others = (found[[4, 8, 10]] != ABSENT).sum(axis=0) != 1
-    chunks.refuse(others | ~(one | two | coded), "has a page of an unknown type", which)
+    of_one, of_coded, of_two = ((found[row] != ABSENT).astype(np.int8) for row in (4, 8, 10))
+    chunks.refuse((of_one + of_coded + of_two != 1) | ~(one | two | coded), "has a page of an unknown type", which)
     least = np.minimum(np.minimum(inflated, stored), values)
     chunks.refuse(least < 0, "has a page header with a negative size or count", which)
     chunks.refuse(ends + stored > stop, "has a page that ends outside the file", which)
@@ -322,12 +324,13 @@ def _headers(
     chunks.refuse(np.maximum(inflated, values) > _PAGE + _VALUE * chunks.rows[which], problem, which)
 
     plain = np.ones(at.size, bool)
-    for number, fields in _OF_TYPE.items():
-        plain[kind == number] = (found[fields][:, kind == number] != ABSENT).all(axis=0)
+    for of_type, fields in ((one, _OF_ONE), (coded, _OF_CODED), (two, _OF_TWO)):
+        if of_type.any():
+            plain &= ~of_type | (found[fields] != ABSENT).all(axis=0)
     levels = np.where(two, found[14], 0)
     plain &= ~two | ((levels >= 0) & (levels <= np.minimum(inflated, stored)) & (found[15] == 0) & (found[12] == 0))
     plain &= ~two | (found[13] == values)  # rows
-    encoding = np.select([one, coded], [found[5], found[9]], found[11])
+    encoding = np.where(one, found[5], np.where(coded, found[9], found[11]))
     level_encoding = np.where(one, found[6], _RLE)
     begins, behind = np.full(at.size, first), ends + stored
     said = (kind, inflated, stored, checksum, values, encoding, levels, level_encoding)
@@ -342,8 +345,10 @@ def unfit_columns(footer: Footer, columns: NDArray[np.intp]) -> str:
     widths, sizes = _WIDTHS[np.clip(footer.kind[filled][:, columns], 0, 7)], footer.facts[columns, 1]
     if not sizes.all() or (widths != sizes).any():
         return "columns that are not plain integers"
-    if unknown := sorted({*footer.codec[filled][:, columns].ravel().tolist()} - {STORED, SNAPPY, ZSTD}):
-        return f"pages of codec {unknown[0]}"
+    codec = footer.codec[filled][:, columns]
+    known = (codec == STORED) | (codec == SNAPPY) | (codec == ZSTD)
+    if not known.all():
+        return f"pages of codec {codec[~known].min()}"
     return ""
 
 
@@ -351,7 +356,7 @@ def _unfit_pages(headers: _Headers, optional: NDArray[np.bool_]) -> str:
     """Return what gpucal's decoder does not take of these pages; ``optional`` are those with definition levels."""
     if not headers.plain.all():
         return "page headers that lack something or declare nulls"
-    known = np.isin(headers.encoding, (_PLAIN, _PLAIN_DICTIONARY))
+    known = (headers.encoding == _PLAIN) | (headers.encoding == _PLAIN_DICTIONARY)
     known |= (headers.kind != DICTIONARY) & (headers.encoding == _RLE_DICTIONARY)
     if not known.all():
         return f"pages of encoding {headers.encoding[~known][0]}"
@@ -394,12 +399,12 @@ class _Chunks:
     def of(cls, footer: Footer, columns: NDArray[np.intp], stop: int, path: Path) -> _Chunks:
         """Take them from a footer, and check their places."""
         groups = footer.rows.size
-        rows = np.broadcast_to(footer.rows[:, None], (groups, len(columns)))
-        filled = rows > 0  # for a chunk without rows, pyarrow writes no offset
-        place = np.arange(groups)[:, None] + groups * np.arange(len(columns))
-        column = np.broadcast_to(columns, filled.shape)[filled]
+        filled = np.flatnonzero(footer.rows > 0)  # for a chunk without rows, pyarrow writes no offset
+        rows = np.repeat(footer.rows[filled], len(columns))
+        place = (filled[:, None] + groups * np.arange(len(columns))).ravel()
+        column = np.tile(columns, filled.size)
         kind, codec, values, uncompressed, size, data, dictionary = (
-            facts[:, columns][filled]
+            facts[filled][:, columns].ravel()
             for facts in (
                 footer.kind,
                 footer.codec,
@@ -413,7 +418,7 @@ class _Chunks:
         # pyarrow begins here; some writers give 0 as the offset of a dictionary that is not there
         start = np.where((dictionary > 0) & (dictionary < data), dictionary, data)
         width = _WIDTHS[np.clip(kind, 0, 7)]
-        chunks = cls(column, rows[filled], start, size, uncompressed, width, codec, place[filled], path)
+        chunks = cls(column, rows, start, size, uncompressed, width, codec, place, path)
         chunks.refuse(values != chunks.rows, "has more or fewer values than its row group has rows")
         # each is checked before the sum, which may overflow 64 bits
         chunks.refuse((start < 4) | (start > stop) | (size < 0) | (size > stop), "is outside the file")

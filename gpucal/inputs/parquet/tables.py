@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from gpucal.errors import InputError
 from gpucal.inputs.files import AGAIN, shortened
 from gpucal.inputs.parquet.arrow import read_positions
-from gpucal.inputs.parquet.footer import MOST_FOR_ARROW, check_length, end_of
+from gpucal.inputs.parquet.footer import MOST_FOR_ARROW, check_length, end_of, numbered_names
 from gpucal.inputs.parquet.pages import page_table, read_footer
 
 __all__ = ["pixel_columns", "read_columns"]
@@ -50,7 +49,7 @@ def pixel_columns(names: Sequence[str], pandas: bytes) -> NDArray[np.intp]:
     """
     names = tuple(names)
     noted = _pandas_index(pandas)
-    if not noted and names == _numbered("column_", len(names)):
+    if not noted and names == numbered_names("column_", len(names)):
         return np.arange(len(names))
     alike = {name for name in names if not name.startswith("column_") and _INDEX.fullmatch(name)}
     index = noted | (alike if len(alike) < len(names) else set())
@@ -58,16 +57,11 @@ def pixel_columns(names: Sequence[str], pandas: bytes) -> NDArray[np.intp]:
     if index:
         positions = np.array([i for i, name in enumerate(names) if name not in index], dtype=np.intp)
         names = tuple(names[i] for i in positions)
-    numbered = _numbered("column_" if names and names[0].startswith("column_") else "", len(names))
+    numbered = numbered_names("column_" if names and names[0].startswith("column_") else "", len(names))
     if names != numbered and set(names) == set(numbered):
         position = dict(zip(names, positions, strict=True))
         positions = np.array([position[name] for name in numbered], dtype=np.intp)
     return positions
-
-
-@functools.lru_cache(8)
-def _numbered(prefix: str, count: int) -> tuple[str, ...]:
-    return tuple(f"{prefix}{number}" for number in range(count))
 
 
 def _pandas_index(pandas: bytes) -> frozenset[str]:

@@ -156,6 +156,46 @@ def test_a_struct_cut_short_is_told_from_the_others(cut: int) -> None:
     assert error.value.which == 4
 
 
+def numbered(k: int, rng: np.random.Generator) -> Struct:
+    """A struct of one of two layouts, some of whose numbers and sizes are those of most others."""
+    fields = {
+        1: Value(I32, int(rng.integers(-3, 3))),
+        2: Value(I64, int(rng.integers(2**60) >> rng.integers(60))),
+        3: Value(BINARY, b"\0" * int(rng.integers(5) // 4 * 150)),
+        4: Value(STRUCT, {1: Value(compact.TRUE, 1), 2: Value(compact.DOUBLE, rng.bytes(8)), 3: Value(I32, k // 900)}),
+        5: Value(BINARY, rng.bytes(4)),
+        6: Value(LIST, [Value(I32, 8), Value(I32, 2)], I32),
+        7: Value(I32, 11_250),
+    }
+    return fields if k % 5 else {**fields, 9: Value(compact.BYTE, k % 256)}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_structs_are_parsed_together_as_one_by_one(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    structs = [numbered(k, rng) for k in rng.integers(2000, size=2500)]
+    parts = [compact.write_struct(struct) for struct in structs]
+    begins = np.cumsum([0, *map(len, parts)])
+    wanted = {(1,): I32, (2,): I64, (4, 3): I32, (6, 0): I32, (7,): I32, (8,): I32}
+    found, ends, layouts = parse_structs(b"".join(parts) + bytes(8), begins[:-1], begins[-1], wanted)
+    assert found.T.tolist() == [
+        [one[1].value, one[2].value, one[4].value[3].value, 8, 11_250, ABSENT] for one in structs
+    ]
+    assert ends.tolist() == begins[1:].tolist()
+    assert {(9,) in layout.kinds for layout in layouts} == {True, False}
+
+
+@pytest.mark.parametrize("which", [0, 7, 2998, 2999])
+def test_the_first_struct_that_cannot_be_read_is_named(which: int) -> None:
+    parts = [compact.write_struct({1: Value(I32, 5), 2: Value(I64, k)}) for k in range(3000)]
+    at = np.cumsum([0, *map(len, parts)])[:-1]
+    parts[which] = b"\x01" + parts[which][1:]  # fields out of order
+    parts[2999] = b"\x01" + parts[2999][1:]
+    with pytest.raises(Unreadable, match="out of order") as error:
+        parse_structs(b"".join(parts) + bytes(8), at, sum(map(len, parts)), {(1,): I32})
+    assert error.value.which == which
+
+
 # ------------------------------------------------------------------------- what pyarrow refuses is refused here as well
 
 
