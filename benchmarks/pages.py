@@ -77,7 +77,7 @@ class Stages:
         self.do("inflate", inflate_pages, raw, some, 0, len(some), inflated, status, *scratch.inflating)
         for page in np.flatnonzero(status).tolist():
             self.left += 1
-            place = int(status[page]), inflated, int(some[page, TO] - some[0, TO]), Path()
+            place = inflated, int(some[page, TO] - some[0, TO]), Path()
             self.do("inflate by pyarrow's codec", inflate_by_codec, table, raw, first + page, *place)
         out, saturated, wrong = np.empty((n, self.plan.n_bins)), np.empty(n, np.uint8), np.empty((n, 2), np.int64)
         firsts, constants = table.firsts[pixels.start : pixels.stop + 1] - first, decode._constants(self.plan, pixels)
@@ -126,8 +126,7 @@ def for_a_gpu(plan: Plan, loaded: Loaded) -> dict[str, float]:
             start, others = time.thread_time(), np.flatnonzero(refused).tolist()
             for page in others:
                 to = int(block.pages[page, TO])
-                number = int(refused[page])
-                inflate_by_codec(loaded.table, loaded.data, block.first + page, number, memory, to, loaded.path)
+                inflate_by_codec(loaded.table, loaded.data, block.first + page, memory, to, loaded.path)
             found[f"for a GPU: decompressed by pyarrow {when}"] += time.thread_time() - start
             found[f"for a GPU: pages decompressed {when}"] += len(others)
         start = time.thread_time()

@@ -189,8 +189,7 @@ class PageLane:
         for page, to in zip(others.tolist(), begins.tolist(), strict=True):
             at, prefix = (int(block.pages[page, place]) for place in (AT, PREFIX))
             bytes_[to : to + prefix] = loaded.data[at : at + prefix]
-            whole, number = block.first + page, int(refused[page])
-            inflate_by_codec(loaded.table, loaded.data, whole, number, bytes_, to, loaded.path)
+            inflate_by_codec(loaded.table, loaded.data, block.first + page, bytes_, to, loaded.path)
         table[:] = parts
         for host, device in ((bytes_, on_device), (table, pages)):
             device.set(host, stream=self.stream)

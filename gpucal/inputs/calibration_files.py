@@ -21,7 +21,7 @@ from gpucal.errors import InputError
 from gpucal.inputs.files import AGAIN, read_whole, shortened
 from gpucal.inputs.kinds import HEAD, mistaken
 from gpucal.inputs.parquet.arrow import values_of
-from gpucal.inputs.parquet.tables import pixel_columns, read_columns
+from gpucal.inputs.parquet.tables import pixel_columns, plain_columns, read_columns
 from gpucal.settings.detectors import Detector
 from gpucal.settings.ids import as_id
 
@@ -252,12 +252,25 @@ def _parse(data: bytes, path: Path, frame: _Frame, detector: Detector) -> tuple[
     """Return a file's frames, (plane, spatial, wavelength), and whether its columns were in another order."""
     rows, width = detector.shape
     shape = (frame.planes * rows, width)
-    is_moved = False
+    plain = plain_columns(data, path)  # as they are published
+    if plain is not None and plain[0].shape == shape and (frame.is_map or plain[0].dtype == np.float64):
+        values, positions = np.ascontiguousarray(plain[0], dtype=np.float64), plain[1]
+    else:
+        values, positions = _decoded(data, path, frame, shape)
+    if frame.is_map and (odd := values[(values != 0) & (values != 1)]).size:
+        raise InputError(f"holds {odd[0]:g}, expected a map of dead pixels: bool, or 0 and 1", AGAIN, path)
+    return values.reshape(frame.planes, rows, width), bool((np.diff(positions) < 0).any())
+
+
+def _decoded(
+    data: bytes, path: Path, frame: _Frame, shape: tuple[int, int]
+) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """Decode a file of any kind: its values, (row, column), and the positions of its columns; or say what is wrong."""
+    positions = np.empty(0, np.intp)
 
     def check(schema: pa.Schema, n_rows: int) -> NDArray[np.intp]:
-        nonlocal is_moved
+        nonlocal positions
         positions, types = pixel_columns(schema.names, (schema.metadata or {}).get(b"pandas", b"")), schema.types
-        is_moved = bool((np.diff(positions) < 0).any())
         if (n_rows, positions.size) != shape:
             raise InputError(f"has shape {(n_rows, positions.size)}, expected {shape}", AGAIN, path)
         for kind in {types[position] for position in positions}:
@@ -271,15 +284,9 @@ def _parse(data: bytes, path: Path, frame: _Frame, detector: Detector) -> tuple[
     if frame.is_map and any(column.null_count for column in table.columns):
         raise InputError("holds nulls", AGAIN, path)
     values = np.empty(shape, np.float64)
-    if {*table.schema.types} == {pa.float64()}:  # as published: all at once, as Arrow takes 10 µs a column
-        (batch,) = table.combine_chunks().to_batches()
-        values[:] = batch.to_tensor(null_to_nan=True).to_numpy()
-    else:
-        for index, column in enumerate(table.columns):
-            values[:, index] = _numbers(column)
-    if frame.is_map and (odd := values[(values != 0) & (values != 1)]).size:
-        raise InputError(f"holds {odd[0]:g}, expected a map of dead pixels: bool, or 0 and 1", AGAIN, path)
-    return values.reshape(frame.planes, rows, width), is_moved
+    for index, column in enumerate(table.columns):
+        values[:, index] = _numbers(column)
+    return values, positions
 
 
 def _numbers(column: pa.ChunkedArray) -> NDArray[Any]:

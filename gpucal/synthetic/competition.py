@@ -314,6 +314,7 @@ def _write_columns(path: Path, columns: NDArray[np.generic]) -> None:
     """Write (column, row) of a calibration file as ``column_0``, ``column_1``, ...; the array is not copied."""
     table = pa.Table.from_arrays([pa.array(c) for c in columns], names=[f"column_{k}" for k in range(len(columns))])
     options = {"compression": "zstd", "compression_level": 1, "write_statistics": False, "store_schema": False}
+    options["use_dictionary"] = False  # as published
     with path.open("wb") as stream:  # pyarrow takes no path that is not UTF-8
         pq.write_table(table, stream, row_group_size=columns.shape[1], **options)
 

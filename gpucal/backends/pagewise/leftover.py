@@ -14,10 +14,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from gpucal.backends.pagewise.statuses import ASKED, DONE, HEADER, OTHER, SEQUENCES, SIZES, STATUSES, TOLD
+from gpucal.backends.pagewise.statuses import ASKED, DONE, OTHER, SEQUENCES, STATUSES, TOLD
 from gpucal.errors import InputError
 from gpucal.inputs.files import AGAIN, shortened
-from gpucal.inputs.parquet.layout import AT, CHECKSUM, CODEC, PREFIX, SIZE, SNAPPY, STORED, WANTED, ZSTD
+from gpucal.inputs.parquet.codec import decompress
+from gpucal.inputs.parquet.layout import AT, CHECKSUM, CODEC, PREFIX, SIZE, STORED, WANTED, ZSTD
 from gpucal.inputs.parquet.pages import PageTable
 from gpucal.inputs.parquet.thrift import ABSENT
 from gpucal.inputs.signal_file import Loaded
@@ -85,7 +86,7 @@ def foreseen(data: NDArray[np.uint8], pages: NDArray[np.int64]) -> NDArray[np.in
 
 
 def inflate_by_codec(
-    table: PageTable, data: NDArray[np.uint8], page: int, status: int, out: NDArray[np.uint8], to: int, path: Path
+    table: PageTable, data: NDArray[np.uint8], page: int, out: NDArray[np.uint8], to: int, path: Path
 ) -> None:
     """Inflate a page by pyarrow's codec.
 
@@ -97,8 +98,6 @@ def inflate_by_codec(
         The file.
     page : int
         Which page.
-    status : int
-        Why it is left to the codec.
     out : ndarray of uint8
         Filled with the page, from ``to`` on; but for the bytes that are stored as they are in front of it.
     to : int
@@ -113,23 +112,10 @@ def inflate_by_codec(
     """
     facts = table.pages[page].tolist()
     at, size, codec, prefix, wanted = (facts[place] for place in (AT, SIZE, CODEC, PREFIX, WANTED))
-    stored, wanted, to = data[at + prefix : at + size], wanted - prefix, to + prefix
     try:
-        if codec == ZSTD and status not in (HEADER, SIZES):
-            # its header says that it holds as much as it should, and the codec sees to that
-            inflated = pa.Codec("zstd").decompress(pa.py_buffer(stored), decompressed_size=wanted)
-        elif codec == ZSTD:
-            with pa.CompressedInputStream(pa.BufferReader(pa.py_buffer(stored)), "zstd") as stream:
-                inflated = stream.read_buffer(wanted + 1)
-        elif codec == SNAPPY and _snappy_size(stored) == wanted:
-            inflated = pa.Codec("snappy").decompress(pa.py_buffer(stored), decompressed_size=wanted)
-        else:
-            raise OSError("of another size than its header says")
+        out[to + prefix : to + wanted] = decompress(codec, data[at + prefix : at + size], wanted - prefix)
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise _refusal(table, page, f"cannot be decompressed ({shortened(error)})", path) from error
-    if inflated.size != wanted:
-        raise _refusal(table, page, "cannot be decompressed (to the size that its header says)", path)
-    out[to : to + wanted] = np.frombuffer(inflated, np.uint8)
 
 
 def settle(
@@ -174,16 +160,6 @@ def settle(
         again(pixel, counts)
         by_arrow += int(table.firsts[one.stop] - table.firsts[one.start])
     return by_arrow
-
-
-def _snappy_size(stored: NDArray[np.uint8]) -> int:
-    """Return the size that compressed bytes begin with, in groups of seven bits."""
-    size = 0
-    for place, byte in enumerate(stored[:5].tobytes()):
-        size |= (byte & 127) << 7 * place
-        if byte < 128:
-            return size
-    return -1
 
 
 def _refusal(table: PageTable, page: int, problem: str, path: Path, mend: str = AGAIN) -> InputError:

@@ -99,7 +99,9 @@ class PageTable:
     n_rows : int
         Values of each column.
     unfit : str
-        Why gpucal's decoder does not take the pages; empty if it does.
+        Why gpucal's decoder of counts does not take the pages; empty if it does.
+    unfit_pages : str
+        The same, but for what the columns hold.
     """
 
     pages: NDArray[np.int64]
@@ -108,6 +110,7 @@ class PageTable:
     columns: NDArray[np.intp]
     n_rows: int
     unfit: str
+    unfit_pages: str
 
     @property
     def sizes(self) -> NDArray[np.int64]:
@@ -224,10 +227,10 @@ def page_table(
     if strict:
         chunks.refuse(wrong, "has a page whose size contradicts its header", headers.chunk)
         chunks.refuse(elsewhere, "has pages whose sizes contradict the footer")
-    unfit = unfit_columns(footer, columns)
-    unfit = unfit or _unfit_pages(headers, footer.facts[chunks.column[headers.chunk], 0] > 0)
-    if not unfit and (wrong.any() or (ends > chunks.start + chunks.size).any()):
-        unfit = "pages whose sizes contradict each other"
+    unfit_pages = _unfit_pages(headers, footer.facts[chunks.column[headers.chunk], 0] > 0)
+    if not unfit_pages and (wrong.any() or (ends > chunks.start + chunks.size).any()):
+        unfit_pages = "pages whose sizes contradict each other"
+    unfit = unfit_columns(footer, columns) or unfit_pages
 
     # by columns, and in each by row groups; a stable sort leaves the pages of a chunk in their order
     place = chunks.place[headers.chunk]
@@ -251,7 +254,7 @@ def page_table(
     groups = footer.rows.size
     counts = np.bincount(place, minlength=groups * len(columns)).reshape(len(columns), groups).sum(axis=1)
     firsts = np.append(0, np.cumsum(counts))
-    return PageTable(pages, firsts, footer.facts[columns], columns, footer.n_rows, unfit)
+    return PageTable(pages, firsts, footer.facts[columns], columns, footer.n_rows, unfit, unfit_pages)
 
 
 @dataclass(frozen=True, eq=False)
