@@ -281,28 +281,31 @@ def light_curve_of_plan(
     inside, columns = _split(mends_of(dq, mends), photometer)
     c, _ = _coefficients(signal, dq, inside, aperture, None)
     unused = c == 0.0
+    is_plain = bool((unused | (c == 1.0)).all())  # to multiply by 1 changes nothing
     frame = (plan.detector.shape[0], plan.detector.width)
     maps = (values.reshape(frame).T for values in (plan.divisor, plan.dark, plan.read_noise))
     divisor, dark, read = (np.where(unused, 0.0, values) for values in maps)
-    sums = "bxy,xy->b" if photometer else "bxy,xy->bx"
-    flux = weighted_sum(signal, c, photometer)
-    squared = np.empty_like(flux)
+    sums, axes = ("bxy,xy->b", (1, 2)) if photometer else ("bxy,xy->bx", 2)
+    flux, squared = (np.empty((len(signal), 1 if photometer else signal.shape[1])) for _ in range(2))
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         share = np.where(unused, 0.0, plan.electron * (c / divisor) ** 2)
         reads = 2 * plan.pairs_per_bin / plan.electron * read**2
         for part in time_parts(signal):
             charge = signal[part].astype(np.float64)
             np.copyto(charge, 0.0, where=unused)
+            place = (part, 0) if photometer else part
+            flux[place] = (charge if is_plain else charge * c).sum(axis=axes)
             charge *= divisor
-            charge += dark * plan.tau_s[part, None, None]
+            tau_s = plan.tau_s[part, None, None]
+            charge += dark * (tau_s[:1] if (tau_s == tau_s[0]).all() else tau_s)  # mostly the same in every bin
             np.maximum(charge, 0.0, out=charge)
             charge += reads
-            if (here := rejected.part(part)).pairs.size:
-                here.rescale(charge, plan.pairs_per_bin)
+            if rejected.pairs.size:
+                rejected.part(part).rescale(charge, plan.pairs_per_bin)
                 np.copyto(charge, 0.0, where=unused)
-            np.einsum(sums, charge, share, out=squared[part, 0] if photometer else squared[part])
+            np.einsum(sums, charge, share, out=squared[place])
         nothing = unused.all() if photometer else unused.all(axis=1)
-        squared[:, nothing] = np.nan
+        flux[:, nothing] = squared[:, nothing] = np.nan
         interpolate(flux[:, :, None], columns)
         carry_variance(squared[:, :, None], columns)
         return LightCurve(flux, np.sqrt(squared))

@@ -14,6 +14,7 @@ the least fourth differences along both axes at once, and a tenth of those along
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -109,7 +110,7 @@ def pointing(
         factors: dict[int, list[Float]] = {}
         for component, axis in enumerate((0, 1) if photometer else (1,), 1):
             told = np.where(fit.variance[component] > 0.0, 1.0 / fit.variance[component], 0.0)
-            by_noise = np.count_nonzero(good) * (derivative(image.shape[axis]) ** 2).sum(axis=1).mean() / max(n, 1)
+            by_noise = np.count_nonzero(good) * (_derivative(image.shape[axis]) ** 2).sum(axis=1).mean() / max(n, 1)
             if told.sum() > _SEEN * by_noise:
                 factors[axis] = [told * fit.of[component], told * fit.of[0]]
         if factors:
@@ -172,6 +173,10 @@ def derivative(n: int) -> Float:
     return np.asarray(np.linalg.solve(left, right), dtype=np.float64)
 
 
+# The same, once for each length: an item needs it up to four times. Not to be written to.
+_derivative = lru_cache(8)(derivative)
+
+
 def fill(image: Float, good: Bool) -> Float:
     """Fill bad pixels in so that the image is as smooth as can be.
 
@@ -229,8 +234,8 @@ def _roughness(n: int) -> Float:
 def _moves(image: Float, good: Bool, photometer: bool) -> list[Float]:
     """Return what a shift of one pixel adds to the image, along each axis that is measured; 0 at bad pixels."""
     whole = fill(image, good)
-    along = [derivative(image.shape[0]) @ whole] if photometer else []
-    return [np.where(good, -slope, 0.0) for slope in (*along, whole @ derivative(image.shape[1]).T)]
+    along = [_derivative(image.shape[0]) @ whole] if photometer else []
+    return [np.where(good, -slope, 0.0) for slope in (*along, whole @ _derivative(image.shape[1]).T)]
 
 
 def _fit(vectors: Float, weight: Float, photometer: bool) -> _Fit:
@@ -262,14 +267,17 @@ def _mean(signal: Array) -> Array:
 
 def _sums_over(signal: Array, factors: Float) -> Float:
     """Return the sums of factors times signal, (time, factor); signals do not count where every factor is 0."""
-    xp = namespace(signal)
-    used = xp.asarray((factors != 0.0).any(axis=0))
+    unused = (factors == 0.0).all(axis=0)
+    matrix = factors.reshape(len(factors), -1).T
     sums = np.empty((len(signal), len(factors)))
     for part in time_parts(signal):  # as 0 times NaN is NaN, those that do not count become 0
-        values = xp.where(used, signal[part, ...], 0.0)
-        if isinstance(values, np.ndarray):  # one product of matrices instead of a sum a factor
-            sums[part] = np.tensordot(values.astype(np.float64, copy=False), factors, axes=((1, 2), (1, 2)))
+        if isinstance(signal, np.ndarray):  # one product of matrices instead of a sum a factor
+            values = signal[part].astype(np.float64)
+            np.copyto(values, 0.0, where=unused)
+            sums[part] = values.reshape(len(values), -1).dot(matrix)
             continue
+        xp = namespace(signal)
+        values = xp.where(xp.asarray(unused), 0.0, signal[part, ...])
         for k, of in enumerate(factors):
             sums[part, k] = _on_host(xp.sum(values * xp.asarray(of), axis=(1, 2)))
     return sums

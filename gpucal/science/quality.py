@@ -118,7 +118,7 @@ def curve_quality(flux: NDArray[Any], error: NDArray[Any], *, photometer: bool) 
 
 def count_flags(dq: NDArray[np.uint8]) -> dict[str, int]:
     """Count the pixels that have each flag."""
-    return {str(flag.name): int(np.count_nonzero(dq & flag)) for flag in DQ}
+    return {str(flag.name): int(np.count_nonzero(dq & np.uint8(flag))) for flag in DQ}
 
 
 def motion(pointing: Pointing, *, photometer: bool) -> dict[str, Any]:
@@ -328,8 +328,7 @@ def negative_share(signal: NDArray[Any], good: NDArray[np.bool_]) -> float:
         From 0 to 1; NaN counts as not below. NaN if no pixel counts.
     """
     n = len(signal) * int(np.count_nonzero(good))
-    below = sum(int(np.count_nonzero(signal[part] < 0.0)) for part in time_parts(signal))
-    below -= int(np.count_nonzero(signal[:, ~good] < 0.0))
+    below = sum(int(np.count_nonzero((signal[part] < 0.0) & good)) for part in time_parts(signal))
     return below / n if n else math.nan
 
 
