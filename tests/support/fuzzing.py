@@ -173,7 +173,9 @@ def beside(seeds: range, folder: Path) -> Counter[str]:
         if what == "adc":
             assert all(np.isfinite(value).all() for value in values), doing
         else:
-            plain = plain_columns(data, None if what == "frames" else [str(name) for name in AXES])
+            names = None if what == "frames" else [str(name) for name in AXES]
+            # pyarrow refuses some footers for statistics, which gpucal does not read: then nothing else is damaged
+            plain = plain_columns(data, names) or plain_columns(good[name], names)
             expected = [np.stack(plain, axis=1)] if what == "frames" else [cut_axis(column) for column in plain]
             assert len(expected) == len(values), doing
             for mine, theirs in zip(values, expected, strict=True):

@@ -112,6 +112,9 @@ class Footer:
     facts : ndarray of int64, shape (column, 3)
         Of each column: whether it has definition levels, bytes of a value, and the highest count that its type has. A
         column has 0 bytes if it does not hold plain integers, or only its Arrow schema can tell.
+    types : ndarray of int64, shape (column,)
+        Physical type of each column by the schema, as numbered in parquet.thrift;
+        `gpucal.inputs.parquet.thrift.ABSENT` for one that is of a type derived from it.
     pandas : bytes
         What pandas noted of the table, as JSON; empty if nothing.
     rows : ndarray of int64, shape (row group,)
@@ -128,6 +131,7 @@ class Footer:
     names: tuple[str, ...]
     nested: bool
     facts: NDArray[np.int64]
+    types: NDArray[np.int64]
     pandas: bytes
     rows: NDArray[np.int64]
     kind: NDArray[np.int64]
@@ -268,9 +272,9 @@ def parse_footer(data: bytes, at: int, stop: int) -> Footer:
         note = notes[b"ARROW:schema"]
         (_check_arrow_schema if len(note) <= _KEPT else _check_arrow_schema.__wrapped__)(note)
     table = np.stack(groups, axis=1) if groups else np.zeros((len(_WANTED), 0, len(schema.names)), np.int64)
-    facts = schema.facts(b"ARROW:schema" in notes)
+    facts, types = schema.facts(b"ARROW:schema" in notes)
     return Footer(
-        n_rows, schema.names, schema.nested, facts, notes.get(b"pandas", b""), np.array(rows, np.int64), *table
+        n_rows, schema.names, schema.nested, facts, types, notes.get(b"pandas", b""), np.array(rows, np.int64), *table
     )
 
 
@@ -283,10 +287,10 @@ class _Schema:
     forms: list[bytes]
     nested: bool
 
-    def facts(self, arrow: bool) -> NDArray[np.int64]:
-        """See `Footer.facts`; ``arrow`` says that the file has an Arrow schema beside this one."""
-        facts = np.array([_facts(form, arrow) for form in self.forms], np.int64).reshape(-1, 3)
-        return facts[self.numbers]
+    def facts(self, arrow: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """See `Footer.facts` and `Footer.types`; ``arrow`` says that the file has an Arrow schema beside this one."""
+        facts = np.array([_facts(form, arrow) for form in self.forms], np.int64).reshape(-1, 4)
+        return facts[self.numbers, :3], facts[self.numbers, 3]
 
 
 def _read_schema(reader: StructReader, count: int) -> _Schema:
@@ -352,19 +356,21 @@ def _element(reader: StructReader) -> tuple[bytes, bytes, int]:
             reader.skip(kind)
 
 
-def _facts(form: bytes, arrow: bool) -> tuple[int, int, int]:
-    """Return the row of `Footer.facts` of a column of this form."""
+def _facts(form: bytes, arrow: bool) -> tuple[int, int, int, int]:
+    """Return the row of `Footer.facts` and the number of `Footer.types` of a column of this form."""
     layout, numbers = StructReader(form, 0, len(form)).struct()
     said = {place: numbers[number] for place, number in layout.numbers.items() if layout.kinds[place] == I32}
     repetition, converted = said.get((3,), ABSENT), said.get((6,), ABSENT)
-    width = _WIDTHS.get(said.get((1,), ABSENT), 0)
+    kind = said.get((1,), ABSENT)
+    width = _WIDTHS.get(kind, 0)
     bits, signed = _INTEGERS.get(converted, (64, True))
     logical = b"\x4c\xac\x13%c%c\0\0" % (bits, 0x11 if signed else 0x12)  # the same, as a union of structs
-    plain = converted == ABSENT and (10,) not in layout.kinds and not (arrow and width == 8)  # a duration for Arrow
+    bare = converted == ABSENT and (10,) not in layout.kinds
+    plain = bare and not (arrow and width == 8)  # a duration for Arrow
     known = converted in _INTEGERS and ((10,) not in layout.kinds or logical in form)
     if repetition not in (0, 1) or not (plain or known):
         width = 0
-    return repetition, width, min(0xFFFF, (1 << (bits - signed)) - 1)
+    return repetition, width, min(0xFFFF, (1 << (bits - signed)) - 1), kind if bare else ABSENT
 
 
 def _note(reader: StructReader) -> tuple[bytes, bytes]:

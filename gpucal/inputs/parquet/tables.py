@@ -112,7 +112,8 @@ def plain_columns(data: bytes, path: Path) -> tuple[NDArray[np.generic], NDArray
     kind, is_optional = (int(of[columns[0]]) for of in (footer.kind[0], footer.facts[:, 0]))
     levels = _all_there(n_rows) if is_optional else b""
     size = len(levels) + {_DOUBLE: 8 * n_rows, _BOOLEAN: (n_rows + 7) // 8}.get(kind, 0)
-    alike = (footer.kind[0, columns] == kind) & (footer.facts[columns, 0] == is_optional)
+    alike = (footer.kind[0, columns] == kind) & (footer.types[columns] == kind)
+    alike &= footer.facts[columns, 0] == is_optional
     if kind not in (_DOUBLE, _BOOLEAN) or is_optional not in (0, 1) or not alike.all():
         return None
     expected = (KIND, DATA), (ENCODING, _PLAIN), (VALUES, n_rows), (WANTED, size)

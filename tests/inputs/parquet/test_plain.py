@@ -1,4 +1,4 @@
-"""Columns of calibration frames: those stored as published are decoded by gpucal, all others by pyarrow, to the same."""
+"""Columns of calibration frames: gpucal decodes those stored as published, and leaves all others to pyarrow."""
 
 from __future__ import annotations
 
