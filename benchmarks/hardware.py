@@ -38,7 +38,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from measure import gpucal, machine, measure
+from measure import gpucal, machine, measure, planet_like
 
 HERE = Path(__file__).resolve()
 TESTS = HERE.parents[1] / "tests"
@@ -768,7 +768,7 @@ class Data:
                 shutil.copy(entry, self.case.data)
         made = [planet for folder in folders for planet in (folder / "train").iterdir()]
         for n in range(self.case.planets):
-            (self.case.data / "train" / str(10**9 + n)).symlink_to(made[n % len(made)])
+            planet_like(made[n % len(made)], self.case.data / "train" / str(10**9 + n))
 
 
 def main() -> None:

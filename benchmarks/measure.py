@@ -105,13 +105,36 @@ def gpucal(*arguments: object) -> list[str]:
 
 
 def full_size_planets(folder: Path, planets: int) -> list[int]:
-    """Make a 2025-layout folder of full-size planets: two are synthesised, the others are links to them in turn."""
+    """Make a 2025-layout folder of full-size planets: two are synthesised, the others have their signals in turn."""
     if not folder.exists():
         measure(gpucal("synth", folder, "--layout", "2025", "--planets", 2))
     train = folder / "train"
-    real = sorted(int(path.name) for path in train.iterdir() if not path.is_symlink())
-    links = [10**9 + i for i in range(2, planets)]
-    for i, link in enumerate(links):
-        if not (train / str(link)).is_symlink():
-            (train / str(link)).symlink_to(str(real[i % 2]))
-    return [*real, *links][:planets]
+    others = [10**9 + i for i in range(2, planets)]
+    real = sorted(int(path.name) for path in train.iterdir() if not is_other(path))
+    for i, other in enumerate(others):
+        if not (train / str(other)).is_dir() or (train / str(other)).is_symlink():
+            (train / str(other)).unlink(missing_ok=True)
+            planet_like(train / str(real[i % 2]), train / str(other))
+    return [*real, *others][:planets]
+
+
+def is_other(planet: Path) -> bool:
+    """Tell whether a planet has the signals of another."""
+    return planet.is_symlink() or all(path.is_symlink() for path in planet.glob("*_signal*"))
+
+
+def planet_like(planet: Path, other: Path) -> None:
+    """Make another planet with the signals of a planet, by links, and calibration frames of its own, as planets have.
+
+    Their values are those of the planet, but not their bytes: frames with known bytes would not be parsed again.
+    """
+    other.mkdir()
+    for entry in planet.resolve().iterdir():
+        if not entry.is_dir():
+            (other / entry.name).symlink_to(entry)
+            continue
+        (other / entry.name).mkdir()
+        for file in entry.iterdir():
+            content = file.read_bytes()
+            end = len(content) - 8 - int.from_bytes(content[-8:-4], "little")  # of pages, before the footer
+            (other / entry.name / file.name).write_bytes(content[:end] + other.name.encode() + content[end:])
