@@ -160,6 +160,7 @@ def once(obs: package.Observation, detector: Detector, threads: int) -> dict[str
     path, bin_pages = obs.signal_path(detector), load("numba").bin_pages
     assert bin_pages is not None
     found: dict[str, float] = {}
+    obs.axis(detector)  # read once for a data set
     start = time.thread_time()
     signal = open_signal(path, detector)
     config = Calibration().filled(obs.dataset.layout.preset)
@@ -211,10 +212,10 @@ def main() -> None:
     if not options.folder.exists():
         measure(gpucal("synth", options.folder, "--layout", "2025", "--planets", 1))
     compiling = timed(lambda: load("numba"), time.process_time)
-    obs = next(iter(package.open_dataset(options.folder)))
     rows = [
         {name: once(obs, detector, options.threads) for name, detector in DETECTORS.items()}
         for _ in range(options.rounds)  # round by round, as the machine's weather changes
+        for obs in [next(iter(package.open_dataset(options.folder)))]  # which does not know the frames yet
     ]
     medians = {
         name: {stage: statistics.median(row[name][stage] for row in rows) for stage in rows[0][name]}
