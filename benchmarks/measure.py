@@ -9,6 +9,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -110,7 +111,7 @@ def full_size_planets(folder: Path, planets: int) -> list[int]:
         measure(gpucal("synth", folder, "--layout", "2025", "--planets", 2))
     train = folder / "train"
     others = [10**9 + i for i in range(2, planets)]
-    real = sorted(int(path.name) for path in train.iterdir() if not is_other(path))
+    real = sorted(int(path.name) for path in train.iterdir() if path.name.isdigit() and not is_other(path))
     for i, other in enumerate(others):
         if not (train / str(other)).is_dir() or (train / str(other)).is_symlink():
             (train / str(other)).unlink(missing_ok=True)
@@ -128,13 +129,16 @@ def planet_like(planet: Path, other: Path) -> None:
 
     Their values are those of the planet, but not their bytes: frames with known bytes would not be parsed again.
     """
-    other.mkdir()
+    new = other.with_name(f"{other.name}-new")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir()
     for entry in planet.resolve().iterdir():
         if not entry.is_dir():
-            (other / entry.name).symlink_to(entry)
+            (new / entry.name).symlink_to(entry)
             continue
-        (other / entry.name).mkdir()
+        (new / entry.name).mkdir()
         for file in entry.iterdir():
             content = file.read_bytes()
             end = len(content) - 8 - int.from_bytes(content[-8:-4], "little")  # of pages, before the footer
-            (other / entry.name / file.name).write_bytes(content[:end] + other.name.encode() + content[end:])
+            (new / entry.name / file.name).write_bytes(content[:end] + other.name.encode() + content[end:])
+    new.rename(other)

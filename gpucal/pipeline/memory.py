@@ -105,7 +105,7 @@ def working_bytes(signal: Signal, threads: int, page_block: int | None = None, *
 
 @dataclass(frozen=True, eq=False)
 class FileMemory:
-    """Memory that files are read into, one after another; the process holds only what was ever written to."""
+    """Memory that files are read into, one after another. Of the usual kind, what was never written to is not held."""
 
     space: NDArray[np.uint8]
     written: int
@@ -113,6 +113,10 @@ class FileMemory:
     def holding(self, size: int) -> FileMemory:
         """Return the same after a file of ``size`` was read into it."""
         return FileMemory(self.space, max(size, self.written))
+
+    def beyond(self, size: int) -> int:
+        """Return the bytes that it holds more than a file of ``size`` needs."""
+        return max(0, self.written - size)
 
 
 class Budget:
@@ -158,9 +162,10 @@ class Budget:
                 self._changed.wait(timeout=0.5)
             if self._closed:
                 raise CancelledError
+            need = 0 if size is None else size
             fitting = [memory for memory in self._spare if size is not None and memory.space.size >= size]
-            spare = min(fitting, key=lambda memory: abs(memory.written - (size or 0)), default=None)
-            more = 0 if spare is None or size is None else max(0, spare.written - size)
+            spare = min(fitting, key=lambda memory: (memory.beyond(need), -memory.written), default=None)
+            more = 0 if spare is None else spare.beyond(need)
             if (self.strict or self._used) and self._used + wanted + more > self.total:
                 spare, more = None, 0
             self._used += wanted + more

@@ -349,7 +349,7 @@ class Pipeline:
         page_block = self._destination.page_block
         reserved = held + working_bytes(signal, self._threads, page_block, by_pages=wants_pages)
         spare = self._budget.acquire(reserved, signal.path, self._check_alive, signal.size)
-        reserved += 0 if spare is None else max(0, spare.written - signal.size)
+        reserved += 0 if spare is None else spare.beyond(signal.size)
         start = time.perf_counter()
         try:
             memory = (self._new_memory(signal.size) if spare is None else spare).holding(signal.size)

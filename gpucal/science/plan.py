@@ -343,14 +343,14 @@ def _bad_linearity(config: Calibration, linear_corr: NDArray[np.float64]) -> NDA
     off = np.abs(linear_corr[0]) > config.linearity_max_offset
     far, most = np.zeros(finite.shape, bool), np.zeros(finite.shape)
     with np.errstate(invalid="ignore", over="ignore"):
-        # P(x) / x − 1 without the constant is at most the sum of its terms, all taken as positive; of nearly all pixels
-        # that is small enough, with far more room than rounding can need
+        # Without the constant, |P(x) / x − 1| is at most the sum of the sizes of its terms at the end of the range.
+        # That is small enough for nearly all pixels, and 0.1 % is more room than rounding needs.
         for power in linear_corr[:1:-1]:
             most += np.abs(power)
             most *= config.linearity_range
         most += np.abs(linear_corr[1] - 1.0)
         unsure = ~(1.001 * most + 1e-9 <= config.linearity_tolerance)
-        # of the others it is followed, a smooth quartic: 60 steps of 500 e⁻ are ample
+        # The others' smooth quartic is followed: 60 steps of 500 e⁻ are ample.
         electrons = np.linspace(0.0, config.linearity_range, 61)[:, None]
         ratio = np.zeros((electrons.size, np.count_nonzero(unsure)))
         for power in linear_corr[:0:-1, unsure]:

@@ -173,8 +173,12 @@ def derivative(n: int) -> Float:
     return np.asarray(np.linalg.solve(left, right), dtype=np.float64)
 
 
-# The same, once for each length: an item needs it up to four times. Not to be written to.
-_derivative = lru_cache(8)(derivative)
+@lru_cache(8)
+def _derivative(n: int) -> Float:
+    """Return `derivative`, read-only, made once for each length: an item needs it up to four times."""
+    made = derivative(n)
+    made.flags.writeable = False
+    return made
 
 
 def fill(image: Float, good: Bool) -> Float:

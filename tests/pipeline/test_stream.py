@@ -262,7 +262,7 @@ def test_one_item_is_opened_ahead_of_the_one_that_is_read(many: Path, monkeypatc
 def test_what_is_not_wanted_is_not_read(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read, plain = [], signal_file._read_into
     monkeypatch.setattr(
-        signal_file, "_read_into", lambda buffer, path, size: read.append(path) or plain(buffer, path, size)
+        signal_file, "_read_into", lambda buffer, ranges, path: read.append(path) or plain(buffer, ranges, path)
     )
 
     def wanted() -> Iterator[Opened | Outcome]:
@@ -332,7 +332,7 @@ def test_buffers_to_use_again_are_within_the_budget() -> None:
     assert shared._spare == []
 
 
-def test_a_file_is_read_into_the_smallest_memory_that_has_room() -> None:
+def test_a_file_is_read_into_the_memory_that_holds_the_least_beyond_it() -> None:
     def acquire(wanted: int, size: int) -> int:
         memory = shared.acquire(wanted, Path("signal.parquet"), lambda: None, size)
         return 0 if memory is None else memory.space.size
@@ -346,6 +346,16 @@ def test_a_file_is_read_into_the_smallest_memory_that_has_room() -> None:
     shared.release(105)
     assert acquire(140, 10) == 20
     assert acquire(45, 40) == 0  # with the ten bytes more of that memory there would be too many
+
+
+def test_memory_that_costs_nothing_more_comes_first() -> None:
+    shared = budget.Budget(tight(1, 200), 1)
+    for space, written in ((60, 45), (61, 20), (62, 30)):
+        shared.release(0, budget.FileMemory(np.empty(space, np.uint8), written))
+    shared._used = 100
+    memory = shared.acquire(98, Path("signal.parquet"), lambda: None, 40)
+    assert memory is not None
+    assert (memory.space.size, memory.written, shared._used) == (62, 30, 198)
 
 
 @pytest.mark.parametrize(("size", "in_use"), [(90, 100), (40, 60), (25, 60)])

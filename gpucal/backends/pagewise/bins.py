@@ -52,6 +52,9 @@ from gpucal.inputs.parquet.layout import (
     KIND,
     LEVELS,
     PADDING,
+    PLAIN,
+    PLAIN_DICTIONARY,
+    RLE_DICTIONARY,
     TO,
     VALUES,
     WANTED,
@@ -59,8 +62,6 @@ from gpucal.inputs.parquet.layout import (
 )
 
 __all__ = ["ASKED", "STATUSES", "bin_counts", "bin_pages", "count_pages", "workspace"]
-
-_PLAIN, _PLAIN_DICTIONARY, _RLE_DICTIONARY = 0, 2, 8
 
 _LANES, _A_LANE, _PIECE = 32, 15, 508  # of calibrate.cu
 _TILE = 1024  # pairs whose differences stay in the nearest cache
@@ -214,7 +215,7 @@ def _column(
         if pages[page, KIND] == DICTIONARY:
             dictionaries += 1
         else:
-            coded &= pages[page, ENCODING] != _PLAIN
+            coded &= pages[page, ENCODING] != PLAIN
     coded &= dictionaries == 1
     row, entries = int64(0), int64(-1)  # not literals, which functions would be compiled for as well
     above, highest = False, 0
@@ -257,7 +258,7 @@ def _column(
             if status:
                 return status, page, -1, 0
             at += levels
-        if encoding == _PLAIN:
+        if encoding == PLAIN:
             if count * width != stop - at:
                 return SIZE_WRONG, page, -1, 0
             wrong = False
@@ -268,7 +269,7 @@ def _column(
                 put(reads, row + k, value)
             if wrong:
                 return RANGE, page, -1, 0
-        elif encoding != _RLE_DICTIONARY and encoding != _PLAIN_DICTIONARY:
+        elif encoding != RLE_DICTIONARY and encoding != PLAIN_DICTIONARY:
             return ENCODED, page, -1, 0
         else:
             if entries < 0:

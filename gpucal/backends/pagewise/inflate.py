@@ -38,11 +38,10 @@ from gpucal.backends.pagewise.statuses import (
     TREE,
     TREELESS,
 )
-from gpucal.inputs.parquet.layout import AT, CODEC, PADDING, PREFIX, SIZE, STORED, TO, WANTED, ZSTD, Array
+from gpucal.inputs.parquet.layout import AT, CODEC, PADDING, PREFIX, SIZE, STORED, TO, WANTED, ZSTD, ZSTD_MAGIC, Array
 
 __all__ = ["inflate_pages", "workspace"]
 
-_MAGIC = 0xFD2FB528
 _MOST = 1 << 17  # bytes a block holds
 _DEEPEST = 11  # bits of a symbol
 _MOST_WEIGHT, _MOST_LOG = 12, 6  # of a weight, and of the states of their coding
@@ -312,7 +311,7 @@ def _frame(
         return SIZES
     head = get(data, at + 4)
     # one segment; no reserved or unused bit, checksum or dictionary
-    if bits_from(data, 8 * at, 32) != _MAGIC or head & 0b0011_1111 != 0b0010_0000:
+    if bits_from(data, 8 * at, 32) != ZSTD_MAGIC or head & 0b0011_1111 != 0b0010_0000:
         return HEADER
     width = 1 << (head >> 6)
     at += 5

@@ -18,7 +18,7 @@ from gpucal.backends.pagewise.statuses import ASKED, DONE, OTHER, SEQUENCES, STA
 from gpucal.errors import InputError
 from gpucal.inputs.files import AGAIN, shortened
 from gpucal.inputs.parquet.codec import decompress
-from gpucal.inputs.parquet.layout import AT, CHECKSUM, CODEC, PREFIX, SIZE, STORED, WANTED, ZSTD
+from gpucal.inputs.parquet.layout import AT, CHECKSUM, CODEC, PREFIX, SIZE, STORED, WANTED, ZSTD, ZSTD_MAGIC
 from gpucal.inputs.parquet.pages import PageTable
 from gpucal.inputs.parquet.thrift import ABSENT
 from gpucal.inputs.signal_file import Loaded
@@ -33,8 +33,6 @@ def verify_checksums(table: PageTable, data: NDArray[np.uint8], first: int, last
         if checksum != ABSENT and zlib.crc32(data[at : at + size].data) != checksum & 0xFFFF_FFFF:
             raise _refusal(table, page, "has another checksum than its header says", path)
 
-
-_MAGIC = 0xFD2FB528
 
 # By the type and the format of a block's literals (RFC 8878, 3.1.1.3.1.1), raw, repeated, coded by a tree, and by the
 # tree before: bytes of their header, where the bits of their size begin in it, and how many those are.
@@ -79,7 +77,7 @@ def foreseen(data: NDArray[np.uint8], pages: NDArray[np.int64]) -> NDArray[np.in
     stored = of_literals >> shift & (1 << bits) - 1
     stored += (of_literals & 3) == 1  # repeated: one byte
     sequences = word(at + 8 + width + header + stored) & 0xFF
-    sound = ((head & 0xFFFF_FFFF) == _MAGIC) & ((head >> 32 & 0x3F) == 0x20)
+    sound = ((head & 0xFFFF_FFFF) == ZSTD_MAGIC) & ((head >> 32 & 0x3F) == 0x20)
     sound &= content == facts[:, WANTED] - facts[:, PREFIX]
     became[some[sound & ((block >> 1 & 3) == 2) & (sequences != 0)]] = SEQUENCES
     return became

@@ -8,11 +8,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from gpucal.inputs.parquet.layout import SNAPPY, STORED, ZSTD
+from gpucal.inputs.parquet.layout import SNAPPY, STORED, ZSTD, ZSTD_MAGIC
 
 __all__ = ["decompress", "decompress_alike"]
 
-_MAGIC = b"\x28\xb5\x2f\xfd"
+_MAGIC = ZSTD_MAGIC.to_bytes(4, "little")
+_HEAD = 21  # bytes of a frame's longest header, and of a block's
+_REPEATED = 1  # a block that is one byte, many times
+_OTHER = "to another size than its header says"
 
 
 def decompress(codec: int, stored: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
@@ -35,26 +38,28 @@ def decompress(codec: int, stored: NDArray[np.uint8], size: int) -> NDArray[np.u
     Raises
     ------
     OSError, ValueError, MemoryError, pyarrow.ArrowException
-        If the page is damaged, or has another size.
+        If the page is damaged, has another size, or is of another codec.
     """
     if codec == STORED:
         content = stored
-    elif codec == ZSTD and _zstd_size(stored[:18].tobytes()) == size:  # the codec sees that it is true
+    elif codec == ZSTD and _frame(stored[:_HEAD].tobytes())[0] == size:  # the codec sees to it that this is true
         content = np.frombuffer(pa.Codec("zstd").decompress(pa.py_buffer(stored), decompressed_size=size), np.uint8)
     elif codec == ZSTD:
         with pa.CompressedInputStream(pa.BufferReader(pa.py_buffer(stored)), "zstd") as stream:
             content = np.frombuffer(stream.read_buffer(size + 1), np.uint8)
     elif codec == SNAPPY and _snappy_size(stored) == size:
         content = np.frombuffer(pa.Codec("snappy").decompress(pa.py_buffer(stored), decompressed_size=size), np.uint8)
+    elif codec == SNAPPY:
+        raise ValueError(_OTHER)
     else:
-        raise OSError("of another size than its header says")
+        raise ValueError(f"codec {codec}")
     if content.size != size:
-        raise OSError("to another size than its header says")
+        raise ValueError(_OTHER)
     return content
 
 
 def decompress_alike(codecs: Sequence[int], stored: Sequence[bytes], size: int) -> NDArray[np.uint8]:
-    """Decompress pages that have one size, as `decompress` does; if they are zstd frames, by one call.
+    """Decompress pages that have one size, as `decompress` does; if they are zstd frames of one block, by one call.
 
     Parameters
     ----------
@@ -69,23 +74,35 @@ def decompress_alike(codecs: Sequence[int], stored: Sequence[bytes], size: int) 
     -------
     ndarray of uint8, shape (page, size)
         The pages.
+
+    Raises
+    ------
+    OSError, ValueError, MemoryError, pyarrow.ArrowException
+        As `decompress` does.
     """
-    if {*codecs} == {ZSTD} and all(_zstd_size(page) == size for page in stored):
+    if {*codecs} == {ZSTD} and all(_frame(page) == (size, len(page)) for page in stored):
         frames, total = pa.py_buffer(b"".join(stored)), len(stored) * size
         return np.frombuffer(pa.Codec("zstd").decompress(frames, decompressed_size=total), np.uint8).reshape(-1, size)
     pages = zip(codecs, stored, strict=True)
     return np.stack([decompress(codec, np.frombuffer(page, np.uint8), size) for codec, page in pages])
 
 
-def _zstd_size(stored: bytes) -> int:
-    """Return the size that a frame's header says (RFC 8878, 3.1.1.1); -1 if it says none."""
-    head = stored[:18]
-    if len(head) < 9 or head[:4] != _MAGIC:
-        return -1
-    flag, is_single = head[4] >> 6, head[4] >> 5 & 1
-    begin = 6 - is_single + (0, 1, 2, 4)[head[4] & 3]  # behind the window, and the number of a dictionary
+def _frame(stored: bytes) -> tuple[int, int]:
+    """Return the size that the header of a zstd frame says (RFC 8878, 3.1.1), and the frame's bytes if it is one block.
+
+    Either is -1 if the header does not tell.
+    """
+    if len(stored) < 9 or stored[:4] != _MAGIC:
+        return -1, -1
+    head = stored[4]
+    flag, is_single = head >> 6, head >> 5 & 1
+    begin = 6 - is_single + (0, 1, 2, 4)[head & 3]  # behind the window, and the number of a dictionary
     width = 1 << flag if flag else is_single
-    return int.from_bytes(head[begin : begin + width], "little") + 256 * (flag == 1) if width else -1
+    block = int.from_bytes(stored[begin + width : begin + width + 3], "little")
+    is_last, kind, length = block & 1, block >> 1 & 3, block >> 3
+    end = begin + width + 3 + (1 if kind == _REPEATED else length) + 4 * (head >> 2 & 1)  # and a checksum
+    size = int.from_bytes(stored[begin : begin + width], "little") + 256 * (flag == 1)
+    return size if width else -1, end if is_last else -1
 
 
 def _snappy_size(stored: NDArray[np.uint8]) -> int:

@@ -114,7 +114,7 @@ class Footer:
         column has 0 bytes if it does not hold plain integers, or only its Arrow schema can tell.
     types : ndarray of int64, shape (column,)
         Physical type of each column by the schema, as numbered in parquet.thrift;
-        `gpucal.inputs.parquet.thrift.ABSENT` for one that is of a type derived from it.
+        `gpucal.inputs.parquet.thrift.ABSENT` if a converted or logical type is given.
     pandas : bytes
         What pandas noted of the table, as JSON; empty if nothing.
     rows : ndarray of int64, shape (row group,)

@@ -19,7 +19,10 @@ __all__ = [
     "KIND",
     "LEVELS",
     "PADDING",
+    "PLAIN",
+    "PLAIN_DICTIONARY",
     "PREFIX",
+    "RLE_DICTIONARY",
     "SIZE",
     "SNAPPY",
     "STORED",
@@ -27,6 +30,7 @@ __all__ = [
     "VALUES",
     "WANTED",
     "ZSTD",
+    "ZSTD_MAGIC",
     "Array",
 ]
 
@@ -41,6 +45,12 @@ AT, SIZE, CODEC, PREFIX, TO, WANTED, KIND, ENCODING, VALUES, LEVELS, FIRST, CHEC
 
 # Codecs of pages that are taken, as parquet.thrift numbers them.
 STORED, SNAPPY, ZSTD = 0, 1, 6
+
+# How values of a page are encoded, as parquet.thrift numbers it: as they are, and by a dictionary.
+PLAIN, PLAIN_DICTIONARY, RLE_DICTIONARY = 0, 2, 8
+
+ZSTD_MAGIC = 0xFD2FB528
+"""The first four bytes of a zstd frame (RFC 8878, 3.1.1)."""
 
 # Types of pages, as parquet.thrift numbers them.
 DATA, DICTIONARY, DATA_2 = 0, 2, 3

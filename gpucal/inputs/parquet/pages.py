@@ -29,7 +29,10 @@ from gpucal.inputs.parquet.layout import (
     KIND,
     LEVELS,
     PADDING,
+    PLAIN,
+    PLAIN_DICTIONARY,
     PREFIX,
+    RLE_DICTIONARY,
     SIZE,
     SNAPPY,
     STORED,
@@ -65,8 +68,8 @@ _VALUE, _PAGE, _FILE = 16, 2**20, 2**28
 # Bytes between column chunks that are read with them, as leaving them out costs a call more.
 _GAP = 2**17
 
-# Encodings, as parquet.thrift numbers them; bytes of physical types.
-_PLAIN, _PLAIN_DICTIONARY, _RLE, _RLE_DICTIONARY = 0, 2, 3, 8
+# The encoding of levels, as parquet.thrift numbers it; bytes of physical types.
+_RLE = 3
 _WIDTHS = np.array([0, 4, 8, 12, 4, 8, 0, 0])
 
 # The fields of a page header: type, bytes uncompressed and compressed, checksum; values, encoding, encodings of
@@ -101,7 +104,7 @@ class PageTable:
     unfit : str
         Why gpucal's decoder of counts does not take the pages; empty if it does.
     unfit_pages : str
-        The same, but for what the columns hold.
+        Why the pages, whatever their columns hold, are not as simple as those taken; empty if they are.
     """
 
     pages: NDArray[np.int64]
@@ -359,8 +362,8 @@ def _unfit_pages(headers: _Headers, optional: NDArray[np.bool_]) -> str:
     """Return what gpucal's decoder does not take of these pages; ``optional`` are those with definition levels."""
     if not headers.plain.all():
         return "page headers that lack something or declare nulls"
-    known = (headers.encoding == _PLAIN) | (headers.encoding == _PLAIN_DICTIONARY)
-    known |= (headers.kind != DICTIONARY) & (headers.encoding == _RLE_DICTIONARY)
+    known = (headers.encoding == PLAIN) | (headers.encoding == PLAIN_DICTIONARY)
+    known |= (headers.kind != DICTIONARY) & (headers.encoding == RLE_DICTIONARY)
     if not known.all():
         return f"pages of encoding {headers.encoding[~known][0]}"
     if (optional & (headers.level_encoding != _RLE)).any() or (~optional & (headers.levels > 0)).any():

@@ -1,9 +1,9 @@
 """Thrift's compact protocol, as Parquet's headers use it: structs that look alike parsed all at once, without a schema.
 
 One struct is parsed byte by byte, and its layout noted. NumPy then follows that layout through all the others. Numbers
-that the first and the last struct share are probably the same in all: they are compared, together with the bytes around
-them, which is faster than to read them. The first struct that does not fit gives the next layout. So 9,024 page headers
-take 1 ms.
+that the first and the last struct share are probably the same in all. They are compared with the bytes around them,
+which is faster than to read them. The first struct that does not fit gives the next layout. So 9,024 page headers take
+1 ms.
 """
 
 from __future__ import annotations
@@ -80,6 +80,7 @@ class Layout:
         steps, mask, value, number = [], bytearray(), bytearray(), 0
         for part, same in zip(self.parts, alike, strict=True):
             kind, content, passed = part
+            is_number = kind == _NUMBER
             if kind == _FIXED or (part == same and passed <= _PASSED):
                 kind = _FIXED
                 mask += b"\xff" * len(content) + bytes(passed)
@@ -88,7 +89,7 @@ class Layout:
             if kind != _FIXED or len(mask) >= _COMPARED:
                 steps.append(_Step(kind, number, len(mask), _as_words(mask), _as_words(value)))
                 mask, value = bytearray(), bytearray()
-            number += part[0] == _NUMBER
+            number += is_number
         return [*steps, _Step(_FIXED, number, len(mask), _as_words(mask), _as_words(value))]
 
 
@@ -276,8 +277,8 @@ def parse_structs(
         ends[first] = reader.at
         for row, number in rows:
             found[row, first] = numbers[number]
-        is_new = all(layout.kinds != known.kinds for known in layouts)
-        layouts.append(layout)
+        if is_new := all(layout.kinds != known.kinds for known in layouts):
+            layouts.append(layout)
         if left.size and len(layouts) <= _MOST_LAYOUTS:
             other = _layout_at(data, int(at[left[-1]]), stop) if is_new else None
             values, end, fits = _follow(data, at[left], stop, layout, other, [number for _, number in rows])
@@ -302,8 +303,8 @@ def _follow(
 ) -> tuple[dict[int, NDArray[np.int64]], NDArray[np.int64], NDArray[np.bool_]]:
     """Follow a layout from many offsets.
 
-    Return the numbers wanted, by their index, except those that are the same in all; the ends; and which structs have
-    this layout, and the numbers and the sizes that it has in common with ``other``.
+    Return three things: the numbers wanted by their index, without those that are the same in all; the ends; and which
+    structs fit. These have this layout, and the numbers and sizes that it shares with ``other``.
     """
     fits = np.ones(at.size, bool)
     numbers: dict[int, NDArray[np.int64]] = {}

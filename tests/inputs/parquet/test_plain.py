@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -126,6 +127,34 @@ def changed(sizes: dict[int, int], said: bool) -> bytes:
 def test_pages_of_other_sizes_do_not_move_those_behind(sizes: dict[int, int], said: bool) -> None:
     assert plain_columns(changed({}, said), PATH) is not None
     assert plain_columns(changed(sizes, said), PATH) is None
+
+
+def test_frames_are_told_apart_where_one_is_cut() -> None:
+    """Two pages whose frames have the right sizes together, but not each: the first takes bytes of the second."""
+    anatomy = Anatomy.of(written(table(NUMBERS), **PLAIN))
+    first, second = (anatomy.chunks[place].pages[0] for place in (2, 3))
+    size = first.number(2)
+    frame = bytes(pa.compress(pa.decompress(first.body, size, "zstd"), "zstd"))
+    other = bytes(pa.compress(pa.decompress(second.body, size, "zstd"), "zstd"))
+    assert frame[4] == 0x20  # one byte tells the size
+    first.body, second.body = frame[:-6], frame[:6] + other
+    for page in (first, second):
+        page.header[3].value = len(page.body)
+    assert plain_columns(anatomy.data(), PATH) is None
+    second.body = other + bytes(pa.compress(b"", "zstd"))  # a frame more, of nothing: pyarrow takes it
+    first.body = frame
+    for page in (first, second):
+        page.header[3].value = len(page.body)
+    found = plain_columns(anatomy.data(), PATH)
+    assert found is not None
+    np.testing.assert_array_equal(found[0].T, NUMBERS)
+
+
+def test_what_pandas_notes_is_left() -> None:
+    frame = pd.DataFrame(NUMBERS.T, columns=[f"column_{k}" for k in range(len(NUMBERS))])
+    sink = io.BytesIO()
+    frame.to_parquet(sink, compression="zstd", engine="pyarrow", use_dictionary=False)
+    assert plain_columns(sink.getvalue(), PATH) is None
 
 
 @pytest.mark.parametrize("at", range(6))
