@@ -245,12 +245,12 @@ def test_one_item_is_opened_ahead_of_the_one_that_is_read(many: Path, monkeypatc
             taken[0] += 1
             yield item
 
-    def reading(space: np.ndarray, path: Path, size: int) -> bool:
+    def reading(space: np.ndarray, ranges: list[tuple[int, int]], path: Path) -> bool:
         number = len(ahead)
         until(lambda: taken[0] > min(number + 1, len(PLANETS) - 1))
         time.sleep(0.005)  # for another, which would be one too many
         ahead.append(taken[0] - number - 1)
-        return plain(space, path, size)
+        return plain(space, ranges, path)
 
     monkeypatch.setattr(signal_file, "_read_into", reading)
     with Pipeline(items(), load("numpy"), dtype=FLOAT64, threads=2) as pipeline:
@@ -546,11 +546,11 @@ def test_reading_and_working_go_on_at_the_same_time(many: Path, monkeypatch: pyt
     lock, both = threading.Lock(), threading.Barrier(2)
     plain = signal_file._read_into
 
-    def reading(space: np.ndarray, path: Path, size: int) -> bool:
+    def reading(space: np.ndarray, ranges: list[tuple[int, int]], path: Path) -> bool:
         number = sum(event.is_set() for event in began)
         began[number].set()
         assert number % 2 == 0 or worked[number - 1].wait(PATIENCE)
-        complete = plain(space, path, size)
+        complete = plain(space, ranges, path)
         was_read[number].set()
         return complete
 
