@@ -14,7 +14,7 @@ import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 import gpucal as package
 from gpucal.backends import load
+from gpucal.inputs import calibration_files
 from gpucal.inputs.parquet.layout import AT, DICTIONARY, KIND, PADDING, SIZE, TO, WANTED
 from gpucal.inputs.parquet.pages import page_table
 from gpucal.inputs.signal_file import Loaded, open_signal
@@ -146,6 +147,14 @@ def writing(obs: package.Observation, detector: Detector) -> float:
         return timed(lambda: store.commit(cal, arrays, dataset="", settings="", inputs="", seconds=0.0, quality={}))
 
 
+def by_pyarrow(raw: Mapping[str, bytes], folder: Path, detector: Detector) -> None:
+    """Decode calibration frames as those are that are not stored as published."""
+    for name, data in raw.items():
+        frame = calibration_files._FRAMES[name]
+        shape = (frame.planes * detector.shape[0], detector.shape[1])
+        calibration_files._decoded(data, folder / f"{name}.parquet", frame, shape)
+
+
 def by_codec(loaded: Loaded) -> tuple[float, float]:
     """Inflate the data pages by pyarrow's zstd; return their bytes and the seconds."""
     codec, data = pa.Codec("zstd"), loaded.data
@@ -160,13 +169,17 @@ def once(obs: package.Observation, detector: Detector, threads: int) -> dict[str
     path, bin_pages = obs.signal_path(detector), load("numba").bin_pages
     assert bin_pages is not None
     found: dict[str, float] = {}
-    obs.axis(detector)  # read once for a data set
+    _ = obs.axis(detector), obs.adc(detector)  # read once for a data set
     start = time.thread_time()
     signal = open_signal(path, detector)
     config = Calibration().filled(obs.dataset.layout.preset)
     frames, adc, axis = obs.frames(detector), obs.adc(detector), obs.axis(detector)
     plan = make_plan(detector, config, frames, adc, axis, signal.n_frames)
     found["open"] = time.thread_time() - start
+    folder = obs.calibration_path(detector)
+    raw = calibration_files.read_raw_frames(folder)
+    found["of which frames"] = timed(lambda: calibration_files.read_frames(raw, folder, detector))
+    found["frames decoded by pyarrow instead"] = timed(lambda: by_pyarrow(raw, folder, detector))
     memory = np.ones(signal.size, np.uint8)
     start = time.thread_time()
     loaded = signal.load(memory)  # which is in use already

@@ -99,7 +99,7 @@ class Signal:
     def load(self, memory: NDArray[np.uint8] | None = None) -> Loaded:
         """Read the pixels' columns of the file into memory, each to its place, in parts at the same time.
 
-        Everything is read where pyarrow has to decode pages that gpucal's decoder does not take.
+        Everything is read for a strict check, and where pyarrow has to decode what gpucal's decoder does not take.
 
         Parameters
         ----------
@@ -118,17 +118,17 @@ class Signal:
             If the file cannot be read, has changed since it was opened, or has pages that are not safe to decode:
             headers that cannot be parsed, or that declare more values or bytes than the file's rows need.
         """
-        # Of old writers' files pyarrow reads what is behind a chunk as well, and a strict check reads every column.
         if not self.strict and self.by_pages:
+            stop = self.size - self.footer_size
+            data = self._read(ranges_of(self.footer, self.columns, self.size, stop, self.path), memory)
             with suppress(InputError):  # which may come from bytes that were not read: the whole file tells
-                stop = self.size - self.footer_size
-                loaded = self._load(ranges_of(self.footer, self.columns, self.size, stop, self.path), memory)
-                if not loaded.table.unfit:
+                loaded = self._loaded(data)
+                if not loaded.table.unfit:  # else pyarrow decodes, and reads behind chunks of old writers' files
                     return loaded
-        return self._load([(0, self.size)], memory)
+        return self._loaded(self._read([(0, self.size)], memory))
 
-    def _load(self, ranges: list[tuple[int, int]], memory: NDArray[np.uint8] | None) -> Loaded:
-        """Read ranges of the file, each to its place, and make the table of the pages there."""
+    def _read(self, ranges: list[tuple[int, int]], memory: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+        """Read ranges of the file, its end among them, each to its place."""
         try:
             data = (np.empty(self.size, np.uint8) if memory is None else memory)[: self.size]
             complete = _read_into(data, ranges, self.path)
@@ -137,6 +137,10 @@ class Signal:
         end = np.frombuffer(self.end, np.uint8)
         if not complete or not np.array_equal(data[-end.size :], end):
             raise InputError("changed while it was being read", "run again when nothing writes to it", self.path)
+        return data
+
+    def _loaded(self, data: NDArray[np.uint8]) -> Loaded:
+        """Make the table of the pages that were read."""
         content = cast("bytes", data.data)  # a memoryview, of which all that is asked here bytes have, too
         if self.strict:
             page_table(content, self.footer, np.arange(len(self.footer.names)), self.path, strict=True)

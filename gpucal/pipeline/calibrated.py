@@ -234,7 +234,7 @@ class Calibrated:
 
     @cached_property
     def _mends(self) -> Mends:
-        """What bad pixels were made of, as the signal still tells."""
+        """The pixels that each bad one was made of, as the signal still shows them."""
         if self.provenance["settings"].get("bad_pixels") == "profile" and (self.dq & np.uint8(DQ.INTERPOLATED)).any():
             return find_mends(self.dq, mean_profile(self.signal))
         return mends_of(self.dq)

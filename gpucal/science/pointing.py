@@ -42,7 +42,7 @@ Bool = NDArray[np.bool_]
 
 
 class Pointing(NamedTuple):
-    """Where the image is in each bin, relative to the median, and the errors, pixels.
+    """Position of the image in each bin, relative to the median, and its errors, in pixels.
 
     Parameters
     ----------

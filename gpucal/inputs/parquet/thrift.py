@@ -3,7 +3,7 @@
 One struct is parsed byte by byte, and its layout noted. NumPy then follows that layout through all the others. Numbers
 that the first and the last struct share are probably the same in all. They are compared with the bytes around them,
 which is faster than to read them. The first struct that does not fit gives the next layout. So 9,024 page headers take
-1 ms.
+2 ms.
 """
 
 from __future__ import annotations
@@ -342,4 +342,5 @@ def _variable(words: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.i
     number, most = bits & 0x7F, int(last.max())
     for byte in range(1, most.bit_length() // 8):
         number |= (bits >> byte) & (0x7F << 7 * byte)
-    return number, (last >> 7) * 0x01_0203_0405_0607 >> 48 & 7  # which moves the length there
+    # last >> 7 is 256 to the power of length - 1, which moves the byte that is the length to bit 48
+    return number, (last >> 7) * 0x01_0203_0405_0607 >> 48 & 7
