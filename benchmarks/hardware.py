@@ -19,7 +19,6 @@ import importlib
 import importlib.util
 import io
 import json
-import multiprocessing
 import os
 import re
 import shutil
@@ -32,7 +31,6 @@ import time
 import xml.etree.ElementTree as ET
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -457,98 +455,78 @@ def steps(case: Case) -> Facts:
 
 
 def run_once(case: Case) -> Facts:
-    """Calibrate planets into a folder as GPUCAL_HARDWARE says, in this process or in several that share a card."""
+    """Calibrate all planets into a folder as GPUCAL_HARDWARE says.
+
+    ``seconds`` are those of a planet between the end of the first quarter of the items and the end of the last, so
+    without the start of processes, and ``whole_seconds`` are those of the whole run.
+    """
     import gpucal as package
+    from gpucal.runs import gpus
 
     asked = json.loads(os.environ["GPUCAL_HARDWARE"])
-    out, count = case.scratch / f"out-{os.getpid()}", asked.get("processes", 1)
-    if count == 1:
-        done = [shard(case, out, asked, 1, 1, lambda: None)]
-    else:
-        spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(count, spawn, meet_at, (spawn.Barrier(count, timeout=60),)) as pool:
-            jobs = [pool.submit(one_of_several, case, out, asked, number, count) for number in range(1, count + 1)]
-            done = [job.result() for job in jobs]
-    wall = max(one["end"] for one in done) - min(one["begin"] for one in done)
-    cpu = sum(one["cpu"] for one in done)
+    if "processes" in asked:  # otherwise as users have it
+        gpus._THREADS, gpus._PROCESSES = 1, asked["processes"]
+    if asked.get("cold") and not files_are_cold():
+        raise RuntimeError("the page cache cannot be emptied here")
+    dataset, out = package.open_dataset(case.data), case.scratch / f"out-{os.getpid()}"
+    start, cpu = time.perf_counter(), core_seconds()
+    summary = package.run(dataset, out, backend=asked["backend"], workers=asked["cores"], progress=False)
+    whole, cpu = time.perf_counter() - start, core_seconds() - cpu
+    assert not summary.failed, summary.failed
+    ends = sorted(path.stat().st_mtime for path in out.glob("*/*/*.json"))
+    first, n = len(ends) // 4, len(dataset)
     digest = hashlib.sha256()
-    for path in sorted((out / "rest").rglob("*.npy")):
+    for path in sorted(out.rglob("*.npy")):
         digest.update(path.relative_to(out).as_posix().encode() + path.read_bytes())
     shutil.rmtree(out)
-    n = len(package.open_dataset(case.data))
-    stages: dict[str, float] = defaultdict(float)
-    for one in done:
-        for stage, spent in one["stages"].items():
-            stages[stage] += spent / n
-    return {"seconds": wall / n, "core_seconds": cpu / n, "stages": stages, "bits": digest.hexdigest()}
+    return {
+        "seconds": (ends[-1] - ends[first - 1]) / (n - first / 2),
+        "whole_seconds": whole / n,
+        "core_seconds": cpu / n,
+        "stages": {stage: spent / n for stage, spent in summary.stages.items()},
+        "bits": digest.hexdigest(),
+    }
 
 
-def shard(case: Case, out: Path, asked: Facts, number: int, count: int, together: Callable[[], object]) -> Facts:
-    """Calibrate a share of the planets, after one planet to warm up; ``together`` waits for other processes."""
-    import gpucal as package
-
-    dataset = package.open_dataset(case.data)
-    common = {"backend": asked["backend"], "memory": asked.get("memory"), "progress": False}
-    common["workers"] = max(1, asked["cores"] // count)
-    package.run(dataset, out / f"first-{number}", planets=dataset.planets[:1], **common)
-    together()
-    begin, cpu = time.perf_counter(), time.process_time()
-    summary = package.run(dataset, out / "rest", shard=(number, count), **common)
-    end, cpu = time.perf_counter(), time.process_time() - cpu
-    assert not summary.failed, summary.failed
-    return {"begin": begin, "end": end, "cpu": cpu, "stages": dict(summary.stages)}
-
-
-def one_of_several(case: Case, out: Path, asked: Facts, number: int, count: int) -> Facts:
-    """Do the same in a process of a pool, whose processes `MEETING` brings together."""
-    with card(case.stand_in):
-        return shard(case, out, asked, number, count, MEETING[0].wait)
-
-
-MEETING: list[Any] = []
-
-
-def meet_at(barrier: Any) -> None:
-    """Let a process of a pool know where it waits for the others."""
-    MEETING.append(barrier)
+def core_seconds() -> float:
+    """Return what this process and those that it started and that have ended took of all cores."""
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system
 
 
 def end_to_end(case: Case) -> Facts:
     """Calibrate into a results folder with 4, all and 2 cores: the CPU backend and the GPU in turn, files warm.
 
-    The first rounds have 4 cores alone, so that these figures are there if time ends. Most planets are links to the
-    few that were made: with cold files, each of those comes from the disk once.
+    The first rounds have 4 cores alone, so that these figures are there if time ends. Signal files are links to the few
+    that were made: with cold files, each of those comes from the disk once.
     """
     every = os.cpu_count() or 1
     four: dict[str, Facts] = {f"{name}, 4 cores": {"backend": name, "cores": 4} for name in ("numba", "cupy")}
     others: dict[str, Facts] = {
+        f"cupy, 4 cores, {name}": {"backend": "cupy", "cores": 4, "processes": count}
+        for name, count in (("1 process", 1), ("3 processes", 3))
+    }
+    others |= {
         f"{name}, {cores} cores": {"backend": name, "cores": cores}
         for cores in (every, 2)
         for name in ("cupy", "numba")
     }
-    several: dict[str, Facts] = {
-        f"cupy, 4 cores, {count} processes": {"backend": "cupy", "cores": 4, "processes": count} for count in (2, 3)
-    }
     others["cupy, 4 cores, GPUCAL_PAGES=host"] = {"backend": "cupy", "cores": 4, "GPUCAL_PAGES": "host"}
-    cold = {f"{way}, cold files": asked | {"cold": True} for way, asked in four.items()}
+    others |= {f"{way}, cold files": asked | {"cold": True} for way, asked in four.items()}
     rounds: dict[str, list[Facts]] = defaultdict(list)
     found: Facts = {}
-    for turn, ways in enumerate(
-        [four | several] if case.stand_in else [four] * case.rounds + [several, several, others, cold]
-    ):
+    for turn, ways in enumerate([four] if case.stand_in else [four] * case.rounds + [others]):
         for way, asked in ways.items():
-            if asked.get("cold") and not files_are_cold():
-                print(way, "left out: the page cache cannot be emptied here")
-                continue
             try:
                 done = child(case, "run_once", asked)
             except RuntimeError as error:
                 print(way, error)
             else:
                 rounds[way].append(done)
-        if turn >= min(case.rounds, 2) or case.stand_in:
-            found = {"end_to_end": summed(case, rounds)}
-            case.keep("end_to_end", found)
+                print(way, done)
+            if turn >= min(case.rounds, 2) or case.stand_in:
+                found = {"end_to_end": summed(case, rounds)}
+                case.keep("end_to_end", found)
     if not case.stand_in:
         planet = str(min(int(path.name) for path in (case.data / "train").iterdir()))
         for backend in ("numba", "cupy"):
@@ -574,6 +552,7 @@ def summed(case: Case, rounds: dict[str, list[Facts]]) -> Facts:
     ways = {
         way: {
             "seconds": statistics.median(one["seconds"] for one in some),
+            "whole_seconds": statistics.median(one["whole_seconds"] for one in some),
             "core_seconds": statistics.median(one["core_seconds"] for one in some),
             "stages": some[-1]["stages"],
         }
@@ -878,7 +857,10 @@ def markdown(results: Facts) -> str:
         rows += [(f"{part}: {name}", f"{value:.4g}") for name, value in (results.get(part) or {}).items()]
     if runs := results.get("end_to_end"):
         rows += [
-            (f"run, {way}", f"{of['seconds']} s a planet, {of['core_seconds']} core-seconds")
+            (
+                f"run, {way}",
+                "{seconds} s a planet, {whole_seconds} with the start, {core_seconds} core-seconds".format(**of),
+            )
             for way, of in runs["ways"].items()
         ]
         rows += [(name, str(value)) for name, value in runs.items() if name not in ("ways", "planets", "rounds")]
@@ -898,7 +880,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=300, help="for all parts together")
     parser.add_argument("--commit", help="what runs, where git does not tell")
     parser.add_argument("--parts", help=f"some of {', '.join(PARTS)}; the first is always run")
-    parser.add_argument("--planets", type=int, default=16)
+    parser.add_argument("--planets", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--stand-in", action="store_true", help="try it without a card")
     parser.add_argument("--data", type=Path, help="folder of synthetic data, made by an earlier run")

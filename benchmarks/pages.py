@@ -76,10 +76,13 @@ class Stages:
         some, status = table.pages[first:last], np.empty(last - first, np.int64)
         inflated = scratch.inflated(int(some[-1, TO] + some[-1, WANTED] - some[0, TO]) + PADDING)
         self.do("inflate", inflate_pages, raw, some, 0, len(some), inflated, status, *scratch.inflating)
-        for page in np.flatnonzero(status).tolist():
-            self.left += 1
-            place = inflated, int(some[page, TO] - some[0, TO]), Path()
-            self.do("inflate by pyarrow's codec", inflate_by_codec, table, raw, first + page, *place)
+        others = np.flatnonzero(status)
+        if others.size:
+            self.left += len(others)
+            places = some[others, TO] - some[0, TO]
+            self.do(
+                "inflate by pyarrow's codec", inflate_by_codec, table, raw, first + others, inflated, places, Path()
+            )
         out, saturated, wrong = np.empty((n, self.plan.n_bins)), np.empty(n, np.uint8), np.empty((n, 2), np.int64)
         firsts, constants = table.firsts[pixels.start : pixels.stop + 1] - first, decode._constants(self.plan, pixels)
         what = inflated, some, firsts, table.facts[pixels], table.n_rows, *constants, out, saturated, wrong
@@ -124,10 +127,10 @@ def for_a_gpu(plan: Plan, loaded: Loaded) -> dict[str, float]:
         inflate_pages(loaded.data, loaded.table.pages, block.first, last, memory, status, *scratch.inflating)
         assert status[early != DONE].all()
         for when, refused in (("meanwhile", early), ("afterwards", np.where(early != DONE, DONE, status))):
-            start, others = time.thread_time(), np.flatnonzero(refused).tolist()
-            for page in others:
-                to = int(block.pages[page, TO])
-                inflate_by_codec(loaded.table, loaded.data, block.first + page, memory, to, loaded.path)
+            start, others = time.thread_time(), np.flatnonzero(refused)
+            if others.size:
+                places = block.pages[others, TO]
+                inflate_by_codec(loaded.table, loaded.data, block.first + others, memory, places, loaded.path)
             found[f"for a GPU: decompressed by pyarrow {when}"] += time.thread_time() - start
             found[f"for a GPU: pages decompressed {when}"] += len(others)
         start = time.thread_time()

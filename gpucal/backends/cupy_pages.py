@@ -186,10 +186,7 @@ class PageLane:
         parts = _stored(some, begins)
         table, pages = self._patch_table.views(*parts.shape)
         left, status = self._patched.views(len(parts))
-        for page, to in zip(others.tolist(), begins.tolist(), strict=True):
-            at, prefix = (int(block.pages[page, place]) for place in (AT, PREFIX))
-            bytes_[to : to + prefix] = loaded.data[at : at + prefix]
-            inflate_by_codec(loaded.table, loaded.data, block.first + page, bytes_, to, loaded.path)
+        inflate_by_codec(loaded.table, loaded.data, block.first + others, bytes_, begins, loaded.path)
         table[:] = parts
         for host, device in ((bytes_, on_device), (table, pages)):
             device.set(host, stream=self.stream)

@@ -345,7 +345,8 @@ class Pipeline:
         wants_pages = self._by_pages and not plan.cosmic_rays  # which are found in counts
         planned = time.perf_counter() - began
         shape = (plan.n_pixels, plan.n_bins)
-        held = signal.size + result_bytes(shape[0] * shape[1], self._dtype, self._value_bytes)
+        result = result_bytes(shape[0] * shape[1], self._dtype, self._value_bytes)
+        held = signal.size + self._room(signal.size) + result
         page_block = self._destination.page_block
         reserved = held + working_bytes(signal, self._threads, page_block, by_pages=wants_pages)
         spare = self._budget.acquire(reserved, signal.path, self._check_alive, signal.size)
@@ -383,9 +384,15 @@ class Pipeline:
     def _new_memory(self, size: int) -> FileMemory:
         """Make memory for a file, and for others later, which differ by a tenth or so.
 
-        The usual memory takes nothing before it is written to. A backend's own kind may, so that has no room more.
+        The usual memory takes nothing before it is written to. A backend's own kind is taken at once.
         """
-        return FileMemory(self._destination.memory(size if self._backend.memory else size + size // 4), 0)
+        if self._backend.memory is None:
+            return FileMemory(self._destination.memory(size + size // 4), 0)
+        return FileMemory(self._destination.memory(size + self._room(size)), size + self._room(size))
+
+    def _room(self, size: int) -> int:
+        """Return the bytes that memory of the backend's own kind has for larger files, as it takes long to make."""
+        return 0 if self._backend.memory is None else size // 16
 
     def _check_alive(self) -> None:
         """Raise RuntimeError if the interpreter is exiting, as it waits for this thread."""

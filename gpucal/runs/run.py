@@ -242,7 +242,7 @@ def _executor(job: Job, observations: list[Observation], client: Client | None) 
         from gpucal.runs import dask
 
         return partial(dask.execute, client)
-    if devices := gpus.gpus_for(job.backend, len({obs.planet for obs in observations}), job.memory):
+    if devices := gpus.gpus_for(job.backend, len({obs.planet for obs in observations}), job.threads, job.memory):
         return partial(gpus.execute, devices)
     # The choice of `auto` is made later, by each process that calibrates.
     if (asked := named(job.backend)) != "auto":

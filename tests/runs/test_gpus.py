@@ -128,17 +128,24 @@ def test_else_the_driver_lists_them(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_who_gets_a_process(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert gpus_for(None, 1100) == gpus_for("cupy", 2) == ["3", "GPU-8f"]
-    assert gpus_for(None, 1100, 2 * 10**9) == ["3", "GPU-8f"]
-    assert gpus_for(None, 1100, 10**9) == gpus_for("cupy", 1) == gpus_for("numpy", 1100) == []
+    assert gpus_for(None, 1100, 4) == gpus_for("cupy", 2, 64) == ["3", "GPU-8f"]
+    assert gpus_for(None, 1100, 4, 2 * 10**9) == ["3", "GPU-8f"]
+    assert gpus_for(None, 1100, 4, 10**9) == gpus_for("cupy", 1, 4) == gpus_for("numpy", 1100, 4) == []
     monkeypatch.setenv("GPUCAL_BACKEND", "numba")
-    assert gpus_for(None, 1100) == []
-    assert gpus_for("auto", 1100) == ["3", "GPU-8f"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    assert gpus_for("auto", 1100) == []
+    assert gpus_for(None, 1100, 4) == []
+    assert gpus_for("auto", 1100, 4) == ["3", "GPU-8f"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert gpus_for("auto", 1100) == []
+    assert gpus_for("auto", 1100, 4) == []
+
+
+def test_processes_share_a_gpu(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gpus_for(None, 1100, 8) == 2 * ["3", "GPU-8f"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert gpus_for(None, 1100, 4) == gpus_for(None, 32, 64) == ["1", "1"]
+    assert gpus_for(None, 1100, 64) == 4 * ["1"]
+    assert gpus_for(None, 31, 64) == gpus_for(None, 1100, 3) == gpus_for(None, 1100, 64, 10**9) == []
+    assert gpus_for(None, 1100, 64, 2 * 10**9) == 3 * ["1"]
 
 
 def test_planets_are_spread(two_gpus: None, old: Made, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from gpucal.backends.pagewise.statuses import ASKED, DONE, OTHER, SEQUENCES, STATUSES, TOLD
 from gpucal.errors import InputError
 from gpucal.inputs.files import AGAIN, shortened
-from gpucal.inputs.parquet.codec import decompress
+from gpucal.inputs.parquet.codec import decompress, decompress_all
 from gpucal.inputs.parquet.layout import AT, CHECKSUM, CODEC, PREFIX, SIZE, STORED, WANTED, ZSTD, ZSTD_MAGIC
 from gpucal.inputs.parquet.pages import PageTable
 from gpucal.inputs.parquet.thrift import ABSENT
@@ -33,6 +33,9 @@ def verify_checksums(table: PageTable, data: NDArray[np.uint8], first: int, last
         if checksum != ABSENT and zlib.crc32(data[at : at + size].data) != checksum & 0xFFFF_FFFF:
             raise _refusal(table, page, "has another checksum than its header says", path)
 
+
+# Errors of pages that a codec cannot decompress.
+_DAMAGED = pa.ArrowException, OSError, ValueError, MemoryError
 
 # By the type and the format of a block's literals (RFC 8878, 3.1.1.3.1.1), raw, repeated, coded by a tree, and by the
 # tree before: bytes of their header, where the bits of their size begin in it, and how many those are.
@@ -84,9 +87,14 @@ def foreseen(data: NDArray[np.uint8], pages: NDArray[np.int64]) -> NDArray[np.in
 
 
 def inflate_by_codec(
-    table: PageTable, data: NDArray[np.uint8], page: int, out: NDArray[np.uint8], to: int, path: Path
+    table: PageTable,
+    data: NDArray[np.uint8],
+    pages: NDArray[np.intp],
+    out: NDArray[np.uint8],
+    places: NDArray[np.int64],
+    path: Path,
 ) -> None:
-    """Inflate a page by pyarrow's codec.
+    """Inflate pages by pyarrow's codec.
 
     Parameters
     ----------
@@ -94,26 +102,42 @@ def inflate_by_codec(
         The file's pages.
     data : ndarray of uint8
         The file.
-    page : int
-        Which page.
+    pages : ndarray of intp, shape (page,)
+        Which pages.
     out : ndarray of uint8
-        Filled with the page, from ``to`` on; but for the bytes that are stored as they are in front of it.
-    to : int
-        Place of the page in ``out``.
+        Filled with the pages.
+    places : ndarray of int64, shape (page,)
+        Where in ``out`` each begins.
     path : Path
         The file, for messages.
 
     Raises
     ------
     InputError
-        If the page cannot be inflated to the size that its header says.
+        If a page cannot be inflated to the size that its header says.
     """
-    facts = table.pages[page].tolist()
-    at, size, codec, prefix, wanted = (facts[place] for place in (AT, SIZE, CODEC, PREFIX, WANTED))
+    facts = table.pages[pages]
+    codecs = facts[:, CODEC].tolist()
+    sizes = (facts[:, WANTED] - facts[:, PREFIX]).tolist()
+    begins, ends = facts[:, AT] + facts[:, PREFIX], facts[:, AT] + facts[:, SIZE]
+    stored = [data[begin:end] for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)]
     try:
-        out[to + prefix : to + wanted] = decompress(codec, data[at + prefix : at + size], wanted - prefix)
-    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-        raise _refusal(table, page, f"cannot be decompressed ({shortened(error)})", path) from error
+        content = decompress_all(codecs, stored, sizes)
+    except _DAMAGED:
+        for page, codec, one, size in zip(pages.tolist(), codecs, stored, sizes, strict=True):
+            try:
+                decompress(codec, one, size)
+            except _DAMAGED as error:
+                raise _refusal(table, page, f"cannot be decompressed ({shortened(error)})", path) from error
+        raise  # all together need more memory than each
+    begin = 0
+    for at, prefix, to, size in zip(
+        facts[:, AT].tolist(), facts[:, PREFIX].tolist(), places.tolist(), sizes, strict=True
+    ):
+        if prefix:  # stored as it is
+            out[to : to + prefix] = data[at : at + prefix]
+        out[to + prefix : to + prefix + size] = content[begin : begin + size]
+        begin += size
 
 
 def settle(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from gpucal.inputs.parquet.layout import SNAPPY, STORED, ZSTD, ZSTD_MAGIC
 
-__all__ = ["decompress", "decompress_alike"]
+__all__ = ["decompress", "decompress_all"]
 
 _MAGIC = ZSTD_MAGIC.to_bytes(4, "little")
 _HEAD = 21  # bytes of a frame's longest header, and of a block's
@@ -58,21 +58,25 @@ def decompress(codec: int, stored: NDArray[np.uint8], size: int) -> NDArray[np.u
     return content
 
 
-def decompress_alike(codecs: Sequence[int], stored: Sequence[bytes], size: int) -> NDArray[np.uint8]:
-    """Decompress pages that have one size, as `decompress` does; if they are zstd frames of one block, by one call.
+def decompress_all(
+    codecs: Sequence[int], stored: Sequence[NDArray[np.uint8]], sizes: Sequence[int]
+) -> NDArray[np.uint8]:
+    """Decompress pages, as `decompress` does, one behind the other; if they are zstd frames of one block, by one call.
+
+    A call takes 10 µs, as much as the bytes of a page of AIRS-CH0 do: the codec makes its tables anew.
 
     Parameters
     ----------
     codecs : sequence of int
         Of each page.
-    stored : sequence of bytes
+    stored : sequence of ndarray of uint8
         The pages as they are stored.
-    size : int
+    sizes : sequence of int
         Bytes that each has to have.
 
     Returns
     -------
-    ndarray of uint8, shape (page, size)
+    ndarray of uint8, shape (byte,)
         The pages.
 
     Raises
@@ -80,11 +84,12 @@ def decompress_alike(codecs: Sequence[int], stored: Sequence[bytes], size: int) 
     OSError, ValueError, MemoryError, pyarrow.ArrowException
         As `decompress` does.
     """
-    if {*codecs} == {ZSTD} and all(_frame(page) == (size, len(page)) for page in stored):
-        frames, total = pa.py_buffer(b"".join(stored)), len(stored) * size
-        return np.frombuffer(pa.Codec("zstd").decompress(frames, decompressed_size=total), np.uint8).reshape(-1, size)
-    pages = zip(codecs, stored, strict=True)
-    return np.stack([decompress(codec, np.frombuffer(page, np.uint8), size) for codec, page in pages])
+    # The header of a frame of one block tells where the frame ends: a damaged one takes no bytes of others.
+    pages = [*zip(codecs, stored, sizes, strict=True)]
+    if {*codecs} == {ZSTD} and all(_frame(page[:_HEAD].tobytes()) == (size, page.size) for _, page, size in pages):
+        frames, total = pa.py_buffer(np.concatenate(stored)), sum(sizes)
+        return np.frombuffer(pa.Codec("zstd").decompress(frames, decompressed_size=total), np.uint8)
+    return np.concatenate([decompress(codec, page, size) for codec, page, size in pages])
 
 
 def _frame(stored: bytes) -> tuple[int, int]:

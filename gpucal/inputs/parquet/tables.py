@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from gpucal.errors import InputError
 from gpucal.inputs.files import AGAIN, shortened
 from gpucal.inputs.parquet.arrow import read_positions
-from gpucal.inputs.parquet.codec import decompress_alike
+from gpucal.inputs.parquet.codec import decompress_all
 from gpucal.inputs.parquet.footer import MOST_FOR_ARROW, check_length, end_of, numbered_names
 from gpucal.inputs.parquet.layout import AT, CODEC, DATA, ENCODING, KIND, PLAIN, SIZE, VALUES, WANTED
 from gpucal.inputs.parquet.pages import page_table, read_footer
@@ -119,9 +119,10 @@ def plain_columns(data: bytes, path: Path) -> tuple[NDArray[np.generic], NDArray
     expected = (KIND, DATA), (ENCODING, PLAIN), (VALUES, n_rows), (WANTED, size)
     if table.unfit_pages or any((pages[:, of] != value).any() for of, value in expected):
         return None
-    stored = [data[at : at + length] for at, length in pages[:, [AT, SIZE]].tolist()]
+    raw = np.frombuffer(data, np.uint8)
+    stored = [raw[at : at + length] for at, length in pages[:, [AT, SIZE]].tolist()]
     try:
-        content = decompress_alike(pages[:, CODEC].tolist(), stored, size)
+        content = decompress_all(pages[:, CODEC].tolist(), stored, [size] * len(stored)).reshape(-1, size)
     except (pa.ArrowException, OSError, ValueError, MemoryError):
         return None
     if (content[:, : len(levels)] != np.frombuffer(levels, np.uint8)).any():
