@@ -14,7 +14,7 @@ __all__ = ["decompress", "decompress_all"]
 
 _MAGIC = ZSTD_MAGIC.to_bytes(4, "little")
 _HEAD = 21  # bytes of a frame's longest header, and of a block's
-_REPEATED = 1  # a block that is one byte, many times
+_REPEATED = 1 << 1  # a block that is one byte, many times
 _OTHER = "to another size than its header says"
 
 
@@ -99,15 +99,20 @@ def _frame(stored: bytes) -> tuple[int, int]:
     """
     if len(stored) < 9 or stored[:4] != _MAGIC:
         return -1, -1
-    head = stored[4]
-    flag, is_single = head >> 6, head >> 5 & 1
-    begin = 6 - is_single + (0, 1, 2, 4)[head & 3]  # behind the window, and the number of a dictionary
-    width = 1 << flag if flag else is_single
-    block = int.from_bytes(stored[begin + width : begin + width + 3], "little")
-    is_last, kind, length = block & 1, block >> 1 & 3, block >> 3
-    end = begin + width + 3 + (1 if kind == _REPEATED else length) + 4 * (head >> 2 & 1)  # and a checksum
-    size = int.from_bytes(stored[begin : begin + width], "little") + 256 * (flag == 1)
-    return size if width else -1, end if is_last else -1
+    begin, end, more, checksum = _FORMS[stored[4]]
+    block = int.from_bytes(stored[end : end + 3], "little")
+    size = int.from_bytes(stored[begin:end], "little") + more if end > begin else -1
+    return size, end + 3 + (1 if block & 6 == _REPEATED else block >> 3) + checksum if block & 1 else -1
+
+
+def _form(descriptor: int) -> tuple[int, int, int, int]:
+    """Return where a frame's size begins and ends, what is to be added to it, and the bytes of a checksum."""
+    flag, is_single = descriptor >> 6, descriptor >> 5 & 1
+    begin = 6 - is_single + (0, 1, 2, 4)[descriptor & 3]  # behind the window, and the number of a dictionary
+    return begin, begin + (1 << flag if flag else is_single), 256 * (flag == 1), 4 * (descriptor >> 2 & 1)
+
+
+_FORMS = tuple(map(_form, range(256)))
 
 
 def _snappy_size(stored: NDArray[np.uint8]) -> int:
