@@ -23,8 +23,8 @@
 #define DEEPEST 11        // bits of a symbol
 #define MOST_WEIGHT 12
 #define MOST_LOG 6        // bits of a state, of those that weights are coded by
-#define CHUNK 16          // words of a stream that are loaded together
-#define CHUNK_BITS 9      // the logarithm of their bits
+#define CHUNK_BITS 7      // the logarithm of the bits of a stream that are loaded together
+#define RING 16           // words of a stream that a lane has at hand
 
 enum { AT, SIZE, CODEC, PREFIX, TO, WANTED, KIND, ENCODING, VALUES, LEVELS, FIRST, CHECKSUM, COLUMNS };
 enum { STORED = 0, ZSTD = 6 };
@@ -189,94 +189,153 @@ __device__ int tree(const byte *in, int at, int stop, unsigned short *table, byt
     return end;
 }
 
+// Decodes from the bit below top on, until a symbol ends at stop or below it, and moves top there. Returns how many
+// symbols there were; WRITES: they are put to out.
+//
+// A lane has four chunks of its stream in its own column of the ring, and it loads others while it decodes 16 symbols,
+// which take 176 bits at most. A chunk is loaded when there is room for it, and a second one when there is room for
+// two. So 209 bits are there at least whenever such a round begins, and after the last one.
+template <bool WRITES>
+__device__ __forceinline__ int decode(const uint4 *chunks, int first, int &top, int stop, int depth,
+                                      const unsigned short *table, unsigned *ring, byte *out)
+{
+    int chunk = ((top - 1) >> CHUNK_BITS) - 3, symbols = 0; // the last chunk in the ring
+    const auto load = [&](int k, bool wanted) { return wanted && k >= first ? __ldg(chunks + k) : uint4{0, 0, 0, 0}; };
+    const auto keep = [&](int k, uint4 words) {
+        unsigned *to = ring + (k & 3) * 4 * 32;
+        to[0] = words.x, to[32] = words.y, to[64] = words.z, to[96] = words.w;
+    };
+    const auto ahead = [&](int k) { return ring[((((top - 1) >> 5) - k) & (RING - 1)) * 32]; };
+    const auto one = [&]() -> byte {
+        const unsigned entry = table[__funnelshift_l(ahead(1), ahead(0), -top & 31) >> (32 - depth)];
+        top -= entry & 31, ++symbols;
+        return entry >> 8;
+    };
+    const auto four = [&]() {
+        const int shift = -top & 31;
+        unsigned high = __funnelshift_l(ahead(1), ahead(0), shift), low = __funnelshift_l(ahead(2), ahead(1), shift);
+        unsigned bits = 0, made = 0;
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+            const unsigned entry = table[high >> (32 - depth)]; // its last five bits are the code's length
+            high = __funnelshift_l(low, high, entry), low = __funnelshift_l(0, low, entry);
+            bits += entry, made = __byte_perm(made, entry, 0x5321);
+        }
+        top -= bits & 255, symbols += 4;
+        return made;
+    };
+
+    for (int k = 0; k < 4; ++k)
+        keep(chunk + k, load(chunk + k, true));
+    if (WRITES) {
+        while (top > stop && (size_t)out % 4)
+            *out++ = one();
+        for (; top - stop > 3 * DEEPEST && (size_t)out % 16; out += 4)
+            *(unsigned *)out = four();
+    }
+#pragma unroll 1
+    while (top - stop > 15 * DEEPEST) {
+        const int now = (top - 1) >> CHUNK_BITS;
+        const bool room = now < chunk + 3, more = now < chunk + 2;
+        const uint4 next = load(chunk - 1, room), other = load(chunk - 2, more);
+        uint4 made;
+        made.x = four(), made.y = four(), made.z = four(), made.w = four();
+        if (WRITES)
+            *(uint4 *)out = made, out += 16;
+        if (room)
+            keep(--chunk, next);
+        if (more)
+            keep(--chunk, other);
+    }
+#pragma unroll 1
+    while (top - stop > 3 * DEEPEST) {
+        const unsigned made = four();
+        if (WRITES)
+            *(unsigned *)out = made, out += 4;
+    }
+#pragma unroll 1
+    while (top > stop) {
+        const byte made = one();
+        if (WRITES)
+            *out++ = made;
+    }
+    return symbols;
+}
+
 // Decodes one stream, or four at the same time, each of a quarter of the symbols. A stream is read from its end to its
 // beginning, and has to hold exactly so many symbols.
 //
-// Lanes 0 to 3 decode, and eight lanes load for each of them. Each stream has a ring of two chunks in shared memory.
-// When a lane has come to the last chunk in its ring, the next chunk is loaded while the lane decodes 16 symbols. These
-// take 176 bits at most, and the lane looks at 64 more. So many bits are there: the chunk has 512, and the 16 symbols
-// before took 176 of them at most, which leaves 336.
-__device__ bool streams(const byte *in, int size, bool four, int depth, const unsigned short *table, unsigned *rings,
-                        byte *out, int n)
+// Each lane has a part of a stream, as many bits as the others, and decodes it twice. It does not know where the first
+// symbol in its part begins, and guesses: at the part's first bit. Codes that are read from a wrong bit soon meet with
+// the right ones, so that most guesses give the right end. Then a lane starts where the lane before it ended. It goes
+// on from there and from its old start in turn until both meet, which tells how many symbols more or less there are.
+// If they do not meet, its end is another one, and the next lane has to start again. The first lane of a stream is
+// right, so that after each round one lane more is.
+__device__ bool streams(const byte *in, int size, bool are_four, int depth, const unsigned short *table,
+                        unsigned *ring, byte *out, int n)
 {
-    const int lane = threadIdx.x, quarter = four ? (n + 3) / 4 : n;
-    const bool decodes = lane < (four ? 4 : 1);
-    int begin = 0, its = decodes ? size : 0;
-    if (four) {
+    const int lane = threadIdx.x, quarter = are_four ? (n + 3) / 4 : n, parts = are_four ? 8 : 32;
+    const int stream = lane / parts, part = lane % parts;
+    int begin = 0, its = size;
+    if (are_four) {
         if (size < 10 || 3 * quarter > n || n < 6)
             return false;
         const int one = bits(in, 0) & 0xffff, two = bits(in, 16) & 0xffff, three = bits(in, 32) & 0xffff;
         const int last = size - 6 - one - two - three;
         if (!one || !two || !three || last <= 0)
             return false;
-        begin = 6 + (lane > 0 ? one : 0) + (lane > 1 ? two : 0) + (lane > 2 ? three : 0);
-        its = lane == 0 ? one : lane == 1 ? two : lane == 2 ? three : lane == 3 ? last : 0;
+        begin = 6 + (stream > 0 ? one : 0) + (stream > 1 ? two : 0) + (stream > 2 ? three : 0);
+        its = stream == 0 ? one : stream == 1 ? two : stream == 2 ? three : last;
     }
     const unsigned mark = its > 0 ? __ldg(in + begin + its - 1) : 0;
-    if (!__all_sync(ALL, !decodes || (mark && n > 0)))
+    if (!__all_sync(ALL, mark && n > 0))
         return false;
 
-    // Bits and words are counted from a boundary of 64 bytes before the streams. top is the bit above the next symbol.
-    const int before = (size_t)in % (4 * CHUNK), lowest = 8 * (before + begin);
+    // Bits, words and chunks are counted from a boundary of 16 bytes before the streams. Those before the first chunk
+    // of a stream count as zeros.
+    const int before = (size_t)in % 16, lowest = 8 * (before + begin), first = (before + begin) / 16;
     const unsigned *words = (const unsigned *)(in - before);
-    int top = lowest + (mark ? 8 * (its - 1) + highest(mark) : 0);
+    const int bits_of_it = 8 * (its - 1) + highest(mark), bits_of_part = (bits_of_it + parts - 1) / parts;
+    int start = lowest + max(bits_of_it - part * bits_of_part, 0);
+    const int stop = max(start - bits_of_part, lowest);
+    int end = start;
+    __syncwarp(); // the table is there, and what was in the ring is used
+    ring += lane;
+    int symbols = decode<false>((const uint4 *)words, first, end, stop, depth, table, ring, out);
 
-    const int filled = lane / 8, member = lane % 8;
-    const int first = __shfl_sync(ALL, (before + begin) / 4, filled);
-    const int last = __shfl_sync(ALL, its ? (before + begin + its - 1) / 4 : -1, filled);
-    int chunk = ((__shfl_sync(ALL, top, filled) - 1) >> CHUNK_BITS) - 1; // the last one in the ring
-    unsigned *fills = rings + 2 * CHUNK * filled;
-    const auto load = [&](int k) { return k >= first && k <= last ? __ldg(words + k) : 0u; };
-    __syncwarp(); // the table is there, and what was in the rings is used
-    for (int k = CHUNK * chunk + member; k < CHUNK * (chunk + 2); k += 8)
-        fills[k & (2 * CHUNK - 1)] = load(k);
-    __syncwarp(); // the rings are full
-
-    const unsigned *ring = rings + 2 * CHUNK * (lane % 4);
-    const auto ahead = [&](int k) { return ring[(((top - 1) >> 5) - k) & (2 * CHUNK - 1)]; };
-    const auto next = [&]() -> byte {
-        const unsigned entry = table[__funnelshift_l(ahead(1), ahead(0), -top & 31) >> (32 - depth)];
-        top -= entry & 15;
-        return entry >> 8;
-    };
-    int symbols = decodes ? min(quarter, n - lane * quarter) : 0;
-    byte *to = out + lane * quarter;
-    while (symbols > 0 && (size_t)to % 4)
-        *to++ = next(), --symbols;
-    int turns = decodes ? symbols / 16 : n;
-    for (int step = 16; step > 0; step /= 2)
-        turns = min(turns, __shfl_xor_sync(ALL, turns, step));
-    symbols -= 16 * turns;
-#pragma unroll 1
-    for (; turns > 0; --turns) {
-        const bool used = (__shfl_sync(ALL, top, filled) - 1) >> CHUNK_BITS <= chunk;
-        const int k = CHUNK * (chunk - 1) + member;
-        const unsigned one = used ? load(k) : 0, two = used ? load(k + 8) : 0;
-        if (decodes)
-#pragma unroll
-            for (int word = 0; word < 4; ++word, to += 4) {
-                const int shift = -top & 31;
-                unsigned high = __funnelshift_l(ahead(1), ahead(0), shift), four = 0;
-                unsigned low = __funnelshift_l(ahead(2), ahead(1), shift);
-#pragma unroll
-                for (int symbol = 0; symbol < 4; ++symbol) {
-                    const unsigned entry = table[high >> (32 - depth)]; // its last five bits are the code's length
-                    high = __funnelshift_l(low, high, entry), low = __funnelshift_l(0, low, entry), top -= entry & 31;
-                    four |= (entry >> 8) << (8 * symbol);
-                }
-                *(unsigned *)to = four;
+    const auto load = [&](int k) { return k >= 4 * first ? __ldg(words + k) : 0u; };
+    for (bool changed = true; __any_sync(ALL, changed);) {
+        const int right = __shfl_up_sync(ALL, end, 1);
+        changed = false;
+        if (part && right != start) {
+            int one = start, other = right;
+            while (one != other && max(one, other) > stop) {
+                const int top = max(one, other), k = (top - 1) >> 5;
+                const int code = table[__funnelshift_l(load(k - 1), load(k), -top & 31) >> (32 - depth)] & 31;
+                if (one == top)
+                    one -= code, --symbols;
+                else
+                    other -= code, ++symbols;
             }
-        if (used)
-            fills[k & (2 * CHUNK - 1)] = one, fills[(k + 8) & (2 * CHUNK - 1)] = two, --chunk;
-        __syncwarp(); // the next chunk is there
+            changed = one != other && other != end;
+            end = changed ? other : end, start = right;
+        }
     }
-    for (; symbols > 0; --symbols)
-        *to++ = next();
-    return __all_sync(ALL, !decodes || top == lowest);
+
+    int place = symbols; // of a part's end
+    for (int step = 1; step < parts; step *= 2) {
+        const int others = __shfl_up_sync(ALL, place, step);
+        place += part >= step ? others : 0;
+    }
+    const int wanted = min(quarter, n - stream * quarter);
+    if (!__all_sync(ALL, part < parts - 1 || (place == wanted && end == lowest)))
+        return false;
+    decode<true>((const uint4 *)words, first, start, stop, depth, table, ring, out + stream * quarter + place - symbols);
+    return true;
 }
 
 // Inflates a frame of so many bytes. All lanes take every turn alike.
-__device__ int frame(const byte *in, int stop, byte *out, int wanted, unsigned short *table, unsigned *rings)
+__device__ int frame(const byte *in, int stop, byte *out, int wanted, unsigned short *table, unsigned *ring)
 {
     if (stop < 9)
         return SIZES;
@@ -328,12 +387,12 @@ __device__ int frame(const byte *in, int stop, byte *out, int wanted, unsigned s
         } else {
             const int after = at + stored;
             if (kind == 2)
-                at = tree(in, at, after, table, (byte *)rings, depth);
+                at = tree(in, at, after, table, (byte *)ring, depth);
             if (at < 0)
                 return TREE;
             if (!depth)
                 return TREELESS;
-            if (!streams(in + at, after - at, four, depth, table, rings, out + to, size))
+            if (!streams(in + at, after - at, four, depth, table, ring, out + to, size))
                 return STREAMS;
         }
         to += size, at = behind;
@@ -346,7 +405,7 @@ inflate(const byte *__restrict__ data, long long n_data, const long long *__rest
         byte *__restrict__ out, long long n_out, int *__restrict__ status)
 {
     __shared__ unsigned short table[1 << DEEPEST];
-    __shared__ unsigned rings[4 * 2 * CHUNK]; // of streams; before, a tree's weights and its symbols in their order
+    __shared__ unsigned ring[32 * RING]; // a column a lane; before, a tree's weights and its symbols in their order
     for (int page = blockIdx.x; page < n_pages; page += gridDim.x) {
         const long long *facts = pages + (long long)page * COLUMNS;
         const long long at = __ldg(facts + AT), size = __ldg(facts + SIZE), codec = __ldg(facts + CODEC);
@@ -361,7 +420,7 @@ inflate(const byte *__restrict__ data, long long n_data, const long long *__rest
             copy(out + to, data + at, 1, codec == STORED ? size : prefix);
             became = codec == STORED ? DONE : OTHER;
             if (codec == ZSTD)
-                became = frame(data + at + prefix, size - prefix, out + to + prefix, wanted - prefix, table, rings);
+                became = frame(data + at + prefix, size - prefix, out + to + prefix, wanted - prefix, table, ring);
         }
         if (threadIdx.x == 0)
             status[page] = became;
