@@ -5,14 +5,14 @@
 //          of any value have to follow the last page, in data and in out, as words are read whole.
 // Mapping  A thread block is a warp, and takes a page at a time: page blockIdx.x, then every gridDim.x-th one. All
 //          lanes read the headers alike, and copy together. One lane reads coded weights. Ballots put symbols in order,
-//          and all lanes fill the table of codes. Four lanes then decode a stream each. Any grid gives the same bytes.
+//          and all lanes fill the table of codes. Each lane decodes a part of a stream. Any grid gives the same bytes.
 // Status   A page's status is 0 (DONE), or the reason why only a whole zstd can take its frame; its bytes in out are of
 //          no use then. Whatever a page says, nothing is read outside of data, or written outside of the page's place.
-// Bytes    A stored byte is fetched once, and a byte of a page is written once, both in words of four. Streams are
-//          loaded in chunks of 64 bytes. The next chunk is loaded while lanes decode.
-// Work     A symbol takes a look-up in shared memory and some eight operations, each of which waits for the one before.
-//          So a warp is slow, and many have to run. A lane looks at its stream once for four symbols.
-// Needs    32 threads a block, 4.6 KB of shared memory, 64 to 96 registers by architecture
+// Bytes    A lane decodes its part twice: to see where it ends, and to write it. So a stored byte is loaded twice, but
+//          for the most part from a cache. A lane loads 16 bytes at a time while it decodes, and writes 16 at a time.
+// Work     A symbol takes a look-up in shared memory and some ten operations, each of which waits for the one before.
+//          A lane looks at its stream once for four symbols. Wrong guesses cost about 50 symbols a page.
+// Needs    32 threads a block, 6 KB of shared memory, 64 to 80 registers by architecture
 //          (tests/kernels/test_nvrtc.py).
 
 #define ALL 0xffffffffu
@@ -24,7 +24,7 @@
 #define MOST_WEIGHT 12
 #define MOST_LOG 6        // bits of a state, of those that weights are coded by
 #define CHUNK_BITS 7      // the logarithm of the bits of a stream that are loaded together
-#define RING 16           // words of a stream that a lane has at hand
+#define ROW 128           // bytes of the ring's rows: each has a word of every lane, of its stream
 
 enum { AT, SIZE, CODEC, PREFIX, TO, WANTED, KIND, ENCODING, VALUES, LEVELS, FIRST, CHECKSUM, COLUMNS };
 enum { STORED = 0, ZSTD = 6 };
@@ -190,26 +190,28 @@ __device__ int tree(const byte *in, int at, int stop, unsigned short *table, byt
 }
 
 // Decodes from the bit below top on, until a symbol ends at stop or below it, and moves top there. Returns how many
-// symbols there were; WRITES: they are put to out.
+// symbols there were, and puts them to out if it WRITES.
 //
-// A lane has four chunks of its stream in its own column of the ring, and it loads others while it decodes 16 symbols,
-// which take 176 bits at most. A chunk is loaded when there is room for it, and a second one when there is room for
-// two. So 209 bits are there at least whenever such a round begins, and after the last one.
+// A lane has four chunks of its stream in a column of the ring, and loads others while it decodes 16 symbols, which
+// take 176 bits at most: one chunk if there is room for it, two if there is room for both. So 209 bits are there at
+// least when 16 symbols begin, and behind them. These loops are not unrolled, as compilers would put the loads last.
 template <bool WRITES>
 __device__ __forceinline__ int decode(const uint4 *chunks, int first, int &top, int stop, int depth,
-                                      const unsigned short *table, unsigned *ring, byte *out)
+                                      const unsigned short *table, byte *ring, byte *out)
 {
-    int chunk = ((top - 1) >> CHUNK_BITS) - 3, symbols = 0; // the last chunk in the ring
+    int chunk = ((top - 1) >> CHUNK_BITS) - 3, n = 0; // chunk is the last one in the ring
     const auto load = [&](int k, bool wanted) { return wanted && k >= first ? __ldg(chunks + k) : uint4{0, 0, 0, 0}; };
-    const auto keep = [&](int k, uint4 words) {
-        unsigned *to = ring + (k & 3) * 4 * 32;
-        to[0] = words.x, to[32] = words.y, to[64] = words.z, to[96] = words.w;
+    const auto keep = [&](int k, uint4 four) {
+        unsigned *words = (unsigned *)(ring + (k & 3) * 4 * ROW);
+        words[0] = four.x, words[ROW / 4] = four.y, words[ROW / 2] = four.z, words[ROW / 4 * 3] = four.w;
     };
-    const auto ahead = [&](int k) { return ring[((((top - 1) >> 5) - k) & (RING - 1)) * 32]; };
-    const auto one = [&]() -> byte {
+    // The word of the next bits, or the k-th one after it. A row has 128 bytes for 32 bits, so 4 bytes for one.
+    const auto ahead = [&](int k) { return *(const unsigned *)(ring + ((4 * (top - 1) - k * ROW) & (15 * ROW))); };
+    const auto one = [&]() {
         const unsigned entry = table[__funnelshift_l(ahead(1), ahead(0), -top & 31) >> (32 - depth)];
-        top -= entry & 31, ++symbols;
-        return entry >> 8;
+        if (WRITES)
+            out[n] = entry >> 8;
+        top -= entry & 31, ++n;
     };
     const auto four = [&]() {
         const int shift = -top & 31;
@@ -221,27 +223,24 @@ __device__ __forceinline__ int decode(const uint4 *chunks, int first, int &top, 
             high = __funnelshift_l(low, high, entry), low = __funnelshift_l(0, low, entry);
             bits += entry, made = __byte_perm(made, entry, 0x5321);
         }
-        top -= bits & 255, symbols += 4;
+        top -= bits & 255, n += 4;
         return made;
     };
-
     for (int k = 0; k < 4; ++k)
         keep(chunk + k, load(chunk + k, true));
-    if (WRITES) {
-        while (top > stop && (size_t)out % 4)
-            *out++ = one();
-        for (; top - stop > 3 * DEEPEST && (size_t)out % 16; out += 4)
-            *(unsigned *)out = four();
-    }
+    while (WRITES && top > stop && (size_t)(out + n) % 16)
+        one();
 #pragma unroll 1
     while (top - stop > 15 * DEEPEST) {
         const int now = (top - 1) >> CHUNK_BITS;
         const bool room = now < chunk + 3, more = now < chunk + 2;
         const uint4 next = load(chunk - 1, room), other = load(chunk - 2, more);
-        uint4 made;
-        made.x = four(), made.y = four(), made.z = four(), made.w = four();
+        uint4 made{};
+#pragma unroll 1
+        for (int k = 0; k < 4; ++k)
+            made.x = made.y, made.y = made.z, made.z = made.w, made.w = four();
         if (WRITES)
-            *(uint4 *)out = made, out += 16;
+            *(uint4 *)(out + n - 16) = made;
         if (room)
             keep(--chunk, next);
         if (more)
@@ -251,33 +250,29 @@ __device__ __forceinline__ int decode(const uint4 *chunks, int first, int &top, 
     while (top - stop > 3 * DEEPEST) {
         const unsigned made = four();
         if (WRITES)
-            *(unsigned *)out = made, out += 4;
+            *(unsigned *)(out + n - 4) = made;
     }
 #pragma unroll 1
-    while (top > stop) {
-        const byte made = one();
-        if (WRITES)
-            *out++ = made;
-    }
-    return symbols;
+    while (top > stop)
+        one();
+    return n;
 }
 
 // Decodes one stream, or four at the same time, each of a quarter of the symbols. A stream is read from its end to its
 // beginning, and has to hold exactly so many symbols.
 //
-// Each lane has a part of a stream, as many bits as the others, and decodes it twice. It does not know where the first
-// symbol in its part begins, and guesses: at the part's first bit. Codes that are read from a wrong bit soon meet with
-// the right ones, so that most guesses give the right end. Then a lane starts where the lane before it ended. It goes
-// on from there and from its old start in turn until both meet, which tells how many symbols more or less there are.
-// If they do not meet, its end is another one, and the next lane has to start again. The first lane of a stream is
-// right, so that after each round one lane more is.
-__device__ bool streams(const byte *in, int size, bool are_four, int depth, const unsigned short *table,
-                        unsigned *ring, byte *out, int n)
+// Each lane has a part of a stream, as many bits as the others. It does not know where in it the first symbol begins,
+// and guesses: at its first bit. A walk from a wrong bit soon meets the right one, so that most lanes still end right.
+// Then each lane starts where the lane before it ended. Where that is not its old start, it goes on from both in turn
+// until they meet, which tells how many symbols more or less there are. If they do not meet, the lane's end is another
+// one, and the next lane has to start again. One lane more of a stream is right after each round, from the first on.
+__device__ bool streams(const byte *in, int size, bool in_four, int depth, const unsigned short *table, byte *ring,
+                        byte *out, int n)
 {
-    const int lane = threadIdx.x, quarter = are_four ? (n + 3) / 4 : n, parts = are_four ? 8 : 32;
+    const int lane = threadIdx.x, quarter = in_four ? (n + 3) / 4 : n, parts = in_four ? 8 : 32;
     const int stream = lane / parts, part = lane % parts;
     int begin = 0, its = size;
-    if (are_four) {
+    if (in_four) {
         if (size < 10 || 3 * quarter > n || n < 6)
             return false;
         const int one = bits(in, 0) & 0xffff, two = bits(in, 16) & 0xffff, three = bits(in, 32) & 0xffff;
@@ -291,51 +286,48 @@ __device__ bool streams(const byte *in, int size, bool are_four, int depth, cons
     if (!__all_sync(ALL, mark && n > 0))
         return false;
 
-    // Bits, words and chunks are counted from a boundary of 16 bytes before the streams. Those before the first chunk
-    // of a stream count as zeros.
-    const int before = (size_t)in % 16, lowest = 8 * (before + begin), first = (before + begin) / 16;
+    // Bits, words and chunks count from a boundary of 16 bytes. What is before a stream's first chunk counts as zeros.
+    const int before = (size_t)in % 16, first = (before + begin) / 16, lowest = 8 * (before + begin);
     const unsigned *words = (const unsigned *)(in - before);
-    const int bits_of_it = 8 * (its - 1) + highest(mark), bits_of_part = (bits_of_it + parts - 1) / parts;
-    int start = lowest + max(bits_of_it - part * bits_of_part, 0);
-    const int stop = max(start - bits_of_part, lowest);
-    int end = start;
+    const uint4 *chunks = (const uint4 *)words;
+    // Where all codes have one length, or multiples of one, the longest is a multiple of it: these guesses are right.
+    const int whole = 8 * (its - 1) + highest(mark), its_part = (whole / parts / depth + 1) * depth;
+    int start = lowest + max(whole - part * its_part, 0), end = start;
+    const int stop = max(start - its_part, lowest);
     __syncwarp(); // the table is there, and what was in the ring is used
-    ring += lane;
-    int symbols = decode<false>((const uint4 *)words, first, end, stop, depth, table, ring, out);
+    ring += 4 * lane;
+    int symbols = decode<false>(chunks, first, end, stop, depth, table, ring, out);
 
     const auto load = [&](int k) { return k >= 4 * first ? __ldg(words + k) : 0u; };
-    for (bool changed = true; __any_sync(ALL, changed);) {
+    bool changed;
+    do {
         const int right = __shfl_up_sync(ALL, end, 1);
-        changed = false;
-        if (part && right != start) {
-            int one = start, other = right;
-            while (one != other && max(one, other) > stop) {
-                const int top = max(one, other), k = (top - 1) >> 5;
-                const int code = table[__funnelshift_l(load(k - 1), load(k), -top & 31) >> (32 - depth)] & 31;
-                if (one == top)
-                    one -= code, --symbols;
-                else
-                    other -= code, ++symbols;
-            }
-            changed = one != other && other != end;
-            end = changed ? other : end, start = right;
+        int old = start, other = part ? right : start;
+        start = other;
+        while (old != other && max(old, other) > stop) {
+            const int top = max(old, other), k = (top - 1) >> 5;
+            const int code = table[__funnelshift_l(load(k - 1), load(k), -top & 31) >> (32 - depth)] & 31;
+            symbols += old == top ? -1 : 1;
+            old -= old == top ? code : 0, other -= other == top ? code : 0;
         }
-    }
+        changed = old != other && other != end;
+        end = changed ? other : end;
+    } while (__any_sync(ALL, changed));
 
-    int place = symbols; // of a part's end
+    int place = symbols; // the part's end among the stream's symbols
     for (int step = 1; step < parts; step *= 2) {
-        const int others = __shfl_up_sync(ALL, place, step);
-        place += part >= step ? others : 0;
+        const int there = __shfl_up_sync(ALL, place, step);
+        place += part >= step ? there : 0;
     }
-    const int wanted = min(quarter, n - stream * quarter);
-    if (!__all_sync(ALL, part < parts - 1 || (place == wanted && end == lowest)))
+    const bool sound = place == min(quarter, n - stream * quarter) && end == lowest;
+    if (!__all_sync(ALL, part < parts - 1 || sound))
         return false;
-    decode<true>((const uint4 *)words, first, start, stop, depth, table, ring, out + stream * quarter + place - symbols);
+    decode<true>(chunks, first, start, stop, depth, table, ring, out + stream * quarter + place - symbols);
     return true;
 }
 
 // Inflates a frame of so many bytes. All lanes take every turn alike.
-__device__ int frame(const byte *in, int stop, byte *out, int wanted, unsigned short *table, unsigned *ring)
+__device__ int frame(const byte *in, int stop, byte *out, int wanted, unsigned short *table, byte *ring)
 {
     if (stop < 9)
         return SIZES;
@@ -387,7 +379,7 @@ __device__ int frame(const byte *in, int stop, byte *out, int wanted, unsigned s
         } else {
             const int after = at + stored;
             if (kind == 2)
-                at = tree(in, at, after, table, (byte *)ring, depth);
+                at = tree(in, at, after, table, ring, depth);
             if (at < 0)
                 return TREE;
             if (!depth)
@@ -405,7 +397,8 @@ inflate(const byte *__restrict__ data, long long n_data, const long long *__rest
         byte *__restrict__ out, long long n_out, int *__restrict__ status)
 {
     __shared__ unsigned short table[1 << DEEPEST];
-    __shared__ unsigned ring[32 * RING]; // a column a lane; before, a tree's weights and its symbols in their order
+    __shared__ uint4 words[ROW]; // the ring; before, a tree's weights and its symbols in their order
+    byte *ring = (byte *)words;
     for (int page = blockIdx.x; page < n_pages; page += gridDim.x) {
         const long long *facts = pages + (long long)page * COLUMNS;
         const long long at = __ldg(facts + AT), size = __ldg(facts + SIZE), codec = __ldg(facts + CODEC);
