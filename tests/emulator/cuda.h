@@ -58,13 +58,13 @@ inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned by)
 {
     return by & 31 ? low >> (by & 31) | high << (32 - (by & 31)) : low;
 }
-// Each of the last four digits of the selector takes a byte of both words, and repeats its sign if the digit is 8 or more.
+// The lower three bits of each of the selector's last four digits name a byte of both words. Others do not count.
 inline unsigned __byte_perm(unsigned low, unsigned high, unsigned selector)
 {
     unsigned made = 0;
     for (int k = 0; k < 4; ++k) {
-        const unsigned digit = selector >> 4 * k & 15, byte = (digit & 4 ? high : low) >> 8 * (digit & 3) & 255;
-        made |= (digit & 8 ? (byte & 128 ? 255 : 0) : byte) << 8 * k;
+        const unsigned digit = selector >> 4 * k & 7;
+        made |= ((digit & 4 ? high : low) >> 8 * (digit & 3) & 255) << 8 * k;
     }
     return made;
 }

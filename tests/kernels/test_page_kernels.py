@@ -436,6 +436,16 @@ def test_stored_bytes_are_fetched_once(tmp_path: Path) -> None:
     assert loads.efficiency[1] >= 0.98
 
 
+def test_streams_are_loaded_twice(tmp_path: Path) -> None:
+    require_compiler()
+    kernel = Kernel(kernels.source("inflate"), "inflate", tmp_path, count=True)
+    text = np.random.default_rng(0).normal(128, 30, 60_000).astype(np.uint8).tobytes()
+    page = test_inflate.CODEC_.compress(text, asbytes=True)
+    assert inflated(inflating(kernel), *frames([(page, len(text))]))[1] == [text]
+    loads, _ = kernel.traffic()
+    assert 2 * len(page) <= loads.used_by_load <= 2.15 * len(page)
+
+
 def test_pages_are_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     require_compiler()
     kernel = Kernel(kernels.source("bins"), "bins", tmp_path, count=True)
