@@ -121,7 +121,10 @@ __device__ int coded_weights(const byte *in, int stop, byte *weights, unsigned s
     if (first >= 8 * stop || !mark || bit < first)
         return 0;
     int state = bits(in, bit + log) & (size - 1), other = bits(in, bit) & (size - 1);
+    unsigned ahead = 0; // the next bits, highest first
     for (int n = 0; n < 254;) {
+        if (n % 4 == 0) // four weights take 24 bits at most; what is before them is the frame's
+            ahead = __funnelshift_r(word(in, bit / 8 - 4), __ldg(in + bit / 8), bit % 8);
         const int entry = states[state], more = entry >> 4 & 15;
         weights[n++] = entry & 15;
         if (bit - more < first) {
@@ -129,7 +132,7 @@ __device__ int coded_weights(const byte *in, int stop, byte *weights, unsigned s
             return n;
         }
         bit -= more;
-        state = other, other = (entry >> 8) + (bits(in, bit) & ((1 << more) - 1));
+        state = other, other = (entry >> 8) + __funnelshift_l(ahead, 0, more), ahead <<= more;
     }
     return 0;
 }
@@ -194,7 +197,8 @@ __device__ int tree(const byte *in, int at, int stop, unsigned short *table, byt
 //
 // A lane has four chunks of its stream in a column of the ring, and loads others while it decodes 16 symbols, which
 // take 176 bits at most: one chunk if there is room for it, two if there is room for both. So 209 bits are there at
-// least when 16 symbols begin, and behind them. These loops are not unrolled, as compilers would put the loads last.
+// least when 16 symbols begin, and behind the last ones. The loop of them is not unrolled, as compilers would put the
+// loads behind it.
 template <bool WRITES>
 __device__ __forceinline__ int decode(const uint4 *chunks, int first, int &top, int stop, int depth,
                                       const unsigned short *table, byte *ring, byte *out)
