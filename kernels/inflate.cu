@@ -5,14 +5,14 @@
 //          of any value have to follow the last page, in data and in out, as words are read whole.
 // Mapping  A thread block is a warp, and takes a page at a time: page blockIdx.x, then every gridDim.x-th one. All
 //          lanes read the headers alike, and copy together. One lane reads coded weights. Ballots put symbols in order,
-//          and all lanes fill the table of codes. Four lanes then decode a stream each. Any grid gives the same bytes.
+//          and all lanes fill the table of codes. Each lane decodes a part of a stream. Any grid gives the same bytes.
 // Status   A page's status is 0 (DONE), or the reason why only a whole zstd can take its frame; its bytes in out are of
 //          no use then. Whatever a page says, nothing is read outside of data, or written outside of the page's place.
-// Bytes    A stored byte is fetched once, and a byte of a page is written once, both in words of four. Streams are
-//          loaded in chunks of 64 bytes. The next chunk is loaded while lanes decode.
-// Work     A symbol takes a look-up in shared memory and some eight operations, each of which waits for the one before.
-//          So a warp is slow, and many have to run. A lane looks at its stream once for four symbols.
-// Needs    32 threads a block, 4.6 KB of shared memory, 64 to 96 registers by architecture
+// Bytes    A lane decodes its part twice: to see where it ends, and to write it. So a stored byte is loaded twice, but
+//          for the most part from a cache. A lane loads 16 bytes at a time while it decodes, and writes 16 at a time.
+// Work     A symbol takes a look-up in shared memory and some ten operations, each of which waits for the one before.
+//          A lane looks at its stream once for four symbols. Wrong guesses cost about 50 symbols a page.
+// Needs    32 threads a block, 6 KB of shared memory, 64 to 80 registers by architecture
 //          (tests/kernels/test_nvrtc.py).
 
 #define ALL 0xffffffffu
@@ -23,8 +23,8 @@
 #define DEEPEST 11        // bits of a symbol
 #define MOST_WEIGHT 12
 #define MOST_LOG 6        // bits of a state, of those that weights are coded by
-#define CHUNK 16          // words of a stream that are loaded together
-#define CHUNK_BITS 9      // the logarithm of their bits
+#define CHUNK_BITS 7      // the logarithm of the bits of a stream that are loaded together
+#define ROW 128           // bytes of the ring's rows: each has a word of every lane, of its stream
 
 enum { AT, SIZE, CODEC, PREFIX, TO, WANTED, KIND, ENCODING, VALUES, LEVELS, FIRST, CHECKSUM, COLUMNS };
 enum { STORED = 0, ZSTD = 6 };
@@ -121,7 +121,10 @@ __device__ int coded_weights(const byte *in, int stop, byte *weights, unsigned s
     if (first >= 8 * stop || !mark || bit < first)
         return 0;
     int state = bits(in, bit + log) & (size - 1), other = bits(in, bit) & (size - 1);
+    unsigned ahead = 0; // the next bits, highest first
     for (int n = 0; n < 254;) {
+        if (n % 4 == 0) // four weights take 24 bits at most; what is before them is the frame's
+            ahead = __funnelshift_r(word(in, bit / 8 - 4), __ldg(in + bit / 8), bit % 8);
         const int entry = states[state], more = entry >> 4 & 15;
         weights[n++] = entry & 15;
         if (bit - more < first) {
@@ -129,7 +132,7 @@ __device__ int coded_weights(const byte *in, int stop, byte *weights, unsigned s
             return n;
         }
         bit -= more;
-        state = other, other = (entry >> 8) + (bits(in, bit) & ((1 << more) - 1));
+        state = other, other = (entry >> 8) + __funnelshift_l(ahead, 0, more), ahead <<= more;
     }
     return 0;
 }
@@ -189,94 +192,146 @@ __device__ int tree(const byte *in, int at, int stop, unsigned short *table, byt
     return end;
 }
 
+// Decodes from the bit below top on, until a symbol ends at stop or below it, and moves top there. Returns how many
+// symbols there were, and puts them to out if it WRITES.
+//
+// A lane has four chunks of its stream in a column of the ring, and loads others while it decodes 16 symbols, which
+// take 176 bits at most: one chunk if there is room for it, two if there is room for both. So 209 bits are there at
+// least when 16 symbols begin, and behind the last ones. The loop of them is not unrolled, as compilers would put the
+// loads behind it.
+template <bool WRITES>
+__device__ __forceinline__ int decode(const uint4 *chunks, int first, int &top, int stop, int depth,
+                                      const unsigned short *table, byte *ring, byte *out)
+{
+    int chunk = ((top - 1) >> CHUNK_BITS) - 3, n = 0; // chunk is the last one in the ring
+    const auto load = [&](int k, bool wanted) { return wanted && k >= first ? __ldg(chunks + k) : uint4{0, 0, 0, 0}; };
+    const auto keep = [&](int k, uint4 four) {
+        unsigned *words = (unsigned *)(ring + (k & 3) * 4 * ROW);
+        words[0] = four.x, words[ROW / 4] = four.y, words[ROW / 2] = four.z, words[ROW / 4 * 3] = four.w;
+    };
+    // The word of the next bits, or the k-th one after it. A row has 128 bytes for 32 bits, so 4 bytes for one.
+    const auto ahead = [&](int k) { return *(const unsigned *)(ring + ((4 * (top - 1) - k * ROW) & (15 * ROW))); };
+    const auto one = [&]() {
+        const unsigned entry = table[__funnelshift_l(ahead(1), ahead(0), -top & 31) >> (32 - depth)];
+        if (WRITES)
+            out[n] = entry >> 8;
+        top -= entry & 31, ++n;
+    };
+    const auto four = [&]() {
+        const int shift = -top & 31;
+        unsigned high = __funnelshift_l(ahead(1), ahead(0), shift), low = __funnelshift_l(ahead(2), ahead(1), shift);
+        unsigned bits = 0, made = 0;
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+            const unsigned entry = table[high >> (32 - depth)]; // its last five bits are the code's length
+            high = __funnelshift_l(low, high, entry), low = __funnelshift_l(0, low, entry);
+            bits += entry, made = __byte_perm(made, entry, 0x5321);
+        }
+        top -= bits & 255, n += 4;
+        return made;
+    };
+    for (int k = 0; k < 4; ++k)
+        keep(chunk + k, load(chunk + k, true));
+    while (WRITES && top > stop && (size_t)(out + n) % 16)
+        one();
+#pragma unroll 1
+    while (top - stop > 15 * DEEPEST) {
+        const int now = (top - 1) >> CHUNK_BITS;
+        const bool room = now < chunk + 3, more = now < chunk + 2;
+        const uint4 next = load(chunk - 1, room), other = load(chunk - 2, more);
+        uint4 made{};
+#pragma unroll 1
+        for (int k = 0; k < 4; ++k)
+            made.x = made.y, made.y = made.z, made.z = made.w, made.w = four();
+        if (WRITES)
+            *(uint4 *)(out + n - 16) = made;
+        if (room)
+            keep(--chunk, next);
+        if (more)
+            keep(--chunk, other);
+    }
+#pragma unroll 1
+    while (top - stop > 3 * DEEPEST) {
+        const unsigned made = four();
+        if (WRITES)
+            *(unsigned *)(out + n - 4) = made;
+    }
+#pragma unroll 1
+    while (top > stop)
+        one();
+    return n;
+}
+
 // Decodes one stream, or four at the same time, each of a quarter of the symbols. A stream is read from its end to its
 // beginning, and has to hold exactly so many symbols.
 //
-// Lanes 0 to 3 decode, and eight lanes load for each of them. Each stream has a ring of two chunks in shared memory.
-// When a lane has come to the last chunk in its ring, the next chunk is loaded while the lane decodes 16 symbols. These
-// take 176 bits at most, and the lane looks at 64 more. So many bits are there: the chunk has 512, and the 16 symbols
-// before took 176 of them at most, which leaves 336.
-__device__ bool streams(const byte *in, int size, bool four, int depth, const unsigned short *table, unsigned *rings,
+// Each lane has a part of a stream, as many bits as the others. It does not know where in it the first symbol begins,
+// and guesses: at its first bit. A walk from a wrong bit soon meets the right one, so that most lanes still end right.
+// Then each lane starts where the lane before it ended. Where that is not its old start, it goes on from both in turn
+// until they meet, which tells how many symbols more or less there are. If they do not meet, the lane's end is another
+// one, and the next lane has to start again. One lane more of a stream is right after each round, from the first on.
+__device__ bool streams(const byte *in, int size, bool in_four, int depth, const unsigned short *table, byte *ring,
                         byte *out, int n)
 {
-    const int lane = threadIdx.x, quarter = four ? (n + 3) / 4 : n;
-    const bool decodes = lane < (four ? 4 : 1);
-    int begin = 0, its = decodes ? size : 0;
-    if (four) {
+    const int lane = threadIdx.x, quarter = in_four ? (n + 3) / 4 : n, parts = in_four ? 8 : 32;
+    const int stream = lane / parts, part = lane % parts;
+    int begin = 0, its = size;
+    if (in_four) {
         if (size < 10 || 3 * quarter > n || n < 6)
             return false;
         const int one = bits(in, 0) & 0xffff, two = bits(in, 16) & 0xffff, three = bits(in, 32) & 0xffff;
         const int last = size - 6 - one - two - three;
         if (!one || !two || !three || last <= 0)
             return false;
-        begin = 6 + (lane > 0 ? one : 0) + (lane > 1 ? two : 0) + (lane > 2 ? three : 0);
-        its = lane == 0 ? one : lane == 1 ? two : lane == 2 ? three : lane == 3 ? last : 0;
+        begin = 6 + (stream > 0 ? one : 0) + (stream > 1 ? two : 0) + (stream > 2 ? three : 0);
+        its = stream == 0 ? one : stream == 1 ? two : stream == 2 ? three : last;
     }
     const unsigned mark = its > 0 ? __ldg(in + begin + its - 1) : 0;
-    if (!__all_sync(ALL, !decodes || (mark && n > 0)))
+    if (!__all_sync(ALL, mark && n > 0))
         return false;
 
-    // Bits and words are counted from a boundary of 64 bytes before the streams. top is the bit above the next symbol.
-    const int before = (size_t)in % (4 * CHUNK), lowest = 8 * (before + begin);
+    // Bits, words and chunks count from a boundary of 16 bytes. What is before a stream's first chunk counts as zeros.
+    const int before = (size_t)in % 16, first = (before + begin) / 16, lowest = 8 * (before + begin);
     const unsigned *words = (const unsigned *)(in - before);
-    int top = lowest + (mark ? 8 * (its - 1) + highest(mark) : 0);
+    const uint4 *chunks = (const uint4 *)words;
+    // Where all codes have one length, or multiples of one, the longest is a multiple of it: these guesses are right.
+    const int whole = 8 * (its - 1) + highest(mark), its_part = (whole / parts / depth + 1) * depth;
+    int start = lowest + max(whole - part * its_part, 0), end = start;
+    const int stop = max(start - its_part, lowest);
+    __syncwarp(); // the table is there, and what was in the ring is used
+    ring += 4 * lane;
+    int symbols = decode<false>(chunks, first, end, stop, depth, table, ring, out);
 
-    const int filled = lane / 8, member = lane % 8;
-    const int first = __shfl_sync(ALL, (before + begin) / 4, filled);
-    const int last = __shfl_sync(ALL, its ? (before + begin + its - 1) / 4 : -1, filled);
-    int chunk = ((__shfl_sync(ALL, top, filled) - 1) >> CHUNK_BITS) - 1; // the last one in the ring
-    unsigned *fills = rings + 2 * CHUNK * filled;
-    const auto load = [&](int k) { return k >= first && k <= last ? __ldg(words + k) : 0u; };
-    __syncwarp(); // the table is there, and what was in the rings is used
-    for (int k = CHUNK * chunk + member; k < CHUNK * (chunk + 2); k += 8)
-        fills[k & (2 * CHUNK - 1)] = load(k);
-    __syncwarp(); // the rings are full
+    const auto load = [&](int k) { return k >= 4 * first ? __ldg(words + k) : 0u; };
+    bool changed;
+    do {
+        const int right = __shfl_up_sync(ALL, end, 1);
+        int old = start, other = part ? right : start;
+        start = other;
+        while (old != other && max(old, other) > stop) {
+            const int top = max(old, other), k = (top - 1) >> 5;
+            const int code = table[__funnelshift_l(load(k - 1), load(k), -top & 31) >> (32 - depth)] & 31;
+            symbols += old == top ? -1 : 1;
+            old -= old == top ? code : 0, other -= other == top ? code : 0;
+        }
+        changed = old != other && other != end;
+        end = changed ? other : end;
+    } while (__any_sync(ALL, changed));
 
-    const unsigned *ring = rings + 2 * CHUNK * (lane % 4);
-    const auto ahead = [&](int k) { return ring[(((top - 1) >> 5) - k) & (2 * CHUNK - 1)]; };
-    const auto next = [&]() -> byte {
-        const unsigned entry = table[__funnelshift_l(ahead(1), ahead(0), -top & 31) >> (32 - depth)];
-        top -= entry & 15;
-        return entry >> 8;
-    };
-    int symbols = decodes ? min(quarter, n - lane * quarter) : 0;
-    byte *to = out + lane * quarter;
-    while (symbols > 0 && (size_t)to % 4)
-        *to++ = next(), --symbols;
-    int turns = decodes ? symbols / 16 : n;
-    for (int step = 16; step > 0; step /= 2)
-        turns = min(turns, __shfl_xor_sync(ALL, turns, step));
-    symbols -= 16 * turns;
-#pragma unroll 1
-    for (; turns > 0; --turns) {
-        const bool used = (__shfl_sync(ALL, top, filled) - 1) >> CHUNK_BITS <= chunk;
-        const int k = CHUNK * (chunk - 1) + member;
-        const unsigned one = used ? load(k) : 0, two = used ? load(k + 8) : 0;
-        if (decodes)
-#pragma unroll
-            for (int word = 0; word < 4; ++word, to += 4) {
-                const int shift = -top & 31;
-                unsigned high = __funnelshift_l(ahead(1), ahead(0), shift), four = 0;
-                unsigned low = __funnelshift_l(ahead(2), ahead(1), shift);
-#pragma unroll
-                for (int symbol = 0; symbol < 4; ++symbol) {
-                    const unsigned entry = table[high >> (32 - depth)]; // its last five bits are the code's length
-                    high = __funnelshift_l(low, high, entry), low = __funnelshift_l(0, low, entry), top -= entry & 31;
-                    four |= (entry >> 8) << (8 * symbol);
-                }
-                *(unsigned *)to = four;
-            }
-        if (used)
-            fills[k & (2 * CHUNK - 1)] = one, fills[(k + 8) & (2 * CHUNK - 1)] = two, --chunk;
-        __syncwarp(); // the next chunk is there
+    int place = symbols; // the part's end among the stream's symbols
+    for (int step = 1; step < parts; step *= 2) {
+        const int there = __shfl_up_sync(ALL, place, step);
+        place += part >= step ? there : 0;
     }
-    for (; symbols > 0; --symbols)
-        *to++ = next();
-    return __all_sync(ALL, !decodes || top == lowest);
+    const bool sound = place == min(quarter, n - stream * quarter) && end == lowest;
+    if (!__all_sync(ALL, part < parts - 1 || sound))
+        return false;
+    decode<true>(chunks, first, start, stop, depth, table, ring, out + stream * quarter + place - symbols);
+    return true;
 }
 
 // Inflates a frame of so many bytes. All lanes take every turn alike.
-__device__ int frame(const byte *in, int stop, byte *out, int wanted, unsigned short *table, unsigned *rings)
+__device__ int frame(const byte *in, int stop, byte *out, int wanted, unsigned short *table, byte *ring)
 {
     if (stop < 9)
         return SIZES;
@@ -328,12 +383,12 @@ __device__ int frame(const byte *in, int stop, byte *out, int wanted, unsigned s
         } else {
             const int after = at + stored;
             if (kind == 2)
-                at = tree(in, at, after, table, (byte *)rings, depth);
+                at = tree(in, at, after, table, ring, depth);
             if (at < 0)
                 return TREE;
             if (!depth)
                 return TREELESS;
-            if (!streams(in + at, after - at, four, depth, table, rings, out + to, size))
+            if (!streams(in + at, after - at, four, depth, table, ring, out + to, size))
                 return STREAMS;
         }
         to += size, at = behind;
@@ -346,7 +401,8 @@ inflate(const byte *__restrict__ data, long long n_data, const long long *__rest
         byte *__restrict__ out, long long n_out, int *__restrict__ status)
 {
     __shared__ unsigned short table[1 << DEEPEST];
-    __shared__ unsigned rings[4 * 2 * CHUNK]; // of streams; before, a tree's weights and its symbols in their order
+    __shared__ uint4 words[ROW]; // the ring; before, a tree's weights and its symbols in their order
+    byte *ring = (byte *)words;
     for (int page = blockIdx.x; page < n_pages; page += gridDim.x) {
         const long long *facts = pages + (long long)page * COLUMNS;
         const long long at = __ldg(facts + AT), size = __ldg(facts + SIZE), codec = __ldg(facts + CODEC);
@@ -361,7 +417,7 @@ inflate(const byte *__restrict__ data, long long n_data, const long long *__rest
             copy(out + to, data + at, 1, codec == STORED ? size : prefix);
             became = codec == STORED ? DONE : OTHER;
             if (codec == ZSTD)
-                became = frame(data + at + prefix, size - prefix, out + to + prefix, wanted - prefix, table, rings);
+                became = frame(data + at + prefix, size - prefix, out + to + prefix, wanted - prefix, table, ring);
         }
         if (threadIdx.x == 0)
             status[page] = became;

@@ -58,6 +58,16 @@ inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned by)
 {
     return by & 31 ? low >> (by & 31) | high << (32 - (by & 31)) : low;
 }
+// The lower three bits of each of the selector's last four digits name a byte of both words. Others do not count.
+inline unsigned __byte_perm(unsigned low, unsigned high, unsigned selector)
+{
+    unsigned made = 0;
+    for (int k = 0; k < 4; ++k) {
+        const unsigned digit = selector >> 4 * k & 7;
+        made |= ((digit & 4 ? high : low) >> 8 * (digit & 3) & 255) << 8 * k;
+    }
+    return made;
+}
 
 inline unsigned __double2uint_ru(double x) { return emulator_to_integer<unsigned>(std::ceil(x)); }
 

@@ -49,6 +49,7 @@ CALLS = {
     "__popc(lane)": np.array([int(lane).bit_count() for lane in LANES]),
     "(int)__funnelshift_l(0x80000001u, lane, lane + 32)": ((LANES << LANES) + (1 << LANES >> 1)).astype(np.int32),
     "(int)__funnelshift_r(0x80000001u, 0, lane + 64) ": np.where(LANES, (0x80000001 >> LANES), -(2**31) + 1),
+    "(int)__byte_perm(0x40302010u, lane * 0x01010101, 0x1b361)": 0x40400020 + LANES * 256,
     "__any_sync(~0u, lane == 31)": np.ones(32),
     "__all_sync(~0u, lane != 31)": np.zeros(32),
 }

@@ -144,6 +144,7 @@ INTEGERS = (
     "(long long)a * b + 7", "(unsigned long long)(unsigned)a * (unsigned)b >> 32", "min(a, b)",
     "max((unsigned)a, (unsigned)b)", "a < b ? a : b", "(unsigned)a < (unsigned)b", "(short)a * (short)b",
     "__clz(a)", "__clz(a >> 31)", "__popc(a)", "__funnelshift_l(a, b, i)", "__funnelshift_r(a, b, i)",
+    "__byte_perm(a, b, i * 0x1357)",
     "(signed char)a", "(unsigned char)a + (unsigned short)b", "(a ^ ~b) | (a & b)", "~a", "(int)((long long)a >> 3)",
 )  # fmt: skip
 DOUBLES = (
