@@ -456,7 +456,7 @@ BUGS = {
     "lanes that go on": (
         "bins",
         "int pair = piece + member",
-        "int pair = (piece + member) / lanes * lanes + member",
+        "int pair = ((piece + member) >> share << share) + member",
         "",
     ),
 }
@@ -487,11 +487,11 @@ VOTES = {
     "of bright values": ("bins", "__syncthreads_or(high)", "high"),
     "of indices beyond": (
         "bins",
-        "__syncthreads_or(count && !plain && (int)most >= column.entries)",
-        "count && !plain && (int)most >= column.entries",
+        "__syncthreads_or(!plain && most >= column.entries)",
+        "!plain && most >= column.entries",
     ),
     "of wrong values": ("bins", "__syncthreads_or(wrong)", "wrong"),
-    "of saturated reads": ("bins", "__syncthreads_or(hit)", "hit"),
+    "of saturated reads": ("bins", "__syncthreads_or(seen & HIT)", "seen & HIT"),
     "of marks": ("inflate", "__all_sync(ALL, !decodes || (mark && n > 0))", "(!decodes || (mark && n > 0))"),
     "of streams used up": ("inflate", "__all_sync(ALL, !decodes || top == lowest)", "(!decodes || top == lowest)"),
 }
