@@ -13,10 +13,9 @@
 //          gpucal/backends/pagewise/bins.py, found in the same order. Its bins are then of no use. Whatever a page
 //          says, nothing is read outside of data, and nothing is written outside of the pixel's bins.
 // Bytes    A byte of a page is fetched once from memory; 8 bytes a bin are written.
-// Work     A pair takes two loads of words, a store and a load of its indices, two look-ups and a sum: 34 instructions
-//          on an H100. Four pairs are under way at once in a thread. Beside them run heads, barriers, and the sums of
-//          lanes.
-// Needs    128 threads a block, 16.4 KB of shared memory, 63 to 76 registers by architecture
+// Work     A pair takes two loads of words, a store and a load of its indices, two look-ups and a sum: 26 instructions
+//          on an H100. A thread has four pairs under way at once. Beside them run heads, barriers and sums of lanes.
+// Needs    128 threads a block, 16.4 KB of shared memory, 64 to 80 registers by architecture
 //          (tests/kernels/test_nvrtc.py).
 
 #define THREADS 128
@@ -25,11 +24,7 @@
 #define TABLE_BITS 10   // of an index
 #define TABLE (1 << TABLE_BITS) // values of a dictionary that have P in shared memory
 #define A_LANE 15       // pairs of a bin for one lane, at most, until all 32 lanes are used
-#if __CUDA_ARCH__ >= 750
-#define BLOCKS 8        // such blocks on a multiprocessor: up to 64 registers
-#else
-#define BLOCKS 5        // shared memory has no room for more there, and ptxas would spill
-#endif
+#define BLOCKS (__CUDA_ARCH__ < 750 ? 5 : 8) // on a multiprocessor: up to 64 registers. A V100 has room for 5
 #define TURNS 4         // loads, or look-ups, that a thread has under way at once
 #define ALL 0xffffffffu
 #define PADDING 16
@@ -108,24 +103,32 @@ struct Tile {
         end = min(2 * pairs_per_bin * (bin + bins()), begin + 2 * TILE);
     }
 
+    // Adds pairs that are looked up at once; unless all are before stop, the last one stands for what is not.
+    __device__ __forceinline__ void add_some(bool all, const Column &column, const Pair *its, int pair, int stop)
+    {
+        double differences[TURNS];
+#pragma unroll
+        for (int k = 0; k < TURNS; ++k) {
+            const Pair reads = its[all ? pair + (k << share) : min(pair + (k << share), stop - 1)];
+            differences[k] = __dsub_rn(column.table[reads.end], column.table[reads.start]);
+        }
+#pragma unroll
+        for (int k = 0; k < TURNS; ++k) // 0.0 changes no sum, as none is -0.0
+            sum = __dadd_rn(sum, all || pair + (k << share) < stop ? differences[k] : 0.0);
+    }
+
     // Adds the pairs of a bin, or of what the tile has of it, that are this lane's.
     __device__ __forceinline__ void add(const Column &column, const Pair *its, int length, int member)
     {
         for (int piece = 0; piece < length; piece += PIECE) {
             const int stop = min(piece + PIECE, length);
             int pair = piece + member;
-            if (column.tabled())
-                for (; pair < stop; pair += TURNS << share) {
-                    double differences[TURNS];
-#pragma unroll
-                    for (int k = 0; k < TURNS; ++k) { // the last pair instead of one beyond: without branches
-                        const Pair reads = its[min(pair + (k << share), stop - 1)];
-                        differences[k] = __dsub_rn(column.table[reads.end], column.table[reads.start]);
-                    }
-#pragma unroll
-                    for (int k = 0; k < TURNS; ++k) // 0.0 changes no sum, as none is -0.0
-                        sum = __dadd_rn(sum, pair + (k << share) < stop ? differences[k] : 0.0);
-                }
+            if (column.tabled()) {
+                for (; pair - member + (TURNS << share) <= stop; pair += TURNS << share)
+                    add_some(true, column, its, pair, stop);
+                for (; pair < stop; pair += TURNS << share)
+                    add_some(false, column, its, pair, stop);
+            }
             for (; pair < stop; pair += 1 << share)
                 sum = __dadd_rn(sum, __dsub_rn(column.electrons(its[pair].end), column.electrons(its[pair].start)));
         }
@@ -205,8 +208,6 @@ __device__ int check_levels(const byte *page, int at, int stop, int left)
 struct Run {
     unsigned bit, step, repeated;
     int count;
-
-    __device__ __forceinline__ unsigned mask() const { return (1u << step) - 1; }
 };
 
 // Reads the head of a run, and moves behind the run; returns a status.
@@ -216,47 +217,51 @@ __device__ __forceinline__ int next_run(const byte *page, int &at, int stop, int
     if (!size)
         return RUN;
     run = {8u * at, (unsigned)bits, 0, 0};
-    if (found & 1) { // groups of eight, of which the last may hold more than there are
-        if (size * bits > (unsigned)(stop - at))
-            return RUN;
-        run.count = min(8 * (int)size, left);
-        at += size * bits;
-        return 8 * (int)size - run.count >= 8 ? COUNT : DONE;
-    }
-    if (size > (unsigned)left)
+    const bool same = !(found & 1); // otherwise groups of eight, of which the last may hold more than there are
+    if (same && size > (unsigned)left)
         return COUNT;
-    const int bytes = (bits + 7) / 8;
-    if (bytes > stop - at)
+    const unsigned bytes = same ? (bits + 7) / 8 : size * bits;
+    if (bytes > (unsigned)(stop - at))
         return RUN;
-    run.count = size;
-    run.repeated = window(page, run.bit) & ((1u << 8 * bytes) - 1);
-    run.step = 0;
     at += bytes;
-    return DONE;
+    if (same)
+        run = {run.bit, 0, window(page, run.bit) & ((1u << 8 * bytes) - 1), (int)size};
+    else
+        run.count = min(8 * (int)size, left);
+    return !same && 8 * (int)size - run.count >= 8 ? COUNT : DONE;
+}
+
+// Unpacks pairs that are loaded at once; unless all are before the n-th, the first one stands for what is not. Returns
+// the highest index.
+__device__ __forceinline__ int unpack_some(bool all, const unsigned *words, unsigned shift, unsigned step, int k, int n,
+                                           Pair *pairs)
+{
+    unsigned found[TURNS], most = 0;
+#pragma unroll
+    for (int turn = 0; turn < TURNS; ++turn) {
+        const unsigned *its = words + (all || k + turn * THREADS < n ? turn * (THREADS / 16) * step : 0);
+        found[turn] = __funnelshift_r(__ldg(its), __ldg(its + 1), shift);
+    }
+#pragma unroll
+    for (int turn = 0; turn < TURNS; ++turn) {
+        const unsigned mask = (1u << step) - 1, start = found[turn] & mask, end = found[turn] >> step & mask;
+        most = max(most, max(start, end));
+        if (all || k + turn * THREADS < n)
+            pairs[k + turn * THREADS] = {(unsigned short)start, (unsigned short)end};
+    }
+    return most;
 }
 
 // Unpacks n pairs of a run of indices that differ; returns the highest index of this thread.
 __device__ __forceinline__ int unpack(const byte *page, const Run &run, int n, Pair *pairs)
 {
-    int most = -1; // a turn of all threads takes whole words, so a thread's shift stays
-    const unsigned bit = run.bit + 2 * threadIdx.x * run.step, mask = run.mask();
+    int most = -1, k = threadIdx.x; // a turn of all threads takes whole words, so a thread's shift stays
+    const unsigned bit = run.bit + 2 * k * run.step;
     const unsigned *words = (const unsigned *)page + bit / 32;
-    const unsigned shift = bit % 32, stride = THREADS / 16 * run.step;
-    for (int k = threadIdx.x; k < n; k += TURNS * THREADS, words += TURNS * stride) {
-        unsigned found[TURNS];
-#pragma unroll
-        for (int turn = 0; turn < TURNS; ++turn) {
-            const unsigned *its = words + (k + turn * THREADS < n ? turn * stride : 0);
-            found[turn] = __funnelshift_r(__ldg(its), __ldg(its + 1), shift);
-        }
-#pragma unroll
-        for (int turn = 0; turn < TURNS; ++turn) {
-            const unsigned start = found[turn] & mask, end = found[turn] >> run.step & mask;
-            most = max(most, (int)max(start, end));
-            if (k + turn * THREADS < n)
-                pairs[k + turn * THREADS] = {(unsigned short)start, (unsigned short)end};
-        }
-    }
+    for (; k - (int)threadIdx.x + TURNS * THREADS <= n; k += TURNS * THREADS, words += TURNS * THREADS / 16 * run.step)
+        most = max(most, unpack_some(true, words, bit % 32, run.step, k, n, pairs));
+    if (k < n)
+        most = max(most, unpack_some(false, words, bit % 32, run.step, k, n, pairs));
     return most;
 }
 
@@ -324,8 +329,7 @@ bins(const byte *__restrict__ data, long long n_data, const long long *__restric
                     if (column.tabled())
                         table[k] = column.polynomial(n);
                 }
-                seen &= HIT;
-                seen |= __syncthreads_or(no_count) ? SPECIAL : 0; // those may be there if nothing uses them
+                seen = (seen & HIT) | (__syncthreads_or(no_count) ? SPECIAL : 0); // maybe nothing uses it
                 seen |= __syncthreads_or(high) ? SPECIAL : 0;
                 ++page;
                 continue;
@@ -364,9 +368,7 @@ bins(const byte *__restrict__ data, long long n_data, const long long *__restric
             Run run{8u * at, 8u * width, 0, plain ? count : 0}; // of all values of a page without a dictionary
             const int end = row + count;
             while (row < end && !became) {
-                if (!run.count)
-                    became = next_run(word, at, stop, bits, end - row, run);
-                if (became)
+                if (!run.count && (became = next_run(word, at, stop, bits, end - row, run)))
                     break;
                 if (row == tile.end && row < used)
                     tile.next();
@@ -378,23 +380,19 @@ bins(const byte *__restrict__ data, long long n_data, const long long *__restric
                     most = max(most, unpack(word, run, n / 2, pairs + place / 2));
                 for (int k = (by_twos ? n / 2 * 2 : 0) + thread; k < n; k += THREADS) {
                     const unsigned bit = run.bit + k * run.step;
-                    unsigned value;
+                    unsigned read;
                     if (plain)
-                        value = column.value(word, bit);
+                        read = column.value(word, bit);
                     else {
-                        unsigned read = (window(word, bit) & run.mask()) + run.repeated;
+                        read = (window(word, bit) & ((1u << run.step) - 1)) + run.repeated;
                         most = max(most, (int)read);
                         read = min(read, (unsigned)max(column.entries - 1, 0));
-                        value = looked_up ? column.entry(read) : read;
-                        if (column.coded && kept)
-                            ((unsigned short *)pairs)[place + k] = read;
                     }
-                    if (looked_up) {
-                        wrong |= value == NO_COUNT;
-                        seen |= kept && value >= saturation ? HIT : 0;
-                    }
-                    if (!column.coded && kept)
-                        ((unsigned short *)pairs)[place + k] = value;
+                    const unsigned value = looked_up && !plain ? column.entry(read) : read;
+                    wrong |= looked_up && value == NO_COUNT;
+                    seen |= looked_up && kept && value >= saturation ? HIT : 0;
+                    if (kept)
+                        ((unsigned short *)pairs)[place + k] = column.coded ? read : value;
                 }
                 row += n, run.count -= n, run.bit += n * run.step;
                 if (row == tile.end)

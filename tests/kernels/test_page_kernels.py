@@ -417,6 +417,10 @@ def run_columns(program: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
     for pairs in (30, 4400):
         some = given(test_page_bins.as_file(counts), pairs, np.arange(2), monkeypatch)
         assert set(compare_columns(binning(program), some)) == {0}
+    monkeypatch.setattr(test_page_bins, "bin_pages", binning(program))
+    for place in (20, 21):  # either read of a pair
+        indices = [3 if k == place else k % 3 for k in range(64)]
+        assert test_page_bins.by_hand(test_page_bins.packed_run(indices, 2), entries=3)[0] == bins.INDEX
 
 
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
@@ -452,7 +456,11 @@ BUGS = {
     "a chunk of another lane": ("inflate", "* (lane % 4);", "* (lane % 2);", ""),
     "symbols without an end": ("inflate", "    symbols -= 16 * turns;\n", "", ""),
     "a stream not used up": ("inflate", "!decodes || top == lowest", "!decodes || top >= lowest", ""),
-    "a run beyond": ("bins", "        if (size * bits > (unsigned)(stop - at))\n            return RUN;\n", "", ""),
+    "a run beyond": ("bins", "    if (bytes > (unsigned)(stop - at))\n        return RUN;\n", "", ""),
+    "only ends of pairs checked": ("bins", "most = max(most, max(start, end));", "most = max(most, end);", ""),
+    "words of another turn": ("bins", "turn * (THREADS / 16) * step", "turn * (THREADS / 32) * step", ""),
+    "a pair too many": ("bins", "all || pair + (k << share) < stop ? differences[k] : 0.0", "differences[k]", ""),
+    "pairs at odd places": ("bins", " && place % 2 == 0;", ";", ""),
     "lanes that go on": (
         "bins",
         "int pair = piece + member",
