@@ -496,6 +496,10 @@ def run_columns(program: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
     for pairs in (30, 4400):
         some = given(test_page_bins.as_file(counts), pairs, np.arange(2), monkeypatch)
         assert set(compare_columns(binning(program), some)) == {0}
+    monkeypatch.setattr(test_page_bins, "bin_pages", binning(program))
+    for place in (20, 21):  # either read of a pair
+        indices = [3 if k == place else k % 3 for k in range(64)]
+        assert test_page_bins.by_hand(test_page_bins.packed_run(indices, 2), entries=3)[0] == bins.INDEX
 
 
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
@@ -534,11 +538,15 @@ BUGS = {
     "symbols that are not counted": ("inflate", "symbols += old == top ? -1 : 1;", "symbols += old != top;", ""),
     "ends that are not passed on": ("inflate", "__any_sync(ALL, changed)", "__any_sync(ALL, changed && part < 5)", ""),
     "a stream not used up": ("inflate", " && end == lowest;", ";", ""),
-    "a run beyond": ("bins", "        if (size * bits > (unsigned)(stop - at))\n            return RUN;\n", "", ""),
+    "a run beyond": ("bins", "    if (bytes > (unsigned)(stop - at))\n        return RUN;\n", "", ""),
+    "only ends of pairs checked": ("bins", "most = max(most, max(start, end));", "most = max(most, end);", ""),
+    "words of another turn": ("bins", "turn * (THREADS / 16) * step", "turn * (THREADS / 32) * step", ""),
+    "a pair too many": ("bins", "all || pair + (k << share) < stop ? differences[k] : 0.0", "differences[k]", ""),
+    "pairs at odd places": ("bins", " && place % 2 == 0;", ";", ""),
     "lanes that go on": (
         "bins",
         "int pair = piece + member",
-        "int pair = (piece + member) / lanes * lanes + member",
+        "int pair = ((piece + member) >> share << share) + member",
         "",
     ),
 }
@@ -569,11 +577,11 @@ VOTES = {
     "of bright values": ("bins", "__syncthreads_or(high)", "high"),
     "of indices beyond": (
         "bins",
-        "__syncthreads_or(count && !plain && (int)most >= column.entries)",
-        "count && !plain && (int)most >= column.entries",
+        "__syncthreads_or(!plain && most >= column.entries)",
+        "!plain && most >= column.entries",
     ),
     "of wrong values": ("bins", "__syncthreads_or(wrong)", "wrong"),
-    "of saturated reads": ("bins", "__syncthreads_or(hit)", "hit"),
+    "of saturated reads": ("bins", "__syncthreads_or(seen & HIT)", "seen & HIT"),
     "of marks": ("inflate", "__all_sync(ALL, mark && n > 0)", "(mark && n > 0)"),
     "of ends": ("inflate", "__any_sync(ALL, changed)", "changed"),
     "of sound streams": ("inflate", "__all_sync(ALL, part < parts - 1 || sound)", "(part < parts - 1 || sound)"),
