@@ -17,7 +17,7 @@ REGISTERS = {"calibrate": 64, "inflate": 80, "bins": 80}
 # calibrate's warps has 2 KB of loads under way: 28 of them 57 KB, where 8 KB a multiprocessor hide the latency of a
 # P100's memory (732 GB/s over 56 of them, some 600 ns). inflate's blocks are single warps: shared memory holds 10 of
 # 6 KB on a P100 or T4, and all of the 32 blocks that an H100 may have. bins has 16.4 KB of it: room for 3 to 5 blocks
-# on cards other than the A100, H100 and B200, where 64 registers make it 8. FGS1 has 1,024 columns, an H100 takes 1,056.
+# on cards other than the A100, H100 and B200, where 64 registers make it 8: an H100 takes FGS1's 1,024 columns at once.
 OCCUPANCY = {
     "calibrate": {60: 0.43, 70: 0.5, 75: 0.87, 80: 0.5, 86: 0.66, 89: 0.66, 90: 0.5, 100: 0.5, 120: 0.66},
     "inflate": {60: 0.15, 70: 0.25, 75: 0.31, 80: 0.35, 86: 0.29, 89: 0.29, 90: 0.5, 100: 0.5, 120: 0.29},
