@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import chain, islice, repeat
 from numbers import Integral
 from pathlib import Path
@@ -19,6 +19,7 @@ from gpucal.inputs.dataset import Dataset, Observation, open_dataset
 from gpucal.pipeline.calibrated import Calibrated
 from gpucal.pipeline.machine import usable_cores
 from gpucal.pipeline.memory import checked_memory
+from gpucal.pipeline.opening import open_beside
 from gpucal.pipeline.stream import AHEAD, Item, Pipeline, open_items
 from gpucal.settings.arguments import require_kind, require_switches
 from gpucal.settings.calibration import Calibration, settings_of
@@ -167,8 +168,10 @@ def _streamed(
     for item in islice(chain(items, repeat(None)), AHEAD):  # None is the end
         waiting.put(item)
     computes = choose(backend)
-    opened = open_items(iter(waiting.get, None))
+    by_gpu = computes.on_device is not None
+    opened = (open_beside if by_gpu else open_items)(iter(waiting.get, None))
     with (
+        closing(opened),
         Pipeline(opened, computes, dtype=kind, threads=threads, memory=memory, device=device) as pipeline,
         _ended(waiting),
     ):

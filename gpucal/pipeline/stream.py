@@ -15,7 +15,7 @@ import hashlib
 import time
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -156,7 +156,9 @@ class _Flight:
     seconds: dict[str, float]
 
 
-def open_items(items: Iterable[Item], *, strict: bool = False, variance: bool = False) -> Iterator[Opened | Outcome]:
+def open_items(
+    items: Iterable[Item], *, strict: bool = False, variance: bool = False
+) -> Generator[Opened | Outcome, None, None]:
     """Open items one by one; one whose files cannot be used becomes its `Outcome`.
 
     Parameters

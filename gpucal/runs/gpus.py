@@ -15,21 +15,19 @@ import importlib.util
 import logging
 import os
 import pickle
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
-from logging.handlers import QueueHandler
-from types import SimpleNamespace
 from typing import IO
 
 from gpucal.errors import DeviceError, GpucalError
 from gpucal.inputs.dataset import Observation
 from gpucal.pipeline.machine import visible_gpus
 from gpucal.pipeline.memory import DEFAULT_MEMORY
+from gpucal.pipeline.process import last_words, speak, start
 from gpucal.results.writer import Store
 from gpucal.runs import local
 from gpucal.runs.interrupts import Interrupts
@@ -48,14 +46,6 @@ _THREADS, _PLANETS, _PROCESSES = 2, 16, 4
 
 COMMAND = (sys.executable, "-P", "-c", "from gpucal.runs.gpus import work; work()")
 """What is started for each device."""
-
-# Becomes a command that the kernel kills (PR_SET_PDEATHSIG) when the process that started it ends, however that ends.
-_BOUND = """
-import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-if os.getppid() == int(sys.argv[1]):
-    os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 def usable_gpus(backend: str | None) -> list[str]:
@@ -135,21 +125,10 @@ class _Process:
         self.is_told = False
         self.summary: Summary | None = None
         self.errors = errors
-        # It finds modules where this process does, folders added in a notebook included.
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": device}
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
         with tempfile.TemporaryFile() as task:
             pickle.dump(share, task)
             task.seek(0)
-            # In a session of its own, as a terminal signals all of one.
-            self.popen = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _BOUND, str(os.getpid()), *COMMAND],
-                env=environment,
-                stdin=task,
-                stdout=subprocess.PIPE,
-                stderr=self.errors,
-                start_new_session=True,
-            )
+            self.popen = start(COMMAND, task, errors, {"CUDA_VISIBLE_DEVICES": device})
 
     def hear(self) -> None:
         """Take what the process says until it ends, and log what it logs."""
@@ -163,12 +142,6 @@ class _Process:
                     self.ended, self.failed = said
                 else:
                     local.relay(said, f"GPU {self.device}")
-
-    def last_words(self) -> str:
-        """Return the last line that the process wrote to its standard error."""
-        self.errors.seek(0)
-        lines = self.errors.read().decode(errors="backslashreplace").strip().splitlines()
-        return lines[-1].removeprefix("gpucal: ") if lines else f"exit code {self.popen.returncode}"
 
 
 def _end(processes: Iterable[_Process]) -> None:
@@ -191,20 +164,15 @@ def _account(watch: Watch, processes: Sequence[_Process]) -> None:
     if any(process.is_told for process in processes):
         summary.stopped = summary.stopped or ("interrupted" if summary.left else "")
     elif lost:
-        raise DeviceError(f"GPU {lost[0].device}: the process for it ended: {lost[0].last_words()}")
+        raise DeviceError(
+            f"GPU {lost[0].device}: the process for it ended: {last_words(lost[0].popen, lost[0].errors)}"
+        )
 
 
 def work() -> None:
     """Be the process for a device: calibrate a `Share`, and tell of it."""
     share: Share = pickle.load(sys.stdin.buffer)
-    said = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever a library prints is no pickle
-
-    def say(what: object) -> None:
-        said.write(pickle.dumps(what))  # whole, whichever threads speak
-        said.flush()
-
-    logging.getLogger("gpucal").addHandler(QueueHandler(SimpleNamespace(put_nowait=say)))
+    say = speak()
     with Interrupts() as interrupts:
         interrupts.defer()
         watch = Watch(interrupts, share.until, show=lambda ended, failed: say((ended, failed)))
