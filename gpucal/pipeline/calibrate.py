@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import chain, islice, repeat
 from numbers import Integral
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from gpucal.pipeline.calibrated import Calibrated
 from gpucal.pipeline.machine import usable_cores
 from gpucal.pipeline.memory import checked_memory
 from gpucal.pipeline.opening import open_beside
-from gpucal.pipeline.stream import AHEAD, Item, Pipeline, open_items
+from gpucal.pipeline.stream import AHEAD, Item, Opened, Outcome, Pipeline, open_items
 from gpucal.settings.arguments import require_kind, require_switches
 from gpucal.settings.calibration import Calibration, settings_of
 from gpucal.settings.detectors import DETECTORS, Detector, detector_of
@@ -167,14 +167,28 @@ def _streamed(
     waiting: SimpleQueue[Item | None] = SimpleQueue()
     for item in islice(chain(items, repeat(None)), AHEAD):  # None is the end
         waiting.put(item)
+    pipeline: Pipeline | None = None
+
+    def asked_for() -> Iterator[Item]:
+        while True:
+            try:
+                item = waiting.get(timeout=0.5)
+            except Empty:
+                if pipeline is not None:
+                    pipeline.check_alive()
+            else:
+                if item is None:
+                    return
+                yield item
+
     computes = choose(backend)
-    by_gpu = computes.on_device is not None
-    opened = (open_beside if by_gpu else open_items)(iter(waiting.get, None))
+    opened = (open_items if computes.on_device is None else open_beside)(asked_for())
     with (
-        closing(opened),
-        Pipeline(opened, computes, dtype=kind, threads=threads, memory=memory, device=device) as pipeline,
+        _closed(opened),
+        Pipeline(opened, computes, dtype=kind, threads=threads, memory=memory, device=device) as running,
         _ended(waiting),
     ):
+        pipeline = running
         for outcome in pipeline.outcomes():
             result = outcome.result
             del outcome
@@ -184,6 +198,16 @@ def _streamed(
             assert result is not None  # every item is wanted here
             yield result
             del result  # the caller alone holds it while the next one is made
+
+
+@contextmanager
+def _closed(opened: Generator[Opened | Outcome, None, None]) -> Iterator[None]:
+    """End what opens items; but where an interrupt leaves a thread in it, that thread does."""
+    try:
+        yield
+    finally:
+        with suppress(ValueError):
+            opened.close()
 
 
 @contextmanager

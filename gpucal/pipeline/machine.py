@@ -1,12 +1,14 @@
-"""The CPU cores and GPUs that this process may use."""
+"""The CPU cores, memory and GPUs that this process may use."""
 
 from __future__ import annotations
 
 import math
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
-__all__ = ["usable_cores", "visible_gpus"]
+__all__ = ["are_exclusive", "machine_memory", "usable_cores", "visible_gpus"]
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _GPUS = Path("/proc/driver/nvidia/gpus")
@@ -34,6 +36,20 @@ def visible_gpus(gpus: Path = _GPUS) -> list[str]:
     entries = [entry.strip() for entry in chosen.split(",")]
     end = next((n for n, entry in enumerate(entries) if not entry or entry.startswith("-")), len(entries))
     return entries[:end]
+
+
+def are_exclusive() -> bool:
+    """Tell whether a GPU of this machine takes one process alone, as some clusters set it."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return False
+    command = [tool, "--query-gpu=compute_mode", "--format=csv,noheader"]
+    return "Exclusive" in subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+
+def machine_memory() -> int:
+    """Return the bytes of memory that this machine has."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _own_groups(cgroups: Path) -> list[Path]:

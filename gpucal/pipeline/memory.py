@@ -174,6 +174,14 @@ class Budget:
                 self._spare.pop(0)
             return spare
 
+    def take(self, wanted: int) -> int:
+        """Take so many bytes more if they are free, without waiting; return how many were taken, all or none."""
+        with self._changed:
+            if self._used + sum(memory.written for memory in self._spare) + wanted > self.total:
+                return 0
+            self._used += wanted
+            return wanted
+
     def release(self, returned: int, spare: FileMemory | None = None) -> None:
         """Give bytes back, with the memory among them that may be used again."""
         with self._changed:

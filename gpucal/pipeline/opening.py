@@ -14,13 +14,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import fields
 from typing import IO, Any, cast
 
 from gpucal.errors import InputError
+from gpucal.inputs.dataset import Dataset, Observation
 from gpucal.pipeline.process import last_words, speak, start
 from gpucal.pipeline.stream import Item, Opened, Outcome, open_items
+from gpucal.settings.ids import ItemId
 
 __all__ = ["COMMAND", "open_beside", "work"]
 
@@ -29,7 +31,7 @@ log = logging.getLogger(__name__)
 COMMAND = (sys.executable, "-P", "-c", "from gpucal.pipeline.opening import work; work()")
 """What is started."""
 
-# Items that are opened here before a process is started: it takes as long to start as some 20 items to open.
+# Items that are opened here first. A process takes as long to start as about so many take to open.
 _HERE = 16
 
 # Bytes of a pipe that the kernel lets any process have: 4 MB of an item of AIRS-CH0 then come in few turns.
@@ -39,90 +41,116 @@ _PIPE = 2**20
 def open_beside(items: Iterable[Item]) -> Generator[Opened | Outcome, None, None]:
     """Open items as `gpucal.pipeline.stream.open_items` does, but all except the first ones in a process of its own.
 
-    If that process ends, a warning is logged, and this one opens the items that are left.
+    If that process does not start or ends, a warning is logged, and this one opens the items that are left.
     """
-    with ExitStack() as stack:
-        opener: _Opener | None = None
+    with tempfile.TemporaryFile() as errors, closing(_Opener(errors)) as opener:
         for number, item in enumerate(items):
             if number == _HERE:
-                opener = stack.enter_context(closing(_Opener(stack.enter_context(tempfile.TemporaryFile()))))
-            if opener is not None and opener.is_ready():
+                opener.start()
+            if opener.is_ready():
                 yield opener.open(item)
             else:
                 yield from open_items([item])
 
 
 class _Opener:
-    """The process, from its start to its end."""
+    """The process, from its start to its end; ``errors`` takes what it writes to its standard error."""
 
     def __init__(self, errors: IO[bytes]) -> None:
         self._errors = errors
-        self._popen = start(COMMAND, subprocess.PIPE, errors)
-        assert self._popen.stdin is not None
-        assert self._popen.stdout is not None
-        self._from = self._popen.stdout
-        with suppress(OSError):  # a container may allow less
-            fcntl.fcntl(self._from, fcntl.F_SETPIPE_SZ, _PIPE)
-        self._to = self._popen.stdin
-        # One pickler, and one at the other end, for all items: what they share, such as the data set, is sent once.
-        self._pickler = pickle.Pickler(self._to, pickle.HIGHEST_PROTOCOL)
-        self._is_ready = self._is_lost = False
+        self._popen: subprocess.Popen[bytes] | None = None
+        self._has_started = False
+        self._datasets: list[Dataset] = []  # those that were sent: each is sent once
+
+    def start(self) -> None:
+        """Start it, without waiting for it."""
+        with self._kept():
+            self._popen = start(COMMAND, subprocess.PIPE, self._errors)
+            with suppress(OSError):  # a container may allow less
+                fcntl.fcntl(self._output, fcntl.F_SETPIPE_SZ, _PIPE)
 
     def is_ready(self) -> bool:
-        """Tell whether the process has started, without waiting for it, and has not been lost."""
-        if not self._is_ready and not self._is_lost and select.select([self._from], [], [], 0)[0]:
+        """Tell whether it has started, without waiting for it, and has not been lost."""
+        if self._popen and not self._has_started and select.select([self._output], [], [], 0)[0]:
             with self._kept():
-                self._is_ready = self._hear() is None
-        return self._is_ready and not self._is_lost
+                self._has_started = self._hear() is None
+        return self._popen is not None and self._has_started
 
     def open(self, item: Item) -> Opened | Outcome:
-        """Have the process open an item."""
+        """Have it open an item."""
         with self._kept():
-            self._pickler.dump(item)
-            self._to.flush()
-            said = self._hear()
+            self._ask(item)
+            key, said = cast("tuple[ItemId, Any]", self._hear())
+            if key != item.id:
+                raise EOFError(f"an answer about {key}")
             if isinstance(said, InputError):
                 return Outcome(item, said, "", {})
-            return Opened(item, *cast("tuple[Any, ...]", said))
+            return Opened(item, *said)
         (opened,) = open_items([item])
         return opened
 
+    def _ask(self, item: Item) -> None:
+        assert self._popen is not None
+        assert self._popen.stdin is not None
+        obs = item.obs
+        known = next((number for number, other in enumerate(self._datasets) if other is obs.dataset), None)
+        if known is None:
+            self._datasets.append(obs.dataset)
+        dataset = obs.dataset if known is None else known
+        asked = dataset, obs.planet, obs.visit, obs.split, item.detector, item.config
+        self._popen.stdin.write(pickle.dumps(asked, pickle.HIGHEST_PROTOCOL))
+        self._popen.stdin.flush()
+
+    @property
+    def _output(self) -> IO[bytes]:
+        assert self._popen is not None
+        assert self._popen.stdout is not None
+        return self._popen.stdout
+
     def _hear(self) -> object:
-        """Wait for what the process says; log what it has logged before that."""
-        while isinstance(said := pickle.load(self._from), logging.LogRecord):
-            logging.getLogger(said.name).handle(said)
+        """Wait for what it says; log what it has logged before that."""
+        while isinstance(said := pickle.load(self._output), logging.LogRecord):
+            logger = logging.getLogger(said.name)
+            if logger.isEnabledFor(said.levelno):
+                logger.handle(said)
         return said
 
     @contextmanager
     def _kept(self) -> Iterator[None]:
-        """Do without the process if it ends."""
+        """Do without it if anything fails: to open an item here then gives the item, or an error of its own."""
         try:
             yield
-        except (OSError, EOFError, pickle.UnpicklingError):
-            self._is_lost = True
-            self._popen.kill()
-            self._popen.wait()
-            why = last_words(self._popen, self._errors)
+        except Exception as error:  # noqa: BLE001 (bytes that are no pickle of its own may raise any)
+            popen, why = self._popen, str(error) or type(error).__name__
+            self.close()
+            if popen is not None:
+                why = last_words(self._errors) or why
             log.warning("the process that opens files has ended: %s; this one opens them now", why)
 
     def close(self) -> None:
-        """End the process."""
-        self._popen.kill()
-        self._popen.wait()
-        with suppress(OSError):  # what was not sent
-            self._to.close()
-        self._from.close()
+        """End it, if it runs."""
+        if self._popen is not None:
+            with self._popen as popen, suppress(OSError):  # of what was not sent
+                popen.kill()
+                assert popen.stdin is not None
+                popen.stdin.close()
+        self._popen = None
 
 
 def work() -> None:
     """Be that process: open one item after another."""
-    say = speak()
-    items = pickle.Unpickler(sys.stdin.buffer)
+    say, datasets = speak(), list[Dataset]()
     say(None)
     with suppress(EOFError):
         while True:
-            (opened,) = open_items([items.load()])
-            if isinstance(opened, Outcome):
-                say(opened.result)
+            dataset, planet, visit, split, detector, config = pickle.load(sys.stdin.buffer)
+            if isinstance(dataset, Dataset):
+                datasets.append(dataset)
             else:
-                say(tuple(getattr(opened, field.name) for field in fields(opened)[1:]))
+                dataset = datasets[dataset]
+            item = Item(Observation(dataset, planet, visit, split), detector, config)
+            (opened,) = open_items([item])
+            if isinstance(opened, Outcome):
+                say((item.id, opened.result))
+            else:
+                say((item.id, tuple(getattr(opened, field.name) for field in fields(opened)[1:])))

@@ -42,11 +42,11 @@ def start(
     )
 
 
-def last_words(popen: subprocess.Popen[bytes], errors: IO[bytes]) -> str:
-    """Return the last line that a process wrote to its standard error."""
+def last_words(errors: IO[bytes]) -> str:
+    """Return the last line that a process wrote to its standard error; empty if there is none."""
     errors.seek(0)
     lines = errors.read().decode(errors="backslashreplace").strip().splitlines()
-    return lines[-1].removeprefix("gpucal: ") if lines else f"exit code {popen.returncode}"
+    return lines[-1].removeprefix("gpucal: ") if lines else ""
 
 
 def speak() -> Callable[[object], None]:

@@ -323,7 +323,7 @@ class Pipeline:
 
     def _open_next(self) -> Opened | Outcome | None:
         """Take the next item, opened, or what became of it; None after the last."""
-        self._check_alive()
+        self.check_alive()
         return next(self._items, None)
 
     def _read_next(self) -> _Flight | Outcome | None:
@@ -347,15 +347,15 @@ class Pipeline:
         wants_pages = self._by_pages and not plan.cosmic_rays  # which are found in counts
         planned = time.perf_counter() - began
         shape = (plan.n_pixels, plan.n_bins)
-        result = result_bytes(shape[0] * shape[1], self._dtype, self._value_bytes)
-        held = signal.size + self._room(signal.size) + result
+        held = signal.size + result_bytes(shape[0] * shape[1], self._dtype, self._value_bytes)
         page_block = self._destination.page_block
         reserved = held + working_bytes(signal, self._threads, page_block, by_pages=wants_pages)
-        spare = self._budget.acquire(reserved, signal.path, self._check_alive, signal.size)
+        spare = self._budget.acquire(reserved, signal.path, self.check_alive, signal.size)
         reserved += 0 if spare is None else spare.beyond(signal.size)
         start = time.perf_counter()
         try:
             memory = (self._new_memory(signal.size) if spare is None else spare).holding(signal.size)
+            reserved += memory.beyond(signal.size) if spare is None else 0
             loaded = signal.load(memory.space)
             own_counts = plan.cosmic_rays > 0 and self._by_own_counts and not loaded.table.unfit
             by_pages = wants_pages and not loaded.table.unfit
@@ -363,7 +363,7 @@ class Pipeline:
                 self._budget.release(reserved)
                 reserved = 0
                 more = held + memory.written - signal.size + working_bytes(signal, self._threads, by_pages=False)
-                self._budget.acquire(more, signal.path, self._check_alive)
+                self._budget.acquire(more, signal.path, self.check_alive)
                 reserved = more
             if not (by_pages or own_counts):
                 _ = loaded.metadata  # here, where no thread that bins waits for it
@@ -386,17 +386,19 @@ class Pipeline:
     def _new_memory(self, size: int) -> FileMemory:
         """Make memory for a file, and for others later, which differ by a tenth or so.
 
-        The usual memory takes nothing before it is written to. A backend's own kind is taken at once.
+        The usual memory takes nothing before it is written to. A backend's own kind is taken at once, and takes long to
+        make. It has room for larger files where that is free.
         """
         if self._backend.memory is None:
             return FileMemory(self._destination.memory(size + size // 4), 0)
-        return FileMemory(self._destination.memory(size + self._room(size)), size + self._room(size))
+        room = self._budget.take(size // 16)
+        try:
+            return FileMemory(self._destination.memory(size + room), size + room)
+        except BaseException:
+            self._budget.release(room)
+            raise
 
-    def _room(self, size: int) -> int:
-        """Return the bytes that memory of the backend's own kind has for larger files, as it takes long to make."""
-        return 0 if self._backend.memory is None else size // 16
-
-    def _check_alive(self) -> None:
+    def check_alive(self) -> None:
         """Raise RuntimeError if the interpreter is exiting, as it waits for this thread."""
         self._binning.submit(int)
 

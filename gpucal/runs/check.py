@@ -29,6 +29,7 @@ from gpucal.pipeline.stream import Item, Opened, Outcome, bins_pages, open_items
 from gpucal.results.records import is_finished, is_whole, item_of, record_path, records
 from gpucal.results.writer import Store
 from gpucal.runs.folder import require_same_settings
+from gpucal.runs.gpus import gpus_for, job_of_each
 from gpucal.runs.job import Job, items_of
 from gpucal.runs.request import Request, prepare
 from gpucal.settings.calibration import Calibration
@@ -350,7 +351,10 @@ def _look_at_needs(
     """Estimate disk, memory and time from one opened item of each detector."""
     backend = choose(job.backend)
     usual = usual_memory(backend)
-    budget = Budget(job.memory, job.threads, usual)
+    planets = len({item.obs.planet for item in items})
+    processes = max(1, len(gpus_for(job.backend, planets, job.threads, job.memory)))
+    own = job_of_each(job, processes)
+    budget = Budget(own.memory, own.threads, usual)
     value_bytes = np.dtype(job.dtype).itemsize
     destination = backend.destination(device=False)
     by_pages = bins_pages(destination)
@@ -367,7 +371,7 @@ def _look_at_needs(
         values += cube * (1 + job.variance) if job.product == "cubes" else 0
         stored[name] = values * value_bytes + pixels + 8 * (plan.n_bins + curves) + _RECORD
         working = working_bytes(
-            one.signal, job.threads, destination.page_block, by_pages=by_pages and not plan.cosmic_rays
+            one.signal, own.threads, destination.page_block, by_pages=by_pages and not plan.cosmic_rays
         )
         reserved[name] = working + result_bytes(cube, np.dtype(job.dtype), job.value_bytes)
     for item in items:
@@ -382,7 +386,7 @@ def _look_at_needs(
     largest = max(
         (sizes[item.id] + reserved.get(item.detector.name, 0) for item in items if item.id in sizes), default=0
     )
-    found.memory_bytes = job.memory or max(usual, budget.other + largest)
+    found.memory_bytes = job.memory or processes * max(usual, budget.other + largest)
     share = found.unfinished / max(1, len(items))
     found.disk_bytes = int(sum(stored.get(item.detector.name, 0) for item in items) * share)
     if out is not None:

@@ -23,10 +23,10 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from typing import IO
 
-from gpucal.errors import DeviceError, GpucalError
+from gpucal.errors import BackendUnavailable, DeviceError, GpucalError
 from gpucal.inputs.dataset import Observation
-from gpucal.pipeline.machine import visible_gpus
-from gpucal.pipeline.memory import DEFAULT_MEMORY
+from gpucal.pipeline.machine import are_exclusive, machine_memory, visible_gpus
+from gpucal.pipeline.memory import DEFAULT_MEMORY, DEVICE_MEMORY
 from gpucal.pipeline.process import last_words, speak, start
 from gpucal.results.writer import Store
 from gpucal.runs import local
@@ -36,7 +36,7 @@ from gpucal.runs.summary import Summary
 from gpucal.runs.watch import Watch
 from gpucal.settings.detectors import DETECTORS
 
-__all__ = ["Share", "execute", "gpus_for", "usable_gpus", "work"]
+__all__ = ["Share", "execute", "gpus_for", "job_of_each", "usable_gpus", "work"]
 
 log = logging.getLogger(__name__)
 
@@ -58,15 +58,25 @@ def usable_gpus(backend: str | None) -> list[str]:
 def gpus_for(backend: str | None, planets: int, threads: int, memory: int | None = None) -> list[str]:
     """Choose the GPU of each process to spread so many planets over; none where this process is to do it all.
 
-    Each process needs `gpucal.pipeline.memory.DEFAULT_MEMORY` of the bytes that all may have together.
+    A process of a GPU alone needs `gpucal.pipeline.memory.DEFAULT_MEMORY` of the bytes that all may have together.
+    Those that share one need DEVICE_MEMORY each, and have half of the machine's where no limit is given.
     """
     gpus = usable_gpus(backend)
     if not gpus:
         return []
-    each = max(1, min(_PROCESSES, threads // (_THREADS * len(gpus)), planets // (_PLANETS * len(gpus))))
+    bounds = threads // _THREADS, planets // _PLANETS, (memory or machine_memory() // 2) // DEVICE_MEMORY
+    each = max(1, min(_PROCESSES, *(bound // len(gpus) for bound in bounds)))
+    if each > 1 and are_exclusive():
+        each = 1
     most = min(planets, memory // DEFAULT_MEMORY if memory else planets)
     chosen = (gpus * each)[:most]
     return chosen if len(chosen) > 1 else []
+
+
+def job_of_each(job: Job, processes: int) -> Job:
+    """Return the job of each of so many processes, which share its threads and its memory."""
+    memory = job.memory and job.memory // processes
+    return replace(job, workers=max(1, job.threads // processes), memory=memory)
 
 
 @dataclass(frozen=True)
@@ -84,7 +94,7 @@ def execute(devices: Sequence[str], job: Job, observations: list[Observation], w
     Raises DeviceError if a process ends without a summary. The others are waited for, and what they finished is kept.
     """
     watch.expect(len(observations))
-    own = replace(job, workers=max(1, job.threads // len(devices)), memory=job.memory and job.memory // len(devices))
+    own = job_of_each(job, len(devices))
     planets = [*dict.fromkeys(obs.planet for obs in observations)]
     log.info("%d planets over processes on GPUs %s", len(planets), ", ".join(devices))
     processes: list[_Process] = []
@@ -124,6 +134,7 @@ class _Process:
         self.ended = self.failed = 0
         self.is_told = False
         self.summary: Summary | None = None
+        self.error: GpucalError | None = None
         self.errors = errors
         with tempfile.TemporaryFile() as task:
             pickle.dump(share, task)
@@ -135,9 +146,11 @@ class _Process:
         with self.popen as popen, suppress(EOFError, pickle.UnpicklingError):  # of one that is killed
             assert popen.stdout is not None
             while True:
-                said: logging.LogRecord | tuple[int, int] | Summary = pickle.load(popen.stdout)
+                said: logging.LogRecord | tuple[int, int] | Summary | GpucalError = pickle.load(popen.stdout)
                 if isinstance(said, Summary):
                     self.summary = said
+                elif isinstance(said, GpucalError):
+                    self.error = said
                 elif isinstance(said, tuple):
                     self.ended, self.failed = said
                 else:
@@ -164,9 +177,11 @@ def _account(watch: Watch, processes: Sequence[_Process]) -> None:
     if any(process.is_told for process in processes):
         summary.stopped = summary.stopped or ("interrupted" if summary.left else "")
     elif lost:
-        raise DeviceError(
-            f"GPU {lost[0].device}: the process for it ended: {last_words(lost[0].popen, lost[0].errors)}"
-        )
+        first = lost[0]
+        if isinstance(first.error, BackendUnavailable):
+            raise first.error
+        why = last_words(first.errors) or f"exit code {first.popen.returncode}"
+        raise DeviceError(f"GPU {first.device}: the process for it ended: {why}")
 
 
 def work() -> None:
@@ -180,5 +195,6 @@ def work() -> None:
             with closing(Store(share.job.out)) as store:
                 local.execute(share.job, share.observations, watch, store)
         except GpucalError as error:
+            say(error)
             sys.exit(f"gpucal: {error}")
         say(watch.summary)

@@ -62,7 +62,9 @@ def relay(record: logging.LogRecord, process: str) -> None:
     """Log what another process has logged, and say which; the errors of items name those already."""
     if record.name != __name__:
         record.msg = f"{process}: {record.msg}"
-    logging.getLogger(record.name).handle(record)
+    logger = logging.getLogger(record.name)
+    if logger.isEnabledFor(record.levelno):
+        logger.handle(record)
 
 
 @dataclass

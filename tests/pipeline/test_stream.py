@@ -284,9 +284,9 @@ def test_reads_ahead_and_not_too_far(many: Path, monkeypatch: pytest.MonkeyPatch
     )
     with opened(many) as pipeline:
         for taken, _ in enumerate(pipeline.outcomes(), start=1):
-            expected = min(len(PLANETS), taken + stream.AHEAD)
+            expected = min(len(PLANETS), taken + stream.AHEAD + 1)  # the last is opened beside the reading before it
             until(lambda expected=expected: len(seen) >= expected, 20)
-            time.sleep(0.02)
+            time.sleep(0.05)
             assert seen == [signal_of(many, planet) for planet in PLANETS[:expected]]
 
 
@@ -522,17 +522,20 @@ def test_a_backend_that_cannot_be_had(many: Path) -> None:
 
 LEFT_OPEN = """
 import sys
+import time
 import gpucal
 dataset = gpucal.open_dataset(sys.argv[1])
 config = gpucal.Calibration(bins={"AIRS-CH0": 7, "FGS1": 16})
 stream = gpucal.stream(dataset, "FGS1", config, workers=2, memory=int(sys.argv[2]))
 print(next(stream).planet)
+time.sleep(float(sys.argv[3]))
 """
 
 
-def test_the_interpreter_exits_with_a_stream_left_open(many: Path) -> None:
-    memory = tight(2, int(1.2 * need_of(many)))
-    command = [sys.executable, "-c", LEFT_OPEN, str(many), str(memory)]
+@pytest.mark.parametrize("waits_for", ["memory", "the caller"])
+def test_the_interpreter_exits_with_a_stream_left_open(many: Path, waits_for: str) -> None:
+    memory, seconds = (tight(2, int(1.2 * need_of(many))), 0) if waits_for == "memory" else (10**9, 1)
+    command = [sys.executable, "-c", LEFT_OPEN, str(many), str(memory), str(seconds)]
     run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert run.stdout == "1\n"
 

@@ -140,12 +140,28 @@ def test_who_gets_a_process(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_processes_share_a_gpu(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "machine_memory", lambda: 32 * 10**9)
     assert gpus_for(None, 1100, 8) == 2 * ["3", "GPU-8f"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     assert gpus_for(None, 1100, 4) == gpus_for(None, 32, 64) == ["1", "1"]
     assert gpus_for(None, 1100, 64) == 4 * ["1"]
     assert gpus_for(None, 31, 64) == gpus_for(None, 1100, 3) == gpus_for(None, 1100, 64, 10**9) == []
-    assert gpus_for(None, 1100, 64, 2 * 10**9) == 3 * ["1"]
+    assert gpus_for(None, 1100, 64, 7 * 10**9) == 3 * ["1"]
+    monkeypatch.setattr(gpus, "machine_memory", lambda: 8 * 10**9)
+    assert gpus_for(None, 1100, 64) == 2 * ["1"]
+
+
+@pytest.mark.parametrize(("mode", "count"), [("Default", 2), ("Exclusive_Process", 0)])
+def test_a_gpu_may_take_one_process_alone(
+    two_gpus: None, mode: str, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\n[ $1 = --query-gpu=compute_mode ] && echo {mode}\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    monkeypatch.setattr(gpus, "machine_memory", lambda: 32 * 10**9)
+    assert len(gpus_for(None, 1100, 4)) == count
 
 
 def test_planets_are_spread(two_gpus: None, old: Made, tmp_path: Path) -> None:

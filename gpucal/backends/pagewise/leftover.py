@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,9 @@ def verify_checksums(table: PageTable, data: NDArray[np.uint8], first: int, last
 
 # Errors of pages that a codec cannot decompress.
 _DAMAGED = pa.ArrowException, OSError, ValueError, MemoryError
+
+# Bytes of pages, about, that are decompressed by one call of the codec: 64 pages of AIRS-CH0.
+_TOGETHER = 2**20
 
 # By the type and the format of a block's literals (RFC 8878, 3.1.1.3.1.1), raw, repeated, coded by a tree, and by the
 # tree before: bytes of their header, where the bits of their size begin in it, and how many those are.
@@ -117,27 +121,35 @@ def inflate_by_codec(
         If a page cannot be inflated to the size that its header says.
     """
     facts = table.pages[pages]
+    sizes = facts[:, WANTED] - facts[:, PREFIX]
+    ends = np.flatnonzero(np.diff(np.cumsum(sizes) // _TOGETHER, append=-1)) + 1
+    for first, last in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True):
+        some = slice(first, last)
+        content, begin = _decompressed(table, data, pages[some], path), 0
+        of_some = facts[some][:, [AT, PREFIX]].tolist(), places[some].tolist(), sizes[some].tolist()
+        for (at, prefix), to, size in zip(*of_some, strict=True):
+            if prefix:  # stored as it is
+                out[to : to + prefix] = data[at : at + prefix]
+            out[to + prefix : to + prefix + size] = content[begin : begin + size]
+            begin += size
+
+
+def _decompressed(table: PageTable, data: NDArray[np.uint8], pages: NDArray[np.intp], path: Path) -> NDArray[np.uint8]:
+    """Decompress pages together, or one by one to find the damaged one."""
+    facts = table.pages[pages]
     codecs = facts[:, CODEC].tolist()
     sizes = (facts[:, WANTED] - facts[:, PREFIX]).tolist()
     begins, ends = facts[:, AT] + facts[:, PREFIX], facts[:, AT] + facts[:, SIZE]
     stored = [data[begin:end] for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)]
-    try:
-        content = decompress_all(codecs, stored, sizes)
-    except _DAMAGED:
-        for page, codec, one, size in zip(pages.tolist(), codecs, stored, sizes, strict=True):
-            try:
-                decompress(codec, one, size)
-            except _DAMAGED as error:
-                raise _refusal(table, page, f"cannot be decompressed ({shortened(error)})", path) from error
-        raise  # all together need more memory than each
-    begin = 0
-    for at, prefix, to, size in zip(
-        facts[:, AT].tolist(), facts[:, PREFIX].tolist(), places.tolist(), sizes, strict=True
-    ):
-        if prefix:  # stored as it is
-            out[to : to + prefix] = data[at : at + prefix]
-        out[to + prefix : to + prefix + size] = content[begin : begin + size]
-        begin += size
+    with suppress(*_DAMAGED):
+        return decompress_all(codecs, stored, sizes)
+    content = []
+    for page, codec, one, size in zip(pages.tolist(), codecs, stored, sizes, strict=True):
+        try:
+            content.append(decompress(codec, one, size))
+        except _DAMAGED as error:
+            raise _refusal(table, page, f"cannot be decompressed ({shortened(error)})", path) from error
+    return np.concatenate(content)
 
 
 def settle(

@@ -60,7 +60,7 @@ def test_nothing_of_another_page_is_taken() -> None:
 def test_a_damaged_page_is_an_error(which: int) -> None:
     text = TEXTS[2]
     pages = [bytearray(compressed(text)) for _ in range(3)]
-    pages[which][-3] ^= 0x55
+    pages[which] = pages[which][:-1]
     with pytest.raises((OSError, ValueError)):
         together([ZSTD] * 3, [*map(bytes, pages)], [len(text)] * 3)
     with pytest.raises((OSError, ValueError)):
