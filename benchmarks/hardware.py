@@ -510,7 +510,6 @@ def end_to_end(case: Case) -> Facts:
     for name, count in (("1 process", 1), ("3 processes", 3)):
         others[f"cupy, 4 cores, {name}"] = {"backend": "cupy", "cores": 4, "processes": count}
     others |= {f"{way}, cold files": asked | {"cold": True} for way, asked in four.items()}
-    others["cupy, 4 cores, GPUCAL_PAGES=host"] = {"backend": "cupy", "cores": 4, "GPUCAL_PAGES": "host"}
     rounds: dict[str, list[Facts]] = defaultdict(list)
     found: Facts = {}
     for turn, ways in enumerate([four] if case.stand_in else [four] * case.rounds + [others]):
@@ -656,7 +655,7 @@ PARTS = {
     "end_to_end": Part(end_to_end, 125),
     "tests": Part(tests, 75, data=False),
     "sanitizers": Part(sanitizers, 40, data=False),
-    "stream": Part(streamed, 40),
+    "stream": Part(streamed, 60),
     "notebook": Part(notebook, 60),
     "ncu": Part(limiter, 40),
     "steps": Part(steps, 40),
@@ -694,7 +693,6 @@ def passed_on(case: Case) -> list[str]:
 def child(case: Case, part: str, asked: Facts) -> Facts:
     """Run one of `INNER` on some of the cores, and return its facts."""
     environment = {**os.environ, "GPUCAL_HARDWARE": json.dumps(asked)}
-    environment |= {"GPUCAL_PAGES": asked["GPUCAL_PAGES"]} if "GPUCAL_PAGES" in asked else {}
     cores = sorted(os.sched_getaffinity(0))[: asked["cores"]]
     command = [sys.executable, str(HERE), str(case.scratch), "--part", part, *passed_on(case)]
     done = subprocess.run(
