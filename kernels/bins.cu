@@ -363,7 +363,7 @@ bins(const byte *__restrict__ data, long long n_data, const long long *__restric
                 became = count ? RUN : DONE;
 
             const bool looked_up = plain || seen & SPECIAL || !column.coded; // counts have to be looked at
-            int most = -1;                                                           // the highest index
+            int most = -1;                                                    // the highest index
             bool wrong = false;
             Run run{8u * at, 8u * width, 0, plain ? count : 0}; // of all values of a page without a dictionary
             const int end = row + count;
