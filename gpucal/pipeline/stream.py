@@ -73,6 +73,9 @@ __all__ = [
 # Items opened ahead of the caller. The budget limits full-size items; this number limits small ones.
 AHEAD = 4
 
+# Blocks of pages that a thread has at least, so that all end at about the same time, and bytes of a block at least.
+_SHARES, _LEAST = 8, 2**19
+
 
 @dataclass(frozen=True)
 class Item:
@@ -368,8 +371,12 @@ class Pipeline:
             if not (by_pages or own_counts):
                 _ = loaded.metadata  # here, where no thread that bins waits for it
             out, saturated = self._destination.allocate(shape, self._dtype), np.zeros(plan.n_pixels, bool)
-            sizes = loaded.table.sizes if by_pages else np.full(plan.n_pixels, 2 * signal.n_frames)
-            blocks = iter(list(pixel_blocks(sizes, page_block or PAGE_BLOCK if by_pages else COUNT_BLOCK)))
+            if by_pages:
+                sizes = loaded.table.sizes
+                most = page_block or min(PAGE_BLOCK, max(_LEAST, int(sizes.sum()) // (_SHARES * self._threads)))
+            else:
+                sizes, most = np.full(plan.n_pixels, 2 * signal.n_frames), COUNT_BLOCK
+            blocks = iter(list(pixel_blocks(sizes, most)))
         except BaseException:
             self._budget.release(reserved)
             raise

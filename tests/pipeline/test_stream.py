@@ -485,7 +485,7 @@ def test_an_interrupt_while_waiting(many: Path) -> None:
     timer = threading.Timer(0.5, lambda: signal.pthread_kill(main, signal.SIGINT))
     timer.start()
     with pytest.raises(KeyboardInterrupt):
-        outcomes_of(many, backend=sleepy(0.05))
+        outcomes_of(many, backend=sleepy(0.2))  # 2 s in all
     timer.join()
 
 
