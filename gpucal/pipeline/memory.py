@@ -25,12 +25,14 @@ __all__ = [
     "COUNT_BLOCK",
     "DEFAULT_MEMORY",
     "DEVICE_MEMORY",
+    "LEAST_BLOCK",
     "PAGE_BLOCK",
     "PROCESS",
     "THREAD",
     "Budget",
     "FileMemory",
     "checked_memory",
+    "page_block_of",
     "result_bytes",
     "usual_memory",
     "working_bytes",
@@ -54,6 +56,9 @@ _FOOTER = 2**21
 # runs took 0.32 s a planet, and 0.37 s by blocks of 0.5 MB (2 cores, with 2 MB of second cache each).
 PAGE_BLOCK, COUNT_BLOCK = 2**22, 6 * 2**20
 
+# Bytes of a block of pages at least, and blocks that a thread has at least, so that all end at about the same time.
+LEAST_BLOCK, _SHARES = 2**19, 8
+
 # Bytes that a thread holds beside its block: a dictionary, tables of Huffman codes, a stack.
 THREAD = 4_000_000
 
@@ -61,6 +66,11 @@ THREAD = 4_000_000
 def usual_memory(backend: Backend) -> int:
     """Return the limit of the process's memory where none is given, bytes."""
     return DEFAULT_MEMORY if backend.on_device is None else DEVICE_MEMORY
+
+
+def page_block_of(total: int, threads: int) -> int:
+    """Return the bytes of a block of pages, where an item has so many in ``total``, decompressed."""
+    return min(PAGE_BLOCK, max(LEAST_BLOCK, total // (_SHARES * threads)))
 
 
 def result_bytes(values: int, dtype: np.dtype[Any], value_bytes: int) -> int:
@@ -81,7 +91,7 @@ def working_bytes(signal: Signal, threads: int, page_block: int | None = None, *
     threads : int
         Threads that bin.
     page_block : int, optional
-        Bytes of a block of pages, if the backend wants another size than `PAGE_BLOCK`.
+        Bytes of a block of pages, if the backend wants another size than `page_block_of` gives.
     by_pages : bool
         Whether pages are binned without their counts; otherwise, and if the footer tells that they are of another
         kind, pyarrow decodes them.
@@ -95,11 +105,13 @@ def working_bytes(signal: Signal, threads: int, page_block: int | None = None, *
     if by_pages and signal.by_pages:
         most = most_bytes(footer)  # a footer may say anything, and so much that its sum overflows 64 bits
         sizes = np.clip(footer.uncompressed[:, signal.columns], 0, most).sum(axis=0, dtype=np.float64)
-        block = max(page_block or PAGE_BLOCK, min(int(sizes.max(initial=0)), most))
-        blocks = min(threads, -(-int(sizes.sum()) // block))
+        total = int(sizes.sum())
+        usual = page_block_of(total, threads)
+        block = max(page_block or usual, min(int(sizes.max(initial=0)), most))
+        blocks = min(threads, -(-total // block))
         table = 2 * 8 * COLUMNS * 2 * footer.rows.size * signal.columns.size  # and what it is made from
         parsing = 8 * max(0, signal.footer_size - _FOOTER)
-        return table + parsing + max(blocks * block, threads * PAGE_BLOCK) + threads * 2 * footer.n_rows
+        return table + parsing + max(blocks * block, threads * usual) + threads * 2 * footer.n_rows
     # A block as a table, in one piece, and its pages; 19 MB for the 1.2 MB that are the footer of AIRS-CH0.
     return 16 * signal.footer_size + threads * 4 * max(COUNT_BLOCK, 2 * footer.n_rows)
 

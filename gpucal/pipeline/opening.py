@@ -1,26 +1,26 @@
 """Opens items in a process of their own, while this one feeds a GPU.
 
-To open a planet is 30 ms of Python, in which its lock lets no other thread of the process go on. That is more than all
-that is left to do for a GPU.
+To open a planet takes 25 ms of a core (`benchmarks/pages.py`). For the most part that is Python, whose lock lets no
+other thread of a process go on meanwhile.
 """
 
 from __future__ import annotations
 
 import fcntl
 import logging
+import os
 import pickle
 import select
 import subprocess
 import sys
-import tempfile
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import fields
 from typing import IO, Any, cast
 
 from gpucal.errors import InputError
 from gpucal.inputs.dataset import Dataset, Observation
-from gpucal.pipeline.process import last_words, speak, start
+from gpucal.pipeline.process import last_words, relog, speak, start
 from gpucal.pipeline.stream import Item, Opened, Outcome, open_items
 from gpucal.settings.ids import ItemId
 
@@ -43,7 +43,7 @@ def open_beside(items: Iterable[Item]) -> Generator[Opened | Outcome, None, None
 
     If that process does not start or ends, a warning is logged, and this one opens the items that are left.
     """
-    with tempfile.TemporaryFile() as errors, closing(_Opener(errors)) as opener:
+    with closing(_Opener()) as opener:
         for number, item in enumerate(items):
             if number == _HERE:
                 opener.start()
@@ -54,10 +54,10 @@ def open_beside(items: Iterable[Item]) -> Generator[Opened | Outcome, None, None
 
 
 class _Opener:
-    """The process, from its start to its end; ``errors`` takes what it writes to its standard error."""
+    """The process, from its start to its end."""
 
-    def __init__(self, errors: IO[bytes]) -> None:
-        self._errors = errors
+    def __init__(self) -> None:
+        self._resources = ExitStack()
         self._popen: subprocess.Popen[bytes] | None = None
         self._has_started = False
         self._datasets: list[Dataset] = []  # those that were sent: each is sent once
@@ -65,6 +65,7 @@ class _Opener:
     def start(self) -> None:
         """Start it, without waiting for it."""
         with self._kept():
+            self._errors = self._resources.enter_context(os.fdopen(os.memfd_create("gpucal-errors"), "w+b"))
             self._popen = start(COMMAND, subprocess.PIPE, self._errors)
             with suppress(OSError):  # a container may allow less
                 fcntl.fcntl(self._output, fcntl.F_SETPIPE_SZ, _PIPE)
@@ -110,9 +111,7 @@ class _Opener:
     def _hear(self) -> object:
         """Wait for what it says; log what it has logged before that."""
         while isinstance(said := pickle.load(self._output), logging.LogRecord):
-            logger = logging.getLogger(said.name)
-            if logger.isEnabledFor(said.levelno):
-                logger.handle(said)
+            relog(said)
         return said
 
     @contextmanager
@@ -121,14 +120,19 @@ class _Opener:
         try:
             yield
         except Exception as error:  # noqa: BLE001 (bytes that are no pickle of its own may raise any)
-            popen, why = self._popen, str(error) or type(error).__name__
-            self.close()
-            if popen is not None:
+            why = str(error) or type(error).__name__
+            if self._popen is not None:
+                self._end()
                 why = last_words(self._errors) or why
+            self.close()
             log.warning("the process that opens files has ended: %s; this one opens them now", why)
 
     def close(self) -> None:
-        """End it, if it runs."""
+        """End it, if it runs, and free what it has."""
+        self._end()
+        self._resources.close()
+
+    def _end(self) -> None:
         if self._popen is not None:
             with self._popen as popen, suppress(OSError):  # of what was not sent
                 popen.kill()

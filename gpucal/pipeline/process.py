@@ -16,7 +16,7 @@ from logging.handlers import QueueHandler
 from types import SimpleNamespace
 from typing import IO
 
-__all__ = ["last_words", "speak", "start"]
+__all__ = ["last_words", "relog", "speak", "start"]
 
 # Becomes a command that the kernel kills (PR_SET_PDEATHSIG) when the process that started it ends, however that ends.
 _BOUND = """
@@ -47,6 +47,13 @@ def last_words(errors: IO[bytes]) -> str:
     errors.seek(0)
     lines = errors.read().decode(errors="backslashreplace").strip().splitlines()
     return lines[-1].removeprefix("gpucal: ") if lines else ""
+
+
+def relog(record: logging.LogRecord) -> None:
+    """Log what another process has logged, if that is wanted here."""
+    logger = logging.getLogger(record.name)
+    if logger.isEnabledFor(record.levelno):
+        logger.handle(record)
 
 
 def speak() -> Callable[[object], None]:

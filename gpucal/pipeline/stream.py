@@ -36,9 +36,9 @@ from gpucal.inputs.signal_file import Loaded, Signal, fingerprint_of, open_signa
 from gpucal.pipeline.calibrated import Calibrated
 from gpucal.pipeline.memory import (
     COUNT_BLOCK,
-    PAGE_BLOCK,
     Budget,
     FileMemory,
+    page_block_of,
     result_bytes,
     usual_memory,
     working_bytes,
@@ -72,9 +72,6 @@ __all__ = [
 
 # Items opened ahead of the caller. The budget limits full-size items; this number limits small ones.
 AHEAD = 4
-
-# Blocks of pages that a thread has at least, so that all end at about the same time, and bytes of a block at least.
-_SHARES, _LEAST = 8, 2**19
 
 
 @dataclass(frozen=True)
@@ -373,7 +370,7 @@ class Pipeline:
             out, saturated = self._destination.allocate(shape, self._dtype), np.zeros(plan.n_pixels, bool)
             if by_pages:
                 sizes = loaded.table.sizes
-                most = page_block or min(PAGE_BLOCK, max(_LEAST, int(sizes.sum()) // (_SHARES * self._threads)))
+                most = page_block or page_block_of(int(sizes.sum()), self._threads)
             else:
                 sizes, most = np.full(plan.n_pixels, 2 * signal.n_frames), COUNT_BLOCK
             blocks = iter(list(pixel_blocks(sizes, most)))

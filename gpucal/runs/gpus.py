@@ -41,7 +41,7 @@ __all__ = ["Share", "execute", "gpus_for", "job_of_each", "usable_gpus", "work"]
 log = logging.getLogger(__name__)
 
 # Threads and planets that each of several processes on a GPU has at least, and how many there are at most. To start
-# takes two seconds. With four cores and an NVIDIA H200, a planet took one process 0.13 s, and two together 0.08 s.
+# takes some seconds. With four cores and an NVIDIA H200, a planet took one process 0.13 s, and two together 0.09 s.
 _THREADS, _PLANETS, _PROCESSES = 2, 16, 4
 
 COMMAND = (sys.executable, "-P", "-c", "from gpucal.runs.gpus import work; work()")

@@ -16,6 +16,7 @@ from gpucal.backends import choose
 from gpucal.errors import InputError, OutputError, OutputLost
 from gpucal.inputs.dataset import Observation
 from gpucal.pipeline.calibrated import arrays_of
+from gpucal.pipeline.process import relog
 from gpucal.pipeline.stream import Item, Opened, Outcome, Pipeline, failed, has_fingerprints, open_items, out_of_memory
 from gpucal.results.origin import home_of
 from gpucal.results.records import is_finished, is_whole, record_path
@@ -62,9 +63,7 @@ def relay(record: logging.LogRecord, process: str) -> None:
     """Log what another process has logged, and say which; the errors of items name those already."""
     if record.name != __name__:
         record.msg = f"{process}: {record.msg}"
-    logger = logging.getLogger(record.name)
-    if logger.isEnabledFor(record.levelno):
-        logger.handle(record)
+    relog(record)
 
 
 @dataclass

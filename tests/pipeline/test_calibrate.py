@@ -15,6 +15,7 @@ from reference import assert_close
 import gpucal
 from gpucal import Calibration
 from gpucal.errors import BackendUnavailable, ConfigError, InputError
+from gpucal.pipeline import memory as budget
 from gpucal.pipeline import stream
 
 DETECTORS = ("AIRS-CH0", "FGS1")
@@ -67,7 +68,7 @@ def test_threads_blocks_and_readers_do_not_change_a_bit(
     for reader, (workers, block) in itertools.product(("auto", "pyarrow"), ((2, 6 * 2**20), (5, 1), (3, 10_000))):
         monkeypatch.setenv("GPUCAL_READER", reader)
         monkeypatch.setattr(stream, "COUNT_BLOCK", block)
-        monkeypatch.setattr(stream, "PAGE_BLOCK", block)
+        monkeypatch.setattr(budget, "PAGE_BLOCK", block)
         other = gpucal.calibrate(obs, detector, config, backend=backend, workers=workers)
         np.testing.assert_array_equal(other.signal, whole.signal)
         np.testing.assert_array_equal(other.dq, whole.dq)

@@ -6,7 +6,6 @@ import logging
 import os
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -33,7 +32,7 @@ CONFIG = Calibration(bins=BINS, integration="notebook")
 
 @pytest.fixture
 def opener() -> Iterator[opening._Opener]:
-    with tempfile.TemporaryFile() as errors, closing(opening._Opener(errors)) as made:
+    with closing(opening._Opener()) as made:
         made.start()
         until(made.is_ready)
         yield made
@@ -111,7 +110,7 @@ def test_a_lost_process_is_done_without(
 ) -> None:
     monkeypatch.setattr(opening, "COMMAND", (sys.executable, "-c", child))
     items = items_of(gpucal.open_dataset(old[0]))
-    with tempfile.TemporaryFile() as errors, closing(opening._Opener(errors)) as made:
+    with closing(opening._Opener()) as made:
         made.start()
         until(lambda: made.is_ready() or caplog.records)
         assert all(isinstance(made.open(item) if made.is_ready() else item, (Opened, Item)) for item in items)
@@ -132,6 +131,18 @@ def test_one_that_cannot_start_is_done_without(
     assert [one.item for one in open_beside(iter(items)) if isinstance(one, Opened)] == items
     (record,) = caplog.records
     assert "no process is left" in record.getMessage()
+
+
+def test_nothing_is_needed_for_it(
+    many: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def missing(name: str) -> int:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("os.memfd_create", missing)
+    items = items_of(gpucal.open_dataset(many))
+    assert [one.item for one in open_beside(iter(items)) if isinstance(one, Opened)] == items
+    assert len(caplog.records) == 1
 
 
 def test_what_cannot_be_sent_is_opened_here(

@@ -297,8 +297,8 @@ def test_whatever_a_footer_says_an_item_needs_memory(many: Path, said: int) -> N
     lying = replace(signal, footer=footer)
     assert lying.by_pages
     one, four = (budget.working_bytes(lying, threads, by_pages=True) for threads in (1, 4))
-    assert one >= budget.PAGE_BLOCK
-    assert four - one >= 3 * (budget.PAGE_BLOCK + 2 * footer.n_rows)
+    assert one >= budget.LEAST_BLOCK
+    assert four - one >= 3 * (budget.LEAST_BLOCK + 2 * footer.n_rows)
 
 
 @pytest.mark.parametrize("share", [1.0, 2.5, 3.2])

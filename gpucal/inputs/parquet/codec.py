@@ -63,7 +63,7 @@ def decompress_all(
 ) -> NDArray[np.uint8]:
     """Decompress pages, as `decompress` does, one behind the other; if they are zstd frames of one block, by one call.
 
-    A call takes 10 µs, as much as the bytes of a page of AIRS-CH0 do: the codec makes its tables anew.
+    In each call the codec makes its tables anew, which takes as long as some pages do.
 
     Parameters
     ----------

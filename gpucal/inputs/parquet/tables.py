@@ -1,7 +1,7 @@
 """Small Parquet tables, such as calibration frames: checked before they are decoded, then decoded whole.
 
-Pyarrow takes some 50 µs a column, 94 ms of a core for the frames of a planet (`benchmarks/pages.py`). So columns that
-are stored as those of published frames are read from their pages here, in 25 ms, and pyarrow decodes the others.
+Pyarrow takes some 35 µs a column, 68 ms of a core for the frames of a planet (`benchmarks/pages.py`). So columns that
+are stored as those of published frames are read from their pages here, in 12 ms, and pyarrow decodes the others.
 
 `pixel_columns` finds the columns that are pixels, and their order, for these tables and for signal files.
 """
