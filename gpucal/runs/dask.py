@@ -274,8 +274,11 @@ class _Spread:
             key = f"calibrate-{obs.planet}-{obs.visit}-{self.errand.run}{_AGAIN if again else ''}"
             arguments = (self.listing, self.errand, *obs.key, crowd, self.summary.left - len(DETECTORS))
             future = self.client.submit(calibrate_one, *arguments, key=key, pure=False, retries=_RETRIES)
-            self.flying[future] = obs
-            self.ended.add(future)
+            self._await(future, obs)
+
+    def _await(self, future: Future[Account], obs: Observation) -> None:
+        self.flying[future] = obs
+        self.ended.add(future)
 
     def _collect(self) -> None:
         """Wait a little for tasks to end, and count them."""
@@ -289,15 +292,17 @@ class _Spread:
         """Count what became of an observation; raise what ends the run."""
         from distributed import KilledWorker, TimeoutError
 
-        obs = self.flying.pop(future)
-        if future.status in ("cancelled", "lost"):
+        obs, status = self.flying.pop(future), future.status
+        if status == "cancelled":
             raise self._gone("it has been started again, or is not reached")
-        if future.status != "error":
+        if status in ("lost", "pending"):  # the account went with its worker, and is made again
+            self._await(future, obs)
+            return
+        if status != "error":
             try:
                 account = future.result(timeout=ANSWER)
-            except (TimeoutError, KilledWorker):  # the account went with its worker, and is made again
-                self.flying[future] = obs
-                self.ended.add(future)
+            except (TimeoutError, KilledWorker):  # it went just now
+                self._await(future, obs)
             else:
                 self._count(account)
             return

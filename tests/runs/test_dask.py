@@ -292,6 +292,54 @@ def test_an_observation_that_kills_its_workers_costs_itself(many: Path, tmp_path
     assert hidden(out) == []
 
 
+# The first process dies in its second observation, when the account of the first has come.
+DEADLY_ONCE = """
+import os
+import time
+from pathlib import Path
+from gpucal.runs import local
+
+execute = getattr(local, "plain", local.execute)  # Dask may import this twice
+had = []
+
+def deadly(job, observations, *rest):
+    had.append(observations)
+    if len(had) == 2 and not Path("died").exists():
+        while not Path("came").exists():
+            time.sleep(0.01)
+        Path("died").touch()
+        os._exit(3)
+    execute(job, observations, *rest)
+
+local.plain, local.execute = execute, deadly
+"""
+
+
+def test_an_account_that_went_with_its_worker_is_made_again(
+    many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An account stays on the worker that made it until it is taken, and what kills that worker takes it along."""
+    out, preload = tmp_path / "out", tmp_path / "deadly.py"
+    preload.write_text(DEADLY_ONCE)
+    states: list[str] = []
+
+    def late(spread: Any, future: Any) -> None:
+        if not states:
+            (tmp_path / "came").touch()
+            until(lambda: future.status != "finished")
+        states.append(future.status)
+        take(spread, future)
+
+    take = dask._Spread._take
+    monkeypatch.setattr(dask._Spread, "_take", late)
+    with processes(tmp_path) as started:
+        started.worker("--preload", str(preload))
+        summary = gpucal.run(gpucal.open_dataset(many), out, CONFIG, planets=[101, 102], client=started.client)
+    assert states[0] == "lost"
+    assert (summary.done + summary.skipped, summary.failed, summary.left) == (4, {}, 0)
+    assert items_done(out) == 4
+
+
 def test_what_is_not_made_again_has_failed(many: Path, tmp_path: Path) -> None:
     """As a local run has it, where a result of before is there, but was to be made again."""
     out, preload = tmp_path / "out", tmp_path / "deadly.py"
