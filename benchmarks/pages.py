@@ -77,12 +77,9 @@ class Stages:
         inflated = scratch.inflated(int(some[-1, TO] + some[-1, WANTED] - some[0, TO]) + PADDING)
         self.do("inflate", inflate_pages, raw, some, 0, len(some), inflated, status, *scratch.inflating)
         others = np.flatnonzero(status)
-        if others.size:
-            self.left += len(others)
-            places = some[others, TO] - some[0, TO]
-            self.do(
-                "inflate by pyarrow's codec", inflate_by_codec, table, raw, first + others, inflated, places, Path()
-            )
+        self.left += len(others)
+        places = some[others, TO] - some[0, TO]
+        self.do("inflate by pyarrow's codec", inflate_by_codec, table, raw, first + others, inflated, places, Path())
         out, saturated, wrong = np.empty((n, self.plan.n_bins)), np.empty(n, np.uint8), np.empty((n, 2), np.int64)
         firsts, constants = table.firsts[pixels.start : pixels.stop + 1] - first, decode._constants(self.plan, pixels)
         what = inflated, some, firsts, table.facts[pixels], table.n_rows, *constants, out, saturated, wrong
@@ -128,9 +125,8 @@ def for_a_gpu(plan: Plan, loaded: Loaded) -> dict[str, float]:
         assert status[early != DONE].all()
         for when, refused in (("meanwhile", early), ("afterwards", np.where(early != DONE, DONE, status))):
             start, others = time.thread_time(), np.flatnonzero(refused)
-            if others.size:
-                places = block.pages[others, TO]
-                inflate_by_codec(loaded.table, loaded.data, block.first + others, memory, places, loaded.path)
+            places = block.pages[others, TO]
+            inflate_by_codec(loaded.table, loaded.data, block.first + others, memory, places, loaded.path)
             found[f"for a GPU: decompressed by pyarrow {when}"] += time.thread_time() - start
             found[f"for a GPU: pages decompressed {when}"] += len(others)
         start = time.thread_time()

@@ -52,8 +52,8 @@ PROCESS = 290_000_000
 _FOOTER = 2**21
 
 # Bytes of a block of pixels, at most. Raw counts are enough to make a call's overhead negligible, and few beside the
-# result. Of decompressed pages, as many are refused pages by one call of pyarrow's codec: 14 in 4 MB of AIRS-CH0. Whole
-# runs took 0.32 s a planet, and 0.37 s by blocks of 0.5 MB (2 cores, with 2 MB of second cache each).
+# result. Decompressed pages are so many because the refused ones among them are one call of pyarrow's codec: of
+# AIRS-CH0, 30 in 4 MB (`benchmarks/pages.py` prints how many of all).
 PAGE_BLOCK, COUNT_BLOCK = 2**22, 6 * 2**20
 
 # Bytes of a block of pages at least, and blocks that a thread has at least, so that all end at about the same time.

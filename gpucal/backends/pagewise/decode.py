@@ -146,8 +146,7 @@ def _inflated(pixels: slice, loaded: Loaded, scratch: Scratch) -> tuple[NDArray[
             inflate_snappy(data, pages, inflated, status)
         others = np.flatnonzero(status)
         by_codec = len(others)
-        if by_codec:
-            inflate_by_codec(table, data, first + others, inflated, pages[others, TO] - pages[0, TO], loaded.path)
+        inflate_by_codec(table, data, first + others, inflated, pages[others, TO] - pages[0, TO], loaded.path)
     else:
         inflated = scratch.inflated(PADDING)
     return inflated, pages, by_codec, time.perf_counter() - start

@@ -9,6 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ def verify_checksums(table: PageTable, data: NDArray[np.uint8], first: int, last
 # Errors of pages that a codec cannot decompress.
 _DAMAGED = pa.ArrowException, OSError, ValueError, MemoryError
 
-# Bytes of pages, about, that are decompressed by one call of the codec: 64 pages of AIRS-CH0.
+# Bytes of pages, about, that are decompressed by one call of the codec.
 _TOGETHER = 2**20
 
 # By the type and the format of a block's literals (RFC 8878, 3.1.1.3.1.1), raw, repeated, coded by a tree, and by the
@@ -123,7 +124,7 @@ def inflate_by_codec(
     facts = table.pages[pages]
     sizes = facts[:, WANTED] - facts[:, PREFIX]
     ends = np.flatnonzero(np.diff(np.cumsum(sizes) // _TOGETHER, append=-1)) + 1
-    for first, last in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True):
+    for first, last in pairwise([0, *ends.tolist()]):
         some = slice(first, last)
         content, begin = _decompressed(table, data, pages[some], path), 0
         of_some = facts[some][:, [AT, PREFIX]].tolist(), places[some].tolist(), sizes[some].tolist()
