@@ -17,7 +17,6 @@ import csv
 import hashlib
 import importlib
 import importlib.util
-import io
 import json
 import os
 import re
@@ -30,7 +29,7 @@ import tempfile
 import time
 import xml.etree.ElementTree as ET
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -366,22 +365,40 @@ def limiter(case: Case) -> Facts:
     tool = shutil.which("ncu") or "/usr/local/cuda/bin/ncu"
     if case.stand_in or not Path(tool).exists():
         return {"ncu": "missing"}
+    report = case.scratch / "ncu.ncu-rep"
     sections = ("SpeedOfLight", "Occupancy", "WarpStateStats", "MemoryWorkloadAnalysis", "SchedulerStats")
-    command = [tool, "--clock-control", "none", "--profile-from-start", "off", "--csv", "--page", "details"]
-    command += [word for section in sections for word in ("--section", section)]
+    command = [tool, "--clock-control", "none", "--profile-from-start", "off", "--export", str(report)]
+    command += [word for section in (*sections, "SourceCounters") for word in ("--section", section)]
     command += [sys.executable, str(HERE), str(case.scratch), "--part", "profiled", *passed_on(case)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    (case.scratch / "ncu.csv").write_text(done.stdout)
-    lines = [line for line in done.stdout.splitlines() if line.startswith('"')]
-    if not lines:
+    if not report.exists():
         print(done.stdout[-1500:], done.stderr[-1500:])
         return {"ncu": "refused"}
+    pages = {
+        "ncu": ["--page", "details"],
+        "ncu-stalls": ["--page", "details", "--section", "WarpStateStats", "--print-details", "all"],
+        "ncu-source": ["--page", "source", "--print-source", "sass"],
+    }
+    for name, page in pages.items():
+        shown = subprocess.run(
+            [tool, "--import", str(report), "--csv", *page], capture_output=True, text=True, check=False
+        )
+        print(name, shown.returncode, shown.stderr[-1500:])
+        (case.scratch / f"{name}.csv").write_text(shown.stdout)
+    return {"ncu": counters((case.scratch / f"{name}.csv").read_text() for name in ("ncu", "ncu-stalls"))}
+
+
+def counters(printed: Iterable[str]) -> Facts:
+    """Read what ncu printed. Launches of other sizes are apart, as few pages are launched beside many."""
     counted: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for row in csv.DictReader(io.StringIO("\n".join(lines))):
-        with contextlib.suppress(ValueError, KeyError):
-            value = float(row["Metric Value"].replace(",", ""))
-            counted[row["Kernel Name"].partition("(")[0]][f"{row['Metric Name']} [{row['Metric Unit']}]"].append(value)
-    return {"ncu": {name: {what: statistics.median(some) for what, some in of.items()} for name, of in counted.items()}}
+    for text in printed:
+        lines = [line for line in text.splitlines() if line.startswith('"')]
+        for row in csv.DictReader(lines):
+            with contextlib.suppress(ValueError):  # a word, not a number
+                value = float(row["Metric Value"].replace(",", ""))
+                launch = f"{row['Kernel Name'].partition('(')[0]} {row['Grid Size']}"
+                counted[launch][f"{row['Metric Name']} [{row['Metric Unit']}]"].append(value)
+    return {name: {what: statistics.median(some) for what, some in of.items()} for name, of in counted.items()}
 
 
 def profiled(case: Case) -> Facts:
@@ -401,7 +418,7 @@ def profiled(case: Case) -> Facts:
         cupy.cuda.runtime.profilerStart()
         for pixels in blocks[:2]:
             backend.bin_pages(plan, pixels, loaded, out[pixels])
-        few = slice(0, 64)
+        few = next(pixel_blocks(np.full(plan.n_pixels, 2 * plan.used_frames), 2**26))
         ((_, counts),) = loaded.counts([few])
         backend.bin_counts(plan, few, counts, out[few])
         cupy.cuda.runtime.profilerStop()
@@ -653,7 +670,7 @@ PARTS = {
     "parity": Part(parity, 40, data=False),
     "kernels": Part(kernels, 40),
     "end_to_end": Part(end_to_end, 125),
-    "tests": Part(tests, 75, data=False),
+    "tests": Part(tests, 110, data=False),
     "sanitizers": Part(sanitizers, 40, data=False),
     "stream": Part(streamed, 60),
     "notebook": Part(notebook, 60),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +34,51 @@ def test_it_is_tried_on_the_stand_in(tmp_path: Path) -> None:
     assert set(found["sanitizers"].values()) == {"missing"}
     assert found["steps"]["largest difference"] < 1e-12
     assert all(said.startswith("done, ") for said in found["parts"].values()), found["parts"]
+
+
+HEAD = '"ID","Kernel Name","Block Size","Grid Size","Metric Name","Metric Unit","Metric Value"'
+NCU = """#!/bin/sh
+# stands for ncu: it writes a report, or prints what a report holds
+while [ $# -gt 0 ]; do
+    case $1 in
+        --export) touch "$2"; exit ;;
+        --print-details) echo "$STALLS"; exit ;;
+        --print-source) echo '"Address","Source"'; exit ;;
+    esac
+    shift
+done
+echo "$DETAILS"
+"""
+
+
+def row(kernel: str, grid: int, name: str, unit: str, value: str) -> str:
+    return f'"0","{kernel}(const char *, int)","(32, 1, 1)","({grid}, 1, 1)","{name}","{unit}","{value}"'
+
+
+def test_few_pages_are_not_counted_among_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    details = [
+        row("inflate", 1024, "Duration", "us", "9,000"),
+        row("inflate", 3, "Duration", "us", "10"),
+        row("inflate", 1024, "Duration", "us", "9,200"),
+        row("inflate", 1024, "Function Cache Configuration", "", "CachePreferNone"),
+        row("bins", 8, "Duration", "us", "40"),
+    ]
+    stalls = [row("bins", 8, "Stall Wait", "inst", "1.5")]
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    hardware = importlib.import_module("hardware")
+    tool = tmp_path / "ncu"
+    tool.write_text(NCU)
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("DETAILS", "\n".join(["==PROF== Disconnected", HEAD, *details]))
+    monkeypatch.setenv("STALLS", "\n".join([HEAD, *stalls]))
+    case = hardware.Case(tmp_path, tmp_path, planets=1, rounds=1, stand_in=False)
+    assert hardware.limiter(case)["ncu"] == {
+        "inflate (1024, 1, 1)": {"Duration [us]": 9100.0},
+        "inflate (3, 1, 1)": {"Duration [us]": 10.0},
+        "bins (8, 1, 1)": {"Duration [us]": 40.0, "Stall Wait [inst]": 1.5},
+    }
+    assert (tmp_path / "ncu-source.csv").read_text() == '"Address","Source"\n'
 
 
 @pytest.mark.parametrize(
