@@ -35,7 +35,7 @@ from gpucal.inputs.calibration_files import (
 )
 from gpucal.inputs.files import leads_nowhere, missing, packed_beside
 from gpucal.inputs.tables import label_table, observation_table, star_table
-from gpucal.settings.arguments import path_of
+from gpucal.settings.arguments import GivenPath, path_of
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import DETECTORS, Detector, detector_of
 from gpucal.settings.ids import ItemId, as_id, why_no_id
@@ -337,7 +337,7 @@ class Dataset:
     """
 
     def __init__(self, path: str | Path, split: str | None = None) -> None:
-        self.path = path = path_of("path", path)
+        self._path = GivenPath(path := path_of("path", path))
         if split is not None and not isinstance(split, str):
             raise ConfigError(f"split = {split!r}: must be {joined(SPLITS)}")
         splits = [name for name in ([split] if split else SPLITS) if (path / name).is_dir()]
@@ -409,6 +409,11 @@ class Dataset:
     def __getstate__(self) -> dict[str, Any]:
         # The caches are not copied: another process reads the files when it needs them.
         return {**vars(self), "_frames": {}, "_axes": {}, "_adc": {}}
+
+    @property
+    def path(self) -> Path:
+        """The folder, as it was given; in full after os.chdir()."""
+        return self._path.now
 
     def __repr__(self) -> str:
         return Shown(self._title).text()

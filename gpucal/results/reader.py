@@ -30,7 +30,7 @@ from gpucal.results.tables import Rows, curve_table, failure_table, item_table
 from gpucal.science.light_curves import Choices, LightCurve, white_light
 from gpucal.science.quality import count_flags, curve_quality, quality
 from gpucal.science.rejected import NONE, Rejected
-from gpucal.settings.arguments import kind_of, path_of
+from gpucal.settings.arguments import GivenPath, kind_of, path_of
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import DETECTORS, ORDER, curve_name, detector_of
 from gpucal.settings.ids import ItemId, as_id
@@ -164,7 +164,7 @@ class Results:
     """
 
     def __init__(self, path: str | Path, *more: str | Path, settings: str | None = None) -> None:
-        self.path = path = path_of("path", path)
+        self._path = GivenPath(path := path_of("path", path))
         if settings is not None and not isinstance(settings, str):
             raise ConfigError(f"settings = {settings!r}: must be the hash of settings, a text")
         found = gather(path, [path_of("more", one) for one in more], settings)
@@ -180,12 +180,17 @@ class Results:
         self._known = frozenset(self.ids)
         self._records = done
         self._lacks_errors = False  # whether that was said
-        self._homes = {item: home for item, (home, _) in found.done.items()}
+        self._homes = {item: GivenPath(home, self._path.home) for item, (home, _) in found.done.items()}
         if (different := len({str(r.get("settings")) for r in done.values()})) > 1:
             log.warning(
                 "%s: holds %d items of %d different settings; for one, run `gpucal calibrate DATASET %s --overwrite`",
                 *(path, len(done), different, path),
             )
+
+    @property
+    def path(self) -> Path:
+        """The first folder, as it was given; in full after os.chdir()."""
+        return self._path.now
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -925,7 +930,7 @@ class Results:
             raise OutputError(f"{self.path}: holds no {kind} of planet {key[0]} visit {key[1]}, but {', '.join(files)}")
         file = files[kind]
         item = ItemId(*key, detector)
-        path = record_path(self._homes[item], item).with_name(file["file"])
+        path = record_path(self._homes[item].now, item).with_name(file["file"])
         again = f"run `gpucal calibrate DATASET {self.path}` again"
         damaged = f"{path}: is damaged; remove it and {again}"
         try:

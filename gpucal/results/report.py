@@ -30,7 +30,7 @@ from gpucal.science.light_curves import LightCurve, white_light
 from gpucal.science.plan import DQ
 from gpucal.science.quality import middles, positions, scatter
 from gpucal.science.unusual import FAR, FEWEST, Reason, far_above, unusual
-from gpucal.settings.arguments import path_of, require_switches
+from gpucal.settings.arguments import GivenPath, path_of, require_switches
 from gpucal.settings.calibration import Calibration
 from gpucal.settings.detectors import DETECTORS, ORDER, Detector
 from gpucal.settings.ids import ItemId
@@ -69,12 +69,14 @@ Key = tuple[int, int]
 class _Results(Protocol):
     """The attributes of `Results` that are read here; its module imports this one."""
 
-    path: Path
     ids: list[Key]
     failed: dict[ItemId, str]
     elsewhere: dict[ItemId, str]
     _records: dict[ItemId, dict[str, Any]]
-    _homes: dict[ItemId, Path]
+    _homes: dict[ItemId, GivenPath]
+
+    @property
+    def path(self) -> Path: ...
 
     def axes(self, key: Key, detector: str) -> dict[str, NDArray[np.float64]]: ...
 
@@ -279,7 +281,8 @@ class _Found:
         self._known_axes: dict[tuple[str, ...], dict[str, NDArray[np.float64]]] = {}
         self._detectors: dict[tuple[str, str], Detector] = {}
         self.homes = sorted({str(of["dataset"]) for of in results._records.values() if of.get("dataset")})
-        folders = [str(one) for home in {*results._homes.values(), results.path} for one in (home, home.absolute())]
+        homes = {results.path, *(home.now for home in results._homes.values())}
+        folders = [str(one) for home in homes for one in (home, home.absolute())]
         self.folder_names = {folder: Path(folder).name for folder in (*folders, *self.homes)} | {str(Path.home()): "~"}
 
     @cached_property
@@ -520,7 +523,7 @@ class _Found:
         steps = Counter(
             _steps(of) for record in records if isinstance(of := record["provenance"].get("steps"), Mapping)
         )
-        homes = sorted({str(home) for home in self.results._homes.values()})
+        homes = sorted({str(home.now) for home in self.results._homes.values()})
         facts = {
             "version": f"page by gpucal {__version__}",
             "data set": ", ".join(map(self._home, self.homes)),

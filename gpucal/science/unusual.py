@@ -117,7 +117,7 @@ def _of_photons(numbers: Numbers, median: float) -> float:
 
 _NOISY = (
     "look at its white light curve: single bins far off are hits of cosmic rays. If all scatter, look at the position "
-    "of the light: if it moves too, that is pointing jitter; if it is still, the detector changes: leave the "
+    "of the light: if it moves too, that is pointing jitter. If it is still, the detector changes; leave the "
     "observation out"
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from argparse import ArgumentTypeError
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import TypeVar
@@ -12,7 +13,7 @@ from typing import TypeVar
 from gpucal.errors import ConfigError
 from gpucal.settings.values import location
 
-__all__ = ["from_text", "kind_of", "path_of", "require_kind", "require_switches"]
+__all__ = ["GivenPath", "from_text", "kind_of", "path_of", "require_kind", "require_switches"]
 
 T = TypeVar("T")
 
@@ -28,6 +29,37 @@ def path_of(name: str, value: object) -> Path:
     if not isinstance(value, (str, PathLike)) or not isinstance(text := os.fspath(value), str):
         raise ConfigError(f"{name}: is {kind_of(value)}, must be the path of a file or folder")
     return from_text(name, text, location)
+
+
+def _current_folder() -> str | None:
+    """Return the folder that relative paths begin in; None if it was removed."""
+    try:
+        return str(Path.cwd())
+    except FileNotFoundError:
+        return None
+
+
+@dataclass(frozen=True)
+class GivenPath:
+    """A path that an object keeps. It stays the same place, though os.chdir() be called, or a process begin elsewhere.
+
+    Parameters
+    ----------
+    path : Path
+        The path as it was given.
+    home : str, optional
+        The folder that it begins in if it is relative; by default the current one.
+    """
+
+    path: Path
+    home: str | None = field(default_factory=_current_folder)
+
+    @property
+    def now(self) -> Path:
+        """The path as it was given, where that leads there; otherwise the whole one."""
+        if self.home is None or self.path.is_absolute() or self.home == _current_folder():
+            return self.path
+        return self.home / self.path
 
 
 def from_text(name: str, value: str, parse: Callable[[str], T]) -> T:

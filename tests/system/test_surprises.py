@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 import warnings
 from pathlib import Path
@@ -225,3 +226,34 @@ def test_a_short_observation_costs_itself_alone(old: Made, tmp_path: Path) -> No
     summary = gpucal.run(gpucal.open_dataset(source), tmp_path / "out", Calibration(bins={"AIRS-CH0": 29, "FGS1": 70}))
     assert (summary.done, [*summary.failed]) == (3, ["planet 17 visit 0 AIRS-CH0"])
     assert {record["status"] for record in records(tmp_path / "out")} == {"done", "failed"}
+
+
+def test_relative_paths_stay_the_same_places(old: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where the folder that is current then has other data under the same names."""
+    source, _ = old
+    for home in ("one", "two"):
+        shutil.copytree(source, tmp_path / home / "raw")
+    monkeypatch.chdir(tmp_path / "one")
+    dataset = gpucal.open_dataset("raw")
+    gpucal.run(dataset, "out", Calibration(bins=BINS))
+    results = gpucal.open_results("out")
+    assert (dataset.path, results.path) == (Path("raw"), Path("out"))
+    right = results["FGS1"][0]
+
+    monkeypatch.chdir(tmp_path / "two")
+    for file in (tmp_path / "two" / "raw").rglob("*signal.parquet"):
+        file.unlink()
+    shutil.copytree(tmp_path / "one" / "out", "out")
+    for file in Path("out").rglob("*.npy"):
+        np.save(file, np.zeros_like(np.load(file)))
+    assert (dataset.path, results.path) == (tmp_path / "one" / "raw", tmp_path / "one" / "out")
+    np.testing.assert_array_equal(results["FGS1"][0], right)
+    assert results.report().path == tmp_path / "one" / "out" / "report.html"
+    assert gpucal.run(dataset, "again", Calibration(bins=BINS)).failed == {}
+    np.testing.assert_array_equal(gpucal.open_results("again")["FGS1"][0], right)
+    assert (tmp_path / "two" / "again").is_dir()
+
+    copy = pickle.loads(pickle.dumps(dataset))  # as for another process, which may begin in another folder
+    assert copy.path == tmp_path / "one" / "raw"
+    monkeypatch.chdir(tmp_path / "one")
+    assert (dataset.path, results.path) == (Path("raw"), Path("out"))
