@@ -143,13 +143,14 @@ def _check_folders(arguments: argparse.Namespace) -> None:
 
 def _check_results(out: Path) -> None:
     from gpucal.inputs.dataset import SPLITS
+    from gpucal.inputs.files import may_be_there
     from gpucal.results.records import visit_folders
     from gpucal.results.writer import CONFIG
 
     if not out.exists():
         hint = did_you_mean(near_path(out), f"make some with `gpucal calibrate DATASET {out}`")
         raise OutputError(f"{out}: does not exist, so it holds no results{hint}")
-    if (out / CONFIG).exists() or next(visit_folders(out), None):
+    if may_be_there(out / CONFIG) or next(visit_folders(out), None):
         return
     if any((out / split).is_dir() for split in SPLITS):
         raise OutputError(f"{out}: is a competition folder; give a results folder, which `gpucal calibrate` wrote")

@@ -18,7 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from gpucal.errors import InputError
-from gpucal.inputs.files import AGAIN, read_whole, shortened
+from gpucal.inputs.files import AGAIN, may_be_there, read_whole, shortened
 from gpucal.inputs.kinds import HEAD, mistaken
 from gpucal.inputs.parquet.arrow import values_of
 from gpucal.inputs.parquet.tables import pixel_columns, plain_columns, read_columns
@@ -183,7 +183,7 @@ def calibration_paths(folder: Path) -> dict[str, Path]:
     The read noise may be missing, as some scripts leave it out of a download: only errors need it.
     """
     paths = {name: folder / f"{name}.parquet" for name in _FRAMES}
-    return {name: path for name, path in paths.items() if _FRAMES[name].is_required or path.exists()}
+    return {name: path for name, path in paths.items() if _FRAMES[name].is_required or may_be_there(path)}
 
 
 def digest_of(raw: Mapping[str, bytes]) -> str:

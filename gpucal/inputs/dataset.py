@@ -33,7 +33,7 @@ from gpucal.inputs.calibration_files import (
     read_frames,
     read_raw_frames,
 )
-from gpucal.inputs.files import leads_nowhere, missing, packed_beside
+from gpucal.inputs.files import is_file, leads_nowhere, may_be_there, missing, packed_beside
 from gpucal.inputs.tables import label_table, observation_table, star_table
 from gpucal.settings.arguments import GivenPath, path_of
 from gpucal.settings.calibration import Calibration
@@ -150,8 +150,8 @@ class Observation:
         facts = {"data set": f"{shortened(str(self.dataset.path), 60)}, {self.split}"}
         for detector in DETECTORS.values():
             signal, calibration = self.signal_path(detector), self.calibration_path(detector)
-            size = f"{signal.stat().st_size / 1e6:,.1f} MB of raw reads" if signal.is_file() else "no raw reads"
-            facts[detector.name] = size + ("" if calibration.is_dir() else ", no calibration frames")
+            size = f"{signal.stat().st_size / 1e6:,.1f} MB of raw reads" if is_file(signal) else "no raw reads"
+            facts[detector.name] = size + ("" if may_be_there(calibration) else ", no calibration frames")
         return Shown(f"Observation planet {self.planet} visit {self.visit}", facts)
 
     @property
@@ -617,7 +617,8 @@ def open_dataset(path: str | Path, split: str | None = None) -> Dataset:
         return Dataset(path_of("path", path), split)
     except OSError as error:
         reason = error.strerror or error
-        raise DatasetError(f"{path}: cannot be read ({reason}); give a competition folder that can") from error
+        where = error.filename or path
+        raise DatasetError(f"{where}: cannot be read ({reason}); make it readable, or give another folder") from error
 
 
 def _layout(path: Path, listing: Sequence[set[int | None]]) -> Layout:
@@ -636,11 +637,15 @@ def _scan(folder: Path) -> dict[int, set[int | None]]:
     names: list[str] = []
     empty: list[str] = []
     for entry in sorted(folder.iterdir()):
-        if not entry.is_dir():
+        if not _may_be_folder(entry):
             if not entry.name.startswith(".") and (link := leads_nowhere(entry)):
                 log.warning("%s: is left out: %s; mend the link, or remove it", entry, link)
         elif _is_planet(entry.name):
-            inside = [item.name for item in entry.iterdir()]
+            try:
+                inside = [item.name for item in entry.iterdir()]
+            except OSError:  # its items fail when they are opened, and say so
+                found[int(entry.name)] = set()
+                continue
             if not inside:
                 empty.append(entry.name)
                 continue
@@ -657,6 +662,14 @@ def _scan(folder: Path) -> dict[int, set[int | None]]:
             more = f" and {len(those) - _NAMED} more" * (len(those) > _NAMED)
             log.warning("%s: %s%s %s", folder, ", ".join(those[:_NAMED]), more, one if len(those) == 1 else many)
     return found
+
+
+def _may_be_folder(entry: Path) -> bool:
+    """Tell whether an entry is a folder; True too for a link into one that may not be read."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return True
 
 
 def _is_planet(name: str) -> bool:

@@ -12,7 +12,17 @@ from types import MappingProxyType
 
 from gpucal.errors import InputError
 
-__all__ = ["AGAIN", "leads_nowhere", "missing", "open_regular", "packed_beside", "read_whole", "shortened"]
+__all__ = [
+    "AGAIN",
+    "is_file",
+    "leads_nowhere",
+    "may_be_there",
+    "missing",
+    "open_regular",
+    "packed_beside",
+    "read_whole",
+    "shortened",
+]
 
 AGAIN = "copy it again from the competition data"
 """The mend for a damaged file."""
@@ -36,6 +46,25 @@ def packed_beside(path: Path) -> tuple[Path, str] | None:
     names = [path.name, *([path.stem] if path.suffix in (".parquet", ".csv") else [])]
     found = ((path.with_name(name + ending), mend) for name in names for ending, mend in _PACKED.items())
     return next(((packed, mend) for packed, mend in found if packed.is_file()), None)
+
+
+def is_file(path: Path) -> bool:
+    """Tell whether a file is there; False too where that cannot be told, as in a folder that may not be read."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def may_be_there(path: Path) -> bool:
+    """Tell whether something is there; True too where that cannot be told: reading it will say why."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def leads_nowhere(path: Path) -> str:

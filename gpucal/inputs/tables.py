@@ -17,7 +17,7 @@ import numpy as np
 
 from gpucal.errors import DatasetError, InputError
 from gpucal.inputs.calibration_files import FRAMES
-from gpucal.inputs.files import AGAIN, read_whole, shortened
+from gpucal.inputs.files import AGAIN, is_file, read_whole, shortened
 from gpucal.inputs.signal_file import frames_in
 from gpucal.settings.detectors import DETECTORS, Detector
 from gpucal.settings.ids import as_id
@@ -124,7 +124,7 @@ def _look_at(obs: _Observation) -> tuple[int, list[int | None]]:
             frames.append(None)
     folders = [obs.calibration_path(detector) for detector in DETECTORS.values()]
     others = [folder / f"{kind}.parquet" for folder, kind in product(folders, FRAMES)]
-    return sum(path.is_file() for path in (*signals, *others)), frames
+    return sum(is_file(path) for path in (*signals, *others)), frames
 
 
 def _joined(folder: Path, wanted: Mapping[Path, Sequence[int]]) -> pd.DataFrame:

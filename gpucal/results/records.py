@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
 from types import MappingProxyType
@@ -23,6 +24,7 @@ __all__ = [
     "is_finished",
     "is_whole",
     "item_of",
+    "listed",
     "read_record",
     "record_path",
     "records",
@@ -57,18 +59,36 @@ _KINDS = ({"signal", "dq", "time"}, {"flux", "error", "time"})
 
 
 def visit_folders(path: Path) -> Iterator[Path]:
-    """List the folders ``<planet>/<visit>``, sorted as text; other folders beside them are ignored."""
-    for folder in _listed(path, "[0-9]*/[0-9]*"):
-        if all(name.isdecimal() and name.isascii() for name in folder.parts[-2:]) and folder.is_dir():
-            yield folder
+    """List the folders ``<planet>/<visit>``, sorted as text; other folders beside them are ignored.
+
+    Raises OutputError if one of them cannot be read.
+    """
+    for planet in listed(path, _is_numbered_folder):
+        yield from listed(planet, _is_numbered_folder)
 
 
-def _listed(folder: Path, pattern: str) -> list[Path]:
-    """List what matches, sorted; raises OutputError if the folder cannot be read."""
+def _is_numbered_folder(entry: os.DirEntry[str]) -> bool:
+    if not (entry.name.isdecimal() and entry.name.isascii()):
+        return False
     try:
-        return sorted(folder.glob(pattern))
+        return entry.is_dir()
+    except OSError:  # a link into a folder that cannot be read: listing it says so
+        return True
+
+
+def listed(folder: Path, keep: Callable[[os.DirEntry[str]], bool]) -> list[Path]:
+    """List what is kept of a folder, sorted; nothing if there is no such folder.
+
+    Raises OutputError if it cannot be read. `Path.glob` would pass over such a folder without a word.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return [folder / name for name in sorted(entry.name for entry in entries if keep(entry))]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
     except OSError as error:
-        raise OutputError(f"{folder}: cannot be read ({error.strerror or error}); make it readable") from error
+        where = error.filename or folder
+        raise OutputError(f"{where}: cannot be read ({error.strerror or error}); make it readable") from error
 
 
 def record_path(out: Path, item: ItemId) -> Path:
@@ -83,10 +103,14 @@ def item_of(record: Mapping[str, Any]) -> ItemId:
 
 def records(path: Path) -> Iterator[dict[str, Any]]:
     """Read every commit record of a results folder; raises OutputError if one cannot be read."""
-    for file in (file for folder in visit_folders(path) for file in _listed(folder, "*.json")):
+    for file in (file for folder in visit_folders(path) for file in listed(folder, _is_json)):
         record = read_record(file)
         if record is not None:
             yield record
+
+
+def _is_json(entry: os.DirEntry[str]) -> bool:
+    return entry.name.endswith(".json")
 
 
 def read_record(path: Path) -> dict[str, Any] | None:

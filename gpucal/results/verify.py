@@ -15,7 +15,7 @@ from gpucal.results.atomic import TEMPORARY
 from gpucal.results.light_curve_table import LIGHT_CURVES, new_names
 from gpucal.results.other_folders import Found, gather, missing
 from gpucal.results.reader import DAMAGED, Results
-from gpucal.results.records import index_of, read_record, record_path, visit_folders
+from gpucal.results.records import index_of, listed, read_record, record_path, visit_folders
 from gpucal.results.writer import CONFIG, MANIFEST
 from gpucal.settings.arguments import path_of
 
@@ -50,8 +50,9 @@ def verify(path: str | Path, show: Callable[[int, int], object] = lambda ended, 
     """
     path = path_of("path", path)
     folders = list(visit_folders(path))
-    items = [file for folder in folders for file in sorted(folder.glob("*.json"))]
-    arrays = {file for folder in folders for file in folder.glob("*.npy")}
+    files = [file for folder in folders for file in listed(folder, lambda _: True)]
+    items = [file for file in files if file.suffix == ".json"]
+    arrays = {file for file in files if file.suffix == ".npy"}
     if not items and not arrays and not (path / CONFIG).exists():
         raise OutputError(f"{path}: holds no results; make some with `gpucal calibrate DATASET {path}`")
     known: set[Path] = set()
@@ -64,7 +65,8 @@ def verify(path: str | Path, show: Callable[[int, int], object] = lambda ended, 
         known |= {file.with_name(stored["file"]) for stored in record.get("files", {}).values()}
         yield from _about_item(file, record)
     show(len(items), len(items))
-    litter = {file for folder in (path, *folders) for file in folder.glob(f".*{TEMPORARY}")}
+    files += listed(path, lambda _: True)
+    litter = {file for file in files if file.name.startswith(".") and file.name.endswith(TEMPORARY)}
     for file in sorted((arrays | litter) - known):
         yield f"{file}: belongs to no record"
     noted = Found()

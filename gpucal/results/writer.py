@@ -21,7 +21,16 @@ import numpy as np
 from gpucal.errors import OutputError
 from gpucal.results.atomic import TEMPORARY, npy_writer, placing, write_atomically, writing
 from gpucal.results.corner import ALL, LOCK, SETTINGS, Claims, leave, lock_of, sweep, temporary_name
-from gpucal.results.records import FORMAT, index_of, is_finished, is_whole, read_record, record_path, visit_folders
+from gpucal.results.records import (
+    FORMAT,
+    index_of,
+    is_finished,
+    is_whole,
+    listed,
+    read_record,
+    record_path,
+    visit_folders,
+)
 from gpucal.settings.detectors import DETECTORS
 from gpucal.settings.ids import ItemId
 
@@ -234,11 +243,14 @@ class Store:
             for lock in (self.path / f".{CONFIG}{LOCK}", self.path / f".{MANIFEST}{LOCK}"):
                 if lock.exists():
                     claims.take(lock)  # to release a lock is to remove its file
-        for folder in visit_folders(self.path):
-            there = _names_in(folder)
-            for detector in DETECTORS:
-                if _litter(there, detector):
-                    self._sweep_item(folder, detector)
+        try:
+            for folder in visit_folders(self.path):
+                there = _names_in(folder)
+                for detector in DETECTORS:
+                    if _litter(there, detector):
+                        self._sweep_item(folder, detector)
+        except OutputError as error:  # which costs the items in there, and not the run
+            log.warning("%s; what killed runs may have left is not removed", error)
 
     def _sweep_item(self, folder: Path, detector: str) -> None:
         item = ItemId(int(folder.parent.name), int(folder.name), detector)
@@ -250,7 +262,7 @@ class Store:
 
 
 def _names_in(folder: Path) -> list[str]:
-    return [file.name for file in folder.iterdir()]
+    return [file.name for file in listed(folder, lambda _: True)]
 
 
 def _litter(names: Collection[str], detector: str) -> list[str]:

@@ -11,7 +11,7 @@ from gpucal.results.light_curve_table import LIGHT_CURVES, light_curves_are_curr
 from gpucal.results.other_folders import NOTE, missing, write_note
 from gpucal.results.reader import Results
 from gpucal.results.records import records
-from gpucal.results.writer import Store
+from gpucal.results.writer import CONFIG, Store
 from gpucal.runs.job import Job
 from gpucal.runs.summary import Summary
 from gpucal.settings.calibration import Calibration
@@ -55,12 +55,15 @@ def require_same_settings(store: Store, job: Job, asked: Calibration) -> bool:
     before = store.settings()
     if before == job.settings and not job.overwrite:
         return False
-    if before and not job.overwrite and any(record["status"] == "done" for record in records(store.path)):
-        raise ConfigError(
-            f"{store.path}: holds results of other settings ({changes(before, job)}); "
-            f"{_naming(before, job, asked)}give another folder, or --overwrite to make them again"
-        )
-    return True
+    done = (record for record in records(store.path) if record["status"] == "done")
+    if job.overwrite or not any(before or record.get("settings") != job.settings_hash for record in done):
+        return True
+    how = changes(before, job) if before else f"{CONFIG}, which lists them, is not there or empty"
+    naming = _naming(before, job, asked) if before else ""
+    raise ConfigError(
+        f"{store.path}: holds results of other settings ({how}); "
+        f"{naming}give another folder, or --overwrite to make them again"
+    )
 
 
 def changes(before: str, job: Job) -> str:

@@ -66,6 +66,19 @@ def test_other_settings_are_refused_and_done_again_when_asked_to(source: Path, o
     assert again(source, out, **change).skipped == 4
 
 
+@pytest.mark.parametrize("left", [None, ""], ids=["gone", "emptied"])
+def test_the_records_settings_count_where_those_of_the_folder_are_lost(
+    source: Path, out: Path, left: str | None
+) -> None:
+    (out / "config.toml").unlink() if left is None else (out / "config.toml").write_text(left)
+    before = {path: path.read_bytes() for path in out.rglob("*.*")}
+    with pytest.raises(ConfigError, match=r"holds results of other settings \(config.toml, which lists them, is not"):
+        again(source, out, CONFIG.replace(dark=False))
+    assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
+    assert again(source, out).skipped == 4
+    assert "dark = true" in (out / "config.toml").read_text()
+
+
 def test_overwriting_makes_everything_again(source: Path, out: Path) -> None:
     assert again(source, out, overwrite=True).done == 4
     assert again(source, out).skipped == 4
