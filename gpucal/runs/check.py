@@ -10,7 +10,7 @@ import os
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -25,7 +25,16 @@ from gpucal.inputs.dataset import Observation
 from gpucal.inputs.signal_file import ends_of
 from gpucal.pipeline.calibrate import stream
 from gpucal.pipeline.memory import Budget, result_bytes, usual_memory, working_bytes
-from gpucal.pipeline.stream import Item, Opened, Outcome, bins_pages, open_items, plan_of, require_no_read
+from gpucal.pipeline.stream import (
+    Item,
+    Opened,
+    Outcome,
+    bins_pages,
+    has_fingerprints,
+    open_items,
+    plan_of,
+    require_no_read,
+)
 from gpucal.results.records import is_finished, is_whole, item_of, record_path, records
 from gpucal.results.writer import Store
 from gpucal.runs.folder import require_same_settings
@@ -185,8 +194,8 @@ def check(
     found.changes = {name: [then[name], now[name]] for name in now if now[name] != then[name]}
     look = _Look(job, found, lambda ended: show(ended, len(found.failing), len(items) * (1 + deep)))
     opened = look.at(items)
-    _look_at_results(found, job, items, out, look.inputs)
-    _look_at_needs(found, job, items, out, look.sizes, opened)
+    finished = _look_at_results(found, job, items, out, look.inputs)
+    _look_at_needs(found, job, items, out, look.sizes, opened, finished)
     return found
 
 
@@ -319,9 +328,9 @@ def _apart(values: Mapping[ItemId, int], how: str, times: float = 1.0) -> dict[I
 
 def _look_at_results(
     found: Checked, job: Job, items: list[Item], out: Path | None, inputs: Mapping[ItemId, str]
-) -> None:
-    """Count the items that are finished already; what has changed since is seen only where files were opened."""
-    wanted = {item.id for item in items}
+) -> set[ItemId]:
+    """Count and return the items that are finished already, and whose inputs are still the same."""
+    wanted = {item.id: item for item in items}
     finished: set[ItemId] = set()
     for n, folder in enumerate([*([] if out is None else [out]), *job.resume_from]):
         for record in records(folder):
@@ -333,11 +342,23 @@ def _look_at_results(
                 found.failed_before += not is_finished(record)
                 found.other_settings += is_finished(record) and not is_ours
             home = record_path(folder, key).parent
-            is_same = inputs.get(key, record.get("inputs")) == record.get("inputs")
-            if is_ours and is_same and is_finished(record) and is_whole(home, record) and not job.overwrite:
-                finished.add(key)
+            if is_ours and is_finished(record) and is_whole(home, record) and not job.overwrite:
+                is_same = (
+                    inputs[key] == record.get("inputs") if key in inputs else _has_same_inputs(wanted[key], record)
+                )
+                finished |= {key} if is_same else set()
     found.finished = len(finished)
     found.unfinished = len(wanted) - len(finished)
+    return finished
+
+
+def _has_same_inputs(item: Item, record: Mapping[str, Any]) -> bool:
+    """Tell whether an item that was not opened has the inputs that it was made from, as far as a record tells."""
+    known = record["provenance"].get("fingerprints")
+    try:
+        return not isinstance(known, dict) or has_fingerprints(item, known)
+    except InputError:  # which was found before, and makes the item fail
+        return False
 
 
 def _look_at_needs(
@@ -347,6 +368,7 @@ def _look_at_needs(
     out: Path | None,
     sizes: Mapping[ItemId, int],
     opened: Mapping[str, Opened],
+    finished: Collection[ItemId],
 ) -> None:
     """Estimate disk, memory and time from one opened item of each detector."""
     backend = choose(job.backend)
@@ -377,6 +399,8 @@ def _look_at_needs(
     for item in items:
         where, name = str(item.id), item.detector.name
         needed = sizes.get(item.id, 0) + reserved.get(name, 0)
+        if item.id in finished:
+            continue
         if budget.strict and needed > budget.total and where not in found.failing:
             total = f"needs {budget.other + needed:,} bytes of memory, more than the {budget.total + budget.other:,}"
             error = InputError(
@@ -396,10 +420,10 @@ def _look_at_needs(
             found.notes.append(f"{there}: has too little space; free {_size(found.disk_bytes - found.free_bytes)}")
     if (free := os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) < found.memory_bytes:
         found.notes.append(f"only {_size(free)} of memory are unused now; end what else needs some, or give --memory")
-    _measure(found, job, opened)
+    _measure(found, job, opened, finished)
 
 
-def _measure(found: Checked, job: Job, opened: Mapping[str, Opened]) -> None:
+def _measure(found: Checked, job: Job, opened: Mapping[str, Opened], finished: Collection[ItemId]) -> None:
     """Calibrate one item of each detector in memory, twice, as the first time includes imports."""
     if len(opened) < len(DETECTORS):
         return
@@ -419,8 +443,8 @@ def _measure(found: Checked, job: Job, opened: Mapping[str, Opened]) -> None:
                     memory=job.memory,
                 )
             except InputError as error:
-                where = str(opened[name].item.id)
-                found.failing.setdefault(where, str(error.at(where)))
+                if (item := opened[name].item.id) not in finished:
+                    found.failing.setdefault(str(item), str(error.at(str(item))))
                 return
             took.append(time.perf_counter() - began)
         found.backend = str(cal.provenance["backend"])

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from conftest import BINS, CONFIG, PLANETS, Made
@@ -271,7 +273,38 @@ def test_what_out_holds_already(raw: Path, tmp_path: Path, capsys: pytest.Captur
     assert not later.exists()
     path = raw / "train" / "17" / "FGS1_signal.parquet"
     write_table(path, np.full((140, 1024), 500, np.uint16))
-    assert found(raw, out, "--deep", capsys=capsys, code=1)["finished"] == 2  # its input has changed
+    for flags in ([], ["--deep"]):
+        assert found(raw, out, *flags, capsys=capsys, code=1)["finished"] == 2  # its input has changed
+
+
+@pytest.mark.parametrize("name", ["train_adc_info.csv", "axis_info.parquet", "train/17/FGS1_calibration/dark.parquet"])
+def test_what_has_other_inputs_is_not_finished(
+    name: str, raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The number of a run that follows, though no file is opened."""
+    out = tmp_path / "out"
+    assert main(["calibrate", str(raw), str(out), *FLAGS]) == 0
+    path = raw / name
+    if path.suffix == ".csv":
+        header, row, *rows = path.read_text().splitlines()
+        columns = row.split(",")
+        columns[1] = str(float(columns[1]) * 1.5)
+        path.write_text("\n".join([header, ",".join(columns), *rows]) + "\n")
+    else:
+        table = pq.read_table(path)
+        halved = pc.multiply(table.column(1), pa.scalar(0.5)) if "dark" in name else pc.add(table.column(1), 1e-9)
+        pq.write_table(table.set_column(1, table.column_names[1], halved), path)
+    told = found(raw, out, capsys=capsys, code=0)
+    done = gpucal.run(gpucal.open_dataset(raw), out, gpucal.Calibration(bins=BINS)).done
+    assert told["unfinished"] == done > 0
+
+
+def test_finished_items_need_no_memory(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, least = tmp_path / "out", ["--memory=295000000", "--workers=1"]
+    assert main(["calibrate", str(raw), str(out), *FLAGS]) == 0
+    assert len(found(raw, *least, capsys=capsys, code=1)["failing"]) == 4
+    assert found(raw, out, *least, capsys=capsys, code=0)["failing"] == {}
+    assert main(["calibrate", str(raw), str(out), *FLAGS, *least]) == 0
 
 
 REFUSED = {
