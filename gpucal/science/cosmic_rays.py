@@ -7,6 +7,11 @@ pair is 1.4826 times the median of |e| / √(1 − h) over evenly spaced pairs, 
 beyond the threshold is taken out of the series as if it had never been read, and so on, until there is
 none: so a hit does not make its neighbours look wrong.
 
+Where more than `MOST` of eleven pairs in a row would be taken out, the light itself has changed, or nobody can tell
+which pairs are right. Without a limit, a step of the light would then lose one pair after the other, up to the ends of
+the series. So the pairs taken out up to ten away from the last one are put back, and none up to `KEPT` away is taken
+out any more.
+
 All of that is done on whole numbers, so that every backend finds the same pairs.
 """
 
@@ -19,7 +24,19 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CHUNK", "MIDDLE", "NUMPY", "WINDOW", "Search", "find_hits", "flag_chunks", "prepare", "sampled"]
+__all__ = [
+    "CHUNK",
+    "KEPT",
+    "MIDDLE",
+    "MOST",
+    "NUMPY",
+    "WINDOW",
+    "Search",
+    "find_hits",
+    "flag_chunks",
+    "prepare",
+    "sampled",
+]
 
 WINDOW = 11
 """Pairs of a window, with the one in question."""
@@ -35,6 +52,12 @@ _OF_HIT = (_SCALE - np.diag(_HAT)).astype(np.float64)
 
 MIDDLE = tuple(int(weight) for weight in _RESIDUAL[WINDOW // 2, WINDOW // 2 :])
 """Weights in e of the pair in the middle, and of those 1 to 5 beside it on either side, times 4290."""
+
+MOST = 3
+"""Pairs that may be taken out of eleven in a row."""
+
+KEPT = 20
+"""Pairs on either side that are kept, from where there are more: ten of the eleven, and those beside them."""
 
 CHUNK = 1024
 """Pairs that are flagged together, and looked at again if any of them is suspect."""
@@ -201,27 +224,38 @@ def _hits_of(series: Differences, suspects: NDArray[np.intp], limits: NDArray[np
     n, hits = series.size, []
     for group in np.split(suspects, np.flatnonzero(np.diff(suspects) > 2 * _REACH) + 1):
         first, stop = max(0, group[0] - _REACH), min(n, group[-1] + _REACH + 1)
-        removed = _removed(series[first:stop], limits, first > 0, stop < n)
+        removed, tried = _removed(series[first:stop], limits, first > 0, stop < n)
         low, high = _MARGIN if first > 0 else 0, stop - first - (_MARGIN if stop < n else 0)
-        if any(not low <= pair < high for pair in removed):  # they run on beyond the neighbourhood
-            return sorted(_removed(series, limits, False, False))
-        hits += [first + pair for pair in sorted(removed)]
+        if any(not low <= pair < high for pair in tried):  # they run on beyond the neighbourhood
+            return _removed(series, limits, False, False)[0]
+        hits += [first + pair for pair in removed]
     return hits
 
 
-def _removed(series: Differences, limits: NDArray[np.float64], cut_before: bool, cut_after: bool) -> list[int]:
-    """Take out the farthest pair beyond its limit, again and again; beside a cut, five pairs are not judged."""
-    left, places, removed = series.astype(np.int64), np.arange(series.size), []
-    while left.size > WINDOW:
+def _removed(
+    series: Differences, limits: NDArray[np.float64], cut_before: bool, cut_after: bool
+) -> tuple[list[int], list[int]]:
+    """Take out the farthest pair beyond its limit, again and again; beside a cut, five pairs are not judged.
+
+    Returns the pairs that are out in the end, in order, and all that were taken out, though some were put back.
+    """
+    out, kept, tried = np.zeros(series.size, bool), np.zeros(series.size, bool), []
+    while (places := np.flatnonzero(~out)).size > WINDOW:
+        left = series[places].astype(np.int64)
         ends = np.abs(_RESIDUAL[:_HALF] @ left[:WINDOW]), np.abs(_RESIDUAL[_HALF + 1 :] @ left[-WINDOW:])
         away = np.concatenate([ends[0], _distances(left), ends[1]])
         limit = np.full(left.size, limits[_HALF])
         limit[:_HALF] = np.inf if cut_before else limits[:_HALF]
         limit[-_HALF:] = np.inf if cut_after else limits[_HALF + 1 :]
-        beyond = np.flatnonzero(away > limit)
+        beyond = np.flatnonzero((away > limit) & ~kept[places])
         if not beyond.size:
             break
-        worst = beyond[np.argmax(away[beyond] / limit[beyond])]
-        removed.append(int(places[worst]))
-        left, places = np.delete(left, worst), np.delete(places, worst)
-    return removed
+        pair = int(places[beyond[np.argmax(away[beyond] / limit[beyond])]])
+        out[pair] = True
+        tried.append(pair)
+        before = max(0, pair - WINDOW + 1)
+        near = out[before : pair + WINDOW]
+        if np.convolve(near, np.ones(WINDOW, int)).max() > MOST:
+            near[:] = False
+            kept[max(0, pair - KEPT) : pair + KEPT + 1] = True
+    return np.flatnonzero(out).tolist(), tried

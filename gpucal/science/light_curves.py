@@ -137,9 +137,11 @@ class Aperture:
         """Return which spatial rows are background; ``level`` is called for the brightness of each, if that decides."""
         if isinstance(self.background_rows, str):
             target = self._target_rows()
-            faint = np.where(target & ~target.all(), np.inf, level())
+            order = np.argsort(level(), kind="stable")
+            # Left out, not ranked last: a row without a usable pixel has no level, and would come after them.
+            order = order if target.all() else order[~target[order]]
             chosen = np.zeros(target.size, bool)
-            chosen[np.argsort(faint, kind="stable")[: faintest(self.background_rows)]] = True
+            chosen[order[: faintest(self.background_rows)]] = True
             return chosen
         return self._chosen(self.background_rows)
 

@@ -99,8 +99,8 @@ def adc(raw: Array, gain: float, offset: float, *, clip_negatives: bool = False)
     >>> gpucal.steps.adc(np.full((2, 1, 1), 100, np.uint16), gain=0.5, offset=-1000.0).ravel()
     array([-800., -800.])
     """
-    xp = namespace(raw)
-    electrons = xp.asarray(raw, dtype=xp.float64) / gain + offset
+    xp, raw = _float64(raw)
+    electrons = raw / gain + offset
     return xp.where(electrons < 0.0, xp.zeros_like(electrons), electrons) if clip_negatives else electrons
 
 
@@ -128,7 +128,7 @@ def mask(electrons: Array, bad: Array) -> Array:
     >>> gpucal.steps.mask(np.ones((2, 1, 2)), np.array([[False, True]])).ravel()
     array([ 1., nan,  1., nan])
     """
-    xp = namespace(electrons)
+    xp, electrons = _float64(electrons)
     return xp.where(bad[None, :, :], xp.full_like(electrons, xp.nan), electrons)
 
 
@@ -214,6 +214,7 @@ def cds(electrons: Array) -> Array:
     >>> gpucal.steps.cds(np.array([1.0, 5.0, 2.0, 8.0]).reshape(4, 1, 1)).ravel()
     array([4., 6.])
     """
+    _, electrons = _float64(electrons)  # whole numbers without a sign would wrap
     if electrons.shape[0] % 2:
         raise ValueError(f"needs an even number of frames, got {electrons.shape[0]}")
     return electrons[1::2, ...] - electrons[0::2, ...]
@@ -244,7 +245,7 @@ def bin(pairs: Array, pairs_per_bin: int, *, reduce: str = "sum") -> Array:
     """
     if reduce not in ("sum", "mean"):
         raise ValueError(f"reduce = {reduce!r}, must be sum or mean")
-    xp = namespace(pairs)
+    xp, pairs = _float64(pairs)
     n_bins = pairs.shape[0] // pairs_per_bin
     grouped = xp.reshape(pairs[: n_bins * pairs_per_bin, ...], (n_bins, pairs_per_bin, *pairs.shape[1:]))
     total = xp.sum(grouped, axis=1)
@@ -277,6 +278,12 @@ def flat(bins: Array, flat_map: Array, dead: Array) -> Array:
     xp = namespace(bins)
     with np.errstate(divide="ignore", invalid="ignore"):
         return bins / xp.where(dead, xp.ones_like(flat_map), flat_map)[None, :, :]
+
+
+def _float64(array: Array) -> tuple[Array, Array]:
+    """Return an array's namespace, and the array as float64."""
+    xp = namespace(array)
+    return xp, xp.asarray(array, dtype=xp.float64)
 
 
 def namespace(array: Array) -> Array:

@@ -80,13 +80,19 @@ def fit_depth(flux: ArrayLike, error: ArrayLike, shape: ArrayLike) -> DepthFit:
         # about the weighted means the two parameters of the line are independent
         centre, middle = (weight * template).sum(axis=0) / total, (weight * values).sum(axis=0) / total
         offset = template - centre
-        spread = np.where(np.ptp(np.where(used, template, centre), axis=0) > 0.0, (weight * offset**2).sum(axis=0), 0.0)
+        spread = (weight * offset**2).sum(axis=0)
         slope = (weight * offset * (values - middle)).sum(axis=0) / spread
         level = middle - slope * centre
         depth = -slope / level
         # depth = −slope / level: d(depth) = −((1 − depth · centre) · d(slope) + depth · d(middle)) / level
         sigma_depth = np.sqrt((1.0 - depth * centre) ** 2 / spread + depth**2 / total) / np.abs(level)
         chi2 = (weight * (values - middle - slope * offset) ** 2).sum(axis=0)
+    # By the shapes themselves: their mean is rounded, so that equal ones may seem to have a spread.
+    lowest = np.where(used, template, np.inf).min(axis=0, initial=np.inf)
+    highest = np.where(used, template, -np.inf).max(axis=0, initial=-np.inf)
+    depth, sigma_depth, level, chi2 = (
+        np.where(lowest < highest, one, np.nan) for one in (depth, sigma_depth, level, chi2)
+    )
     return DepthFit(depth, sigma_depth, level, chi2, used.sum(axis=0) - 2)
 
 

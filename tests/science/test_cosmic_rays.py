@@ -19,6 +19,7 @@ from gpucal.backends import load, numpy_
 from gpucal.backends.rejection import repairs
 from gpucal.cli.main import main
 from gpucal.results.verify import verify
+from gpucal.science import cosmic_rays
 from gpucal.science.cosmic_rays import CHUNK, NUMPY, Search, find_hits
 from gpucal.science.light_curves import Aperture, light_curve_with_errors
 from gpucal.science.rejected import NONE, Rejected
@@ -109,6 +110,50 @@ def test_a_run_of_hits_longer_than_a_neighbourhood() -> None:
     counts = counts_of("noise", 130)
     counts[2 * np.arange(20, 120, 2) + 1] += 3000
     assert find_hits(counts[None, :], 260, 2.0)[:, 1].tolist() == sorted(cosmic.rejected(counts, 2.0))
+
+
+LASTING = {
+    **{f"{n} hits of {size} in a row": (n, size, False) for n in (2, 3, 4, 5, 8) for size in (40, 100, 600)},
+    **{f"a step of {size}": (0, size, True) for size in (33, 50, 67, 600)},
+}
+
+
+@pytest.mark.parametrize("what", LASTING)
+def test_what_lasts_costs_no_pairs_far_from_it(what: str) -> None:
+    """One pair after the other would be taken out beside it, and what is wrong would be kept."""
+    width, size, is_step = LASTING[what]
+    for seed in range(6):
+        rng, n, at = np.random.default_rng(seed), 400, 180 + seed
+        ends = 7000.0 + rng.normal(0.0, 30.0, n)
+        ends[at : n if is_step else at + width] += size * 30.0
+        counts = np.full(2 * n, 5000)
+        counts[1::2] = ends.round()
+        counts = counts.astype(np.uint16)
+        hits = find_hits(counts[None, :], 2 * n, 20.0)[:, 1].tolist()
+        if width == 2:
+            assert hits == [at, at + 1]
+        assert len(hits) <= 3
+        assert all(at - 5 <= pair < at + width + 5 for pair in hits), (what, seed, hits)
+        if seed == 0:
+            short = slice(2 * (at - 60), 2 * (at + 60))
+            expected = sorted(cosmic.rejected(counts[short], 20.0))
+            assert find_hits(counts[None, short], 240, 20.0)[:, 1].tolist() == expected
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_neighbourhoods_are_enough(seed: int) -> None:
+    """The same pairs are found as in the whole series at once, whatever runs on beyond a neighbourhood."""
+    rng, n = np.random.default_rng(seed), 700
+    ends = 30_000.0 + rng.normal(0.0, 30.0, n)
+    for _ in range(12):
+        at, width = rng.integers(n), rng.integers(1, 30)
+        ends[at : at + width] += rng.choice([-1, 1]) * rng.uniform(10, 200) * 30.0
+    series = (ends.round() - 5000).astype(np.int32)
+    for sigma in (8.0, 20.0):
+        limits = sigma * 30.0 * cosmic_rays._OF_HIT
+        suspects = cosmic_rays._suspects(series[None, :], limits[None, :], NUMPY)[:, 1]
+        assert suspects.size > 20
+        assert cosmic_rays._hits_of(series, suspects, limits) == cosmic_rays._removed(series, limits, False, False)[0]
 
 
 @pytest.mark.parametrize("name", searches())

@@ -290,6 +290,9 @@ def test_a_row_without_a_usable_pixel_is_not_the_faintest() -> None:
     for how in ("bin", "constant"):
         faintest = Aperture(AIRS, "plain", (2, 6), "faintest:2", how)
         assert np.isfinite(light_curve(signal, dq, faintest, variance)).all()
+    some = light_curve(signal, dq, Aperture(AIRS, "plain", (2, 6), "faintest:3"), variance)
+    all_of_them = light_curve(signal, dq, Aperture(AIRS, "plain", (2, 6), "faintest:4"), variance)
+    np.testing.assert_array_equal(all_of_them, some)  # the fourth has no usable pixel, and none that is summed comes in
     dq[:, [0, 1, 6]] = DQ.DEAD
     assert np.isnan(light_curve(signal, dq, Aperture(AIRS, "plain", (2, 6), "faintest:2"), variance)).all()
 

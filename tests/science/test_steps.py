@@ -87,6 +87,20 @@ def test_each_step_by_hand() -> None:
     np.testing.assert_array_equal(steps.flat(pairs, np.array([[0.0]]), alive).ravel(), [np.inf, np.inf])
 
 
+@pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32])
+def test_other_numbers_become_float64(kind: type) -> None:
+    """Differences of whole numbers without a sign would wrap, and sums of float32 lose electrons."""
+    counts = np.array([1000, 900, 1000, 1500]).reshape(4, 1, 1).astype(kind)
+    assert steps.cds(counts).ravel().tolist() == [-100.0, 500.0]
+    assert np.isnan(steps.mask(counts, np.array([[True]]))).all()
+    large = np.full((3, 1, 1), 2**15 + 1).astype(kind)
+    for _ in range(9):
+        large = np.concatenate([large, large])
+    total = steps.bin(large, len(large))
+    assert total.dtype == np.float64
+    assert total.item() == len(large) * (2**15 + 1)
+
+
 def test_inputs_are_left_alone() -> None:
     obs = observe(SMALL["AIRS-CH0"], 40, ADCS["2024"])
 

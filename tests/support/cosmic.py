@@ -1,7 +1,8 @@
 """Which pairs a search for cosmic rays rejects, by slow, literal loops in floating point, without gpucal's code.
 
 Every pair of what is left is compared with a quadratic fitted to the other ten of its window of eleven; the farthest
-pair beyond the threshold is taken out, and all are compared again.
+pair beyond the threshold is taken out, and all are compared again. Where that takes more than three of eleven pairs in
+a row, those taken out up to ten from the last one are put back, and none up to twenty from it is taken out any more.
 """
 
 from __future__ import annotations
@@ -39,12 +40,19 @@ def rejected(counts: list[int], sigma: float) -> set[int]:
     series = [int(counts[k + 1]) - int(counts[k]) for k in range(0, len(counts) - 1, 2)]
     if len(series) <= 11:
         return set()
-    limit, pairs, found = sigma * scatter(series), list(range(len(series))), set()
-    while len(series) > 11:
-        far = [distance(series, pair)[0] for pair in range(len(series))]
+    limit = sigma * scatter(series)
+    out: set[int] = set()
+    kept: set[int] = set()
+    while len(series) - len(out) > 11:
+        pairs = [pair for pair in range(len(series)) if pair not in out]
+        left = [series[pair] for pair in pairs]
+        far = [-1.0 if pair in kept else distance(left, place)[0] for place, pair in enumerate(pairs)]
         worst = int(np.argmax(far))
         if far[worst] <= limit:
             break
-        found.add(pairs.pop(worst))
-        series.pop(worst)
-    return found
+        pair = pairs[worst]
+        out.add(pair)
+        if any(len(out & {*range(first, first + 11)}) > 3 for first in range(pair - 10, pair + 1)):
+            out -= {*range(pair - 10, pair + 11)}
+            kept |= {*range(pair - 20, pair + 21)}
+    return out
