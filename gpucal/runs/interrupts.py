@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
@@ -90,6 +90,7 @@ class Interrupts:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.came:
             # End as a kill does, in case something hangs. Finished items are safe.
-            os.write(sys.stderr.fileno(), f"gpucal: ended by {signal.Signals(number).name}\n".encode())
+            with suppress(AttributeError, OSError, ValueError):  # no file is behind it: closed, or a script's own
+                os.write(sys.stderr.fileno(), f"gpucal: ended by {signal.Signals(number).name}\n".encode())
             os._exit(SIGNALLED + number)
         self.came = number

@@ -9,7 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,12 +146,18 @@ def _both(*says: Callable[[str], object]) -> Callable[[str], object]:
 
 
 def _write(line: str) -> None:
-    sys.stderr.write(f"gpucal: {line}\n")
-    sys.stderr.flush()
+    with suppress(AttributeError, OSError, ValueError):  # closed, or full: no line is worth a run
+        sys.stderr.write(f"gpucal: {line}\n")
+        sys.stderr.flush()
 
 
 def _is_watched() -> bool:
-    return _in_notebook() or sys.stderr.isatty()
+    if _in_notebook():
+        return True
+    try:
+        return sys.stderr.isatty()
+    except (AttributeError, ValueError):  # closed, or a script's own, with no more than `write`
+        return False
 
 
 def _in_notebook() -> bool:

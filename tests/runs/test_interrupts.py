@@ -65,6 +65,13 @@ def test_a_second_signal_ends_the_process(number: signal.Signals) -> None:
     assert ended.stderr == f"gpucal: ended by {number.name}\n"
 
 
+@pytest.mark.parametrize("stream", ["None", "type('Tee', (), {'write': print, 'flush': print})()"], ids=["none", "own"])
+def test_a_second_signal_needs_no_standard_error_output(stream: str) -> None:
+    script = f"import sys\nsys.stderr = {stream}\n{SECOND.format(number=int(signal.SIGTERM))}"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (SIGNALLED + signal.SIGTERM, "noted\n", "")
+
+
 def test_a_caller_asks_for_the_end() -> None:
     asked: list[bool] = []
     interrupts = Interrupts(lambda: len(asked) > 1)

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,29 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Minutes that take no time."""
     monkeypatch.setattr(progress, "EVERY", 0.0)
     monkeypatch.setattr(progress, "_TICK", 0.001)
+
+
+class Tee:
+    """A script's own standard error output, which keeps what is written, and has nothing else that streams have."""
+
+    def __init__(self) -> None:
+        self.kept: list[str] = []
+
+    def write(self, text: str) -> int:
+        self.kept.append(text)
+        return len(text)
+
+    def flush(self) -> None: ...
+
+
+def gone() -> io.StringIO:
+    """Return a standard error output that its script has closed."""
+    made = io.StringIO()
+    made.close()
+    return made
+
+
+NO_TERMINALS: dict[str, Callable[[], object]] = {"none": lambda: None, "closed": gone, "a script's own": Tee}
 
 
 def patiently(is_so: Callable[[], bool]) -> None:
@@ -96,6 +120,26 @@ def test_a_line_a_minute_without_a_terminal(hurried: None, capfd: pytest.Capture
     line = next(line for line in noted if "12 of 45" in line)
     assert re.fullmatch(r"12 of 45 planets in \d+ s, [\d,.]+ planets/min, 1 failure", line)
     assert f"gpucal: {line}\n" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("make", NO_TERMINALS.values(), ids=NO_TERMINALS)
+@pytest.mark.parametrize("how", [True, "auto"])
+def test_a_run_needs_no_standard_error_output(
+    how: bool | str,
+    make: Callable[[], object],
+    old: Made,
+    tmp_path: Path,
+    hurried: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "stderr", make())
+    monkeypatch.setattr(threading, "excepthook", lambda args: lost.append(args.exc_value))
+    lost: list[object] = []
+    assert gpucal.run(old[0], tmp_path / "out", CONFIG, progress=how).done == 4
+    assert lost == []
+    assert re.search(r"\d of 2 planets in", (tmp_path / "out" / "gpucal.log").read_text())
+    if isinstance(sys.stderr, Tee):
+        assert bool(sys.stderr.kept) is (how is True)
 
 
 @pytest.mark.parametrize("how", [False, "auto"])
