@@ -68,6 +68,8 @@ def show_versions(file: TextIO | None = None) -> None:
     Python  ...
     """
     stream = sys.stdout if file is None else file
+    if stream is None:  # closed
+        return
     if not callable(getattr(stream, "writelines", None)):
         raise ConfigError(f"file: is {kind_of(file)}, must be a text stream, such as sys.stderr")
     stream.writelines(f"{line}\n" for line in _lines())

@@ -1,7 +1,7 @@
 """The command line.
 
-Exit codes: 0, all done; 1, some items failed, or files differ from their records; 2, the request was wrong; 3, the time
-limit came before the end; 128 and a signal's number, that signal ended it.
+Exit codes: 0, all done; 1, some items failed, files differ from their records, or the output cannot be written; 2, the
+request was wrong; 3, the time limit came before the end; 128 and a signal's number, that signal ended it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout, suppress
 from itertools import islice, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
@@ -47,6 +47,10 @@ DONE, FAILED, LATE = 0, 1, 3
 _LISTED, _FIRST = 20, 5
 
 
+class _OutputIsFull(Exception):
+    """The standard output cannot be written, for another reason than that its reader has ended."""
+
+
 def console() -> NoReturn:
     """Run the command line and end the process, with fewer passes of the garbage collector.
 
@@ -54,6 +58,7 @@ def console() -> NoReturn:
     times at the end of the process took 0.4 s, of the 2.4 s that one planet took.
     """
     gc.set_threshold(200_000)
+    _open_what_is_closed()
     code = main()
     gc.freeze()
     sys.exit(code)
@@ -74,11 +79,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = sys.argv[1:] if argv is None else argv
     try:
-        arguments = parsed(words)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        try:
+            arguments = parsed(words)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # help, which ends the process
     except BrokenPipeError:
         return _reader_has_ended()
+    except OSError as error:
+        return _output_is_full(error)
     arguments.command = shlex.join(["gpucal", *words])
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("gpucal: %(message)s"))
@@ -94,13 +103,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             with _hushed(arguments):
                 code = _VERBS[arguments.verb](arguments)
     except GpucalError as error:
-        _say(traceback.format_exc().rstrip() if arguments.debug else f"gpucal: {error}", sys.stderr)
+        _complain(traceback.format_exc().rstrip() if arguments.debug else f"gpucal: {error}")
         return WRONG
     except BrokenPipeError:
         return _reader_has_ended()
+    except _OutputIsFull as error:
+        return _output_is_full(error)
     except KeyboardInterrupt:
         number = arguments.interrupts.came or signal.SIGINT
-        _say(f"gpucal: ended by {signal.Signals(number).name}", sys.stderr)
+        _complain(f"gpucal: ended by {signal.Signals(number).name}")
         return SIGNALLED + number
     finally:
         log.removeHandler(handler)
@@ -195,7 +206,7 @@ def _page_of(arguments: argparse.Namespace) -> Path | None:
     try:
         return _written(open_results(arguments.out), None).path
     except OutputError as error:
-        _say(f"gpucal: {error}", sys.stderr)
+        _complain(f"gpucal: {error}")
         return None
 
 
@@ -258,7 +269,7 @@ def _grouped(arguments: argparse.Namespace) -> Iterator[None]:
     finally:
         arguments.terminal.removeFilter(kinds.admits)
         for line in kinds.rest(f"all of them in {arguments.out / LOG}"):
-            _say(f"gpucal: {line}", sys.stderr)
+            _complain(f"gpucal: {line}")
 
 
 def _client(arguments: argparse.Namespace) -> AbstractContextManager[Any]:
@@ -529,7 +540,7 @@ def _plot(arguments: argparse.Namespace) -> int:
                 raise
             except OutputError as error:  # a damaged observation costs its own picture
                 failed += 1
-                _say(f"gpucal: {error}", sys.stderr)
+                _complain(f"gpucal: {error}")
             show(ended, failed)
     _say(f"{len(results) - failed} pictures in {to}")
     return FAILED if failed else DONE
@@ -558,14 +569,51 @@ _VERBS: Mapping[str, Callable[[argparse.Namespace], int]] = {
 _READ_OUT = ("verify", "report", "export", "plot")
 
 
+def _open_what_is_closed() -> None:
+    """Open 0, 1 and 2 where they are closed: the next file would get the number, and what libraries print."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+
+
 def _reader_has_ended() -> int:
     """Leave the rest of the output unwritten, as its reader has ended, which `head` does."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _silence(sys.stdout)
     return SIGNALLED + signal.SIGPIPE
 
 
-def _say(line: str, stream: TextIO | None = None) -> None:
-    stream = stream or sys.stdout
+def _output_is_full(error: Exception) -> int:
+    _silence(sys.stdout)
+    reason = getattr(error, "strerror", None) or error
+    _complain(f"gpucal: the standard output cannot be written ({reason}); send it elsewhere")
+    return FAILED
+
+
+def _silence(stream: TextIO) -> None:
+    """Leave unwritten what a stream still holds, which the end of the process would try again."""
+    with suppress(OSError, ValueError, AttributeError):  # no file is behind it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _say(line: str) -> None:
+    """Print a line on the standard output."""
+    try:
+        _print(line, sys.stdout)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise _OutputIsFull(error.strerror or error) from error
+
+
+def _complain(line: str) -> None:
+    """Print a line on the standard error output, as far as that can be."""
+    try:
+        _print(line, sys.stderr)
+    except (OSError, ValueError):  # full, or closed
+        _silence(sys.stderr)
+
+
+def _print(line: str, stream: TextIO | None) -> None:
     if stream is None:  # closed, as a service may have it
         return
     encoding = getattr(stream, "encoding", None) or "utf-8"

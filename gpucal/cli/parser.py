@@ -95,7 +95,8 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
     made, verbs = _parsers()
     words = [*argv]
     if words == ["help", "settings"]:
-        sys.stdout.write(_explained_settings())
+        if sys.stdout is not None:  # closed
+            sys.stdout.write(_explained_settings())
         made.exit()
     if words[:1] == ["help"]:
         words = [*(word for word in words[1:2] if word != "help"), "--help"]

@@ -286,14 +286,18 @@ def test_what_cannot_be_parsed_is_one_line_and_exit_2(case: str, capfd: pytest.C
     assert line.endswith(f"; see `gpucal{verb} --help`")
 
 
-@pytest.mark.parametrize("words", ["info {folder}", "--show-versions", "help settings"])
+def buffered(variable: str = "") -> dict[str, str]:
+    return {**os.environ, "PYTHONUNBUFFERED": variable}
+
+
+@pytest.mark.parametrize("words", ["info {folder}", "--show-versions", "help settings", "--help"])
 def test_nobody_reads_what_it_prints(words: str, old: Made) -> None:
     """The pipe is closed before the last line, as `| head` does."""
     command = [sys.executable, "-m", "gpucal", *words.format(folder=old[0]).split()]
     read, write = os.pipe()
     os.close(read)
     try:
-        run = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+        run = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, env=buffered())
     finally:
         os.close(write)
     assert (run.returncode, run.stderr) == (141, "")
@@ -605,3 +609,59 @@ def test_public_names_resolve() -> None:
 def test_without_an_output_to_write_to(command: list[str], code: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", None)
     assert main(command) == code
+
+
+@pytest.mark.parametrize("words", [["help", "settings"], ["--show-versions"]], ids=" ".join)
+def test_help_without_an_output(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 0
+
+
+@pytest.mark.parametrize(
+    "words", ["calibrate /nowhere {out} --json", "report {out} --json --html", "plot {out} --visit 1"]
+)
+def test_errors_are_not_printed_on_the_output(
+    words: str, partly_done: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Without a standard error output they go nowhere: what reads JSON must not get them."""
+    monkeypatch.setattr(sys, "stderr", None)
+    assert main(words.format(out=partly_done).split()) == 2
+    assert capfd.readouterr().out == ""
+
+
+FULL = Path("/dev/full")
+
+
+@pytest.mark.parametrize("variable", ["", "1"], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize("words", ["calibrate {raw} {out}", "report {done} --json", "help settings", "--show-versions"])
+def test_an_output_that_is_full_is_one_line(
+    words: str, variable: str, old: Made, partly_done: Path, tmp_path: Path
+) -> None:
+    flags = FLAGS if words.startswith("calibrate") else []
+    command = [*words.format(raw=old[0], out=tmp_path / "out", done=partly_done).split(), *flags]
+    with FULL.open("w") as full:
+        run = subprocess.run(
+            [sys.executable, "-m", "gpucal", *command],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=buffered(variable),
+        )
+    said = "gpucal: the standard output cannot be written (No space left on device); send it elsewhere"
+    assert (run.returncode, run.stderr) == (1, f"{said}\n")
+    assert not flags or len(gpucal.open_results(tmp_path / "out")) == 2
+
+
+def test_errors_that_cannot_be_printed_change_no_exit_code() -> None:
+    with FULL.open("w") as full:
+        run = subprocess.run([sys.executable, "-m", "gpucal", "info", "/nowhere"], stderr=full, env=buffered())
+    assert run.returncode == 2
+
+
+def test_no_file_gets_the_number_of_a_closed_output() -> None:
+    """What a library prints would go into it."""
+    script = "import os; from gpucal.cli import main; main.main = lambda: os.write(2, b'x') - 1; main.console()"
+    run = subprocess.run(["/bin/sh", "-c", 'exec "$0" -c "$1" 0<&- 2>&-', sys.executable, script])
+    assert run.returncode == 0
