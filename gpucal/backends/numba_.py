@@ -20,7 +20,7 @@ __all__ = ["connect"]
 def connect() -> Backend:
     """Compile the formula for pages, or load it from the cache; that for counts is compiled when it is first needed.
 
-    `BackendUnavailable` is raised without Numba.
+    `BackendUnavailable` is raised without Numba, or if it is broken.
     """
     try:
         import numba
@@ -30,11 +30,9 @@ def connect() -> Backend:
         with compiled_meanwhile("bins"):
             importlib.import_module("gpucal.backends.pagewise.inflate")
         from gpucal.backends.pagewise import decode
-    except ImportError as error:  # Numba raises this, too, beside a NumPy that it does not support
-        reason = str(error).partition("\n")[0]
-        raise BackendUnavailable(
-            f"backend 'numba' cannot be imported ({reason}); pip install \"gpucal[fast]\""
-        ) from error
+    except Exception as error:  # beside other versions of libraries, or with little memory, it may raise any
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise BackendUnavailable(f"backend 'numba' cannot be imported ({reason}); {_mend(error)}") from error
     idle: SimpleQueue[decode.Scratch] = SimpleQueue()  # of threads that have no block at the moment
 
     def bin_pages(
@@ -61,6 +59,13 @@ def connect() -> Backend:
     return Backend(
         "numba", runs_on, decode.bin_counts, bin_pages, count_pages=count_pages, search=Search(_prepare, _flag_chunks)
     )
+
+
+def _mend(error: Exception) -> str:
+    """Return what makes Numba importable, where that is known."""
+    if isinstance(error, ImportError):  # beside a NumPy that it does not support, too
+        return 'pip install "gpucal[fast]"'
+    return "mend it until `import numba` works, or choose numpy"
 
 
 def _prepare(counts: NDArray[np.uint16], used_frames: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

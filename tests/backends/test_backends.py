@@ -95,6 +95,45 @@ def test_without_numba(case: str) -> None:
         assert 'pip install "gpucal[fast]"' in line
 
 
+BROKEN = """
+import sys
+class Breaks:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            raise {error}
+sys.meta_path.insert(0, Breaks())
+"""
+EVERYTHING = """
+from gpucal.cli.main import main
+print(main(["selftest"]))
+main(["--show-versions"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "error", "reason"),
+    [
+        (
+            "numba",
+            "AttributeError('module \\'coverage.types\\' has no Tracer')",
+            "module 'coverage.types' has no Tracer",
+        ),
+        ("llvmlite", "OSError('cannot map libllvmlite.so')", "cannot map libllvmlite.so"),
+        ("numba.extending", "MemoryError()", "MemoryError"),
+        ("numba.core", "SystemError('_internal failed\\nat line 2')", "_internal failed"),
+    ],
+)
+def test_a_numba_that_is_broken(module: str, error: str, reason: str) -> None:
+    logged, chosen, refused, *said = answer(BROKEN.format(module=module, error=error) + STEP_DOWN + EVERYTHING)
+    line = f"backend 'numba' cannot be imported ({reason}); mend it until `import numba` works, or choose numpy"
+    assert logged.startswith("gpucal.backends: backend numpy: ")
+    assert logged.endswith(line)
+    assert (chosen, refused) == ("numpy", f"BackendUnavailable {line}")
+    assert f"numba: not available: {line}" in said
+    assert any(one.startswith("numpy: agrees with NumPy") for one in said)
+    assert f"backend numba not available: {line}" in [" ".join(one.split()) for one in said]
+
+
 @pytest.mark.parametrize("backend", ["numba", "numpy"])
 @pytest.mark.parametrize("detector", SMALL)
 def test_equal_reads_of_a_pair_give_exactly_nothing(detector: str, backend: str) -> None:
