@@ -213,8 +213,13 @@ def _page_of(arguments: argparse.Namespace) -> Path | None:
 def _next(arguments: argparse.Namespace, summary: Summary, made: Path | None) -> str:
     """Name the next step after a run: the same command if something is left, else a look at the results."""
     if summary.left:
-        return "the same command continues"
+        return f"the same command{_without(arguments)} continues"
     return f"open {made} in a browser" if made else f"gpucal report {arguments.out} --html"
+
+
+def _without(arguments: argparse.Namespace) -> str:
+    """Name the flag with which a command would start over."""
+    return " without --overwrite" if arguments.overwrite else ""
 
 
 def _request(arguments: argparse.Namespace) -> Request:
@@ -253,7 +258,7 @@ def _check(arguments: argparse.Namespace) -> int:
             _say(f"  {line}")
     limit = arguments.time_limit
     if limit is not None and found.seconds is not None and found.seconds > limit:
-        _say("the run will reach its --time-limit; run it again to continue")
+        _say(f"the run will reach its --time-limit; run it again{_without(arguments)} to continue")
     return FAILED if found.would_fail else DONE
 
 

@@ -187,7 +187,7 @@ def run(
     watch = Watch(Interrupts(stop), deadline(time_limit))
     caller = sys._getframe(1)
     command = f"gpucal.run, called in {caller.f_code.co_filename}, line {caller.f_lineno}"
-    with _told(watch.summary, folder, raise_on_failure, caller):
+    with _told(request, watch.summary, raise_on_failure, caller):
         del caller
         return carry_out(request, watch, client=client, progress=progress, command=command)
 
@@ -251,19 +251,20 @@ def _executor(job: Job, observations: list[Observation], client: Client | None) 
 
 
 @contextmanager
-def _told(summary: Summary, out: Path, raises: bool, caller: FrameType) -> Iterator[None]:
+def _told(request: Request, summary: Summary, raises: bool, caller: FrameType) -> Iterator[None]:
     """Warn or raise at the end of a run that leaves something undone; the warning points at the caller of `run`."""
     # Not warnings.warn(), which shows a repeated line once per process, not once per run.
     where = (caller.f_code.co_filename, caller.f_lineno, caller.f_globals.get("__name__"))
     del caller
+    trouble = partial(summary.trouble, request.out or Path(), overwrite=request.overwrite)
     try:
         yield
     except KeyboardInterrupt:
-        if line := summary.trouble(out):
+        if line := trouble():
             with suppress(RunWarning):  # a filter may raise the warning, but an exception is raised already
                 warnings.warn_explicit(line, RunWarning, *where)
         raise
-    if line := summary.trouble(out):
+    if line := trouble():
         if raises:
             raise RunFailed(line, summary)
         warnings.warn_explicit(line, RunWarning, *where)

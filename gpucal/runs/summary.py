@@ -143,15 +143,19 @@ class Summary:
         left = f", {self.left} left" if self.left else ""
         return f"{self.done} done, {self.skipped} finished before, {len(self.failed)} failed{left}"
 
-    def trouble(self, out: Path) -> str:
-        """Describe in one line what is missing in a results folder, and the first cause; empty if nothing is."""
+    def trouble(self, out: Path, *, overwrite: bool = False) -> str:
+        """Describe in one line what is missing in a results folder, and the first cause; empty if nothing is.
+
+        A run that was to ``overwrite`` would start over if it were repeated.
+        """
+        how = "without overwrite=True, which starts over, " if overwrite else ""
         first = next(iter(self.failed.values()), "")
         parts = [
             self.stopped,
             self.counts if self.failed or self.left or self.stopped else "",
             first and f"the first failure is {first}; all are in summary.failed and {out / 'gpucal.log'}",
             *self.notes,
-            "run it again to continue" if self.left or self.stopped else "",
+            f"run it again {how}to continue" if self.left or self.stopped else "",
         ]
         said = "; ".join(filter(None, parts))
         return said and f"{out}: {said}"

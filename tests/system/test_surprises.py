@@ -142,6 +142,25 @@ def test_a_run_that_is_stopped_says_so(source: Path, tmp_path: Path, how: dict[s
         gpucal.run(dataset, out, Calibration(bins=BINS), raise_on_failure=True, **how)
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_run_that_overwrites_is_not_to_be_repeated(
+    overwrite: bool, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would start over, and never get further."""
+    how = {"overwrite": overwrite, "time_limit": 1e-9}
+    with pytest.warns(RunWarning) as caught:
+        gpucal.run(source, tmp_path / "out", Calibration(bins=BINS), **how)
+    (line,) = said(caught)
+    assert line.endswith(f"; run it again {'without overwrite=True, which starts over, ' * overwrite}to continue")
+    flags = [*(f"--bin={name}={pairs}" for name, pairs in BINS.items()), "--time-limit=0.000001s"]
+    flags += ["--overwrite"] * overwrite
+    assert main(["calibrate", str(source), str(tmp_path / "out"), *flags]) == 3
+    without = " without --overwrite" * overwrite
+    assert capsys.readouterr().out.endswith(f"Next: the same command{without} continues\n")
+    assert main(["check", str(source), str(tmp_path / "out"), *flags]) == 0
+    assert f"the run will reach its --time-limit; run it again{without} to continue\n" in capsys.readouterr().out
+
+
 def test_an_interrupt_stays_one_whatever_warnings_are(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
