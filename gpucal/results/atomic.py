@@ -138,4 +138,7 @@ def unwritable(path: Path, error: OSError) -> OutputError:
     if error.errno in (errno.EEXIST, errno.ENOTDIR) and (found := blocking_file(path)):
         return OutputError(f"{found}: cannot be written, as it is a file; OUT must be a folder")
     kind = OutputLost if error.errno in _LOST else OutputError
-    return kind(f"{path}: cannot be written ({error.strerror or error}); free space or choose another folder")
+    mend = "free space or choose another folder"
+    if error.errno == errno.EFBIG:
+        mend = "raise the limit of a file's size (`ulimit -f`), or choose another file system: FAT has a limit too"
+    return kind(f"{path}: cannot be written ({error.strerror or error}); {mend}")

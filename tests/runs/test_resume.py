@@ -99,7 +99,7 @@ def test_settings_may_change_where_nothing_is_finished(source: Path, tmp_path: P
     assert again(source, tmp_path / "out").done == 4
 
 
-@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.EFBIG, errno.ENOSPC, errno.EDQUOT, errno.EROFS])
 def test_a_write_that_fails_costs_its_item(
     source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
 ) -> None:
@@ -120,6 +120,8 @@ def test_a_write_that_fails_costs_its_item(
     (line,) = summary.failed.values()
     assert line.startswith("planet 17 visit 0 FGS1: ")
     assert os.strerror(number) in line
+    assert ("free space or choose another folder" in line) is (number != errno.EFBIG)
+    assert ("; raise the limit of a file's size (`ulimit -f`), or " in line) is (number == errno.EFBIG)
     assert "\n" not in line
     if lost:
         assert (summary.done, summary.left) == (0, 3)
