@@ -17,6 +17,7 @@ __all__ = [
     "is_file",
     "leads_nowhere",
     "may_be_there",
+    "mend_of",
     "missing",
     "open_regular",
     "packed_beside",
@@ -110,6 +111,11 @@ def _require_regular(found: os.stat_result) -> None:
         raise OSError(errno.EINVAL, "not a regular file")
 
 
+def mend_of(error: Exception) -> str:
+    """Return what to do about a file that cannot be read; a copy of one that may not be is no better."""
+    return "make it and its folders readable" if isinstance(error, PermissionError) else AGAIN
+
+
 def read_whole(path: Path, most: int, name: str) -> bytes:
     """Read a small file, of at most ``most`` bytes; ``name`` is its kind, for messages."""
     try:
@@ -123,7 +129,7 @@ def read_whole(path: Path, most: int, name: str) -> bytes:
     except FileNotFoundError as error:
         raise missing(path, name) from error
     except OSError as error:
-        raise InputError(f"{name} cannot be read ({error.strerror or error})", AGAIN, path) from error
+        raise InputError(f"{name} cannot be read ({error.strerror or error})", mend_of(error), path) from error
     if len(content) != size:
         raise InputError("changed while it was being read", "run again when nothing writes to it", path)
     return content

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from stored import done_in
 import gpucal
 from gpucal.cli.main import main
 from gpucal.cli.parser import parsed
+from gpucal.errors import InputError
 from gpucal.settings.options import settings_from
 
 STRAY = {
@@ -48,6 +51,35 @@ def test_without_files_of_planets_the_tables_decide(tmp_path: Path, table: str, 
     (tmp_path / "train" / "17" / "notes.txt").touch()
     (tmp_path / table).touch()
     assert gpucal.open_dataset(tmp_path).layout.name == layout
+
+
+@pytest.mark.parametrize(
+    "place", ["train_adc_info.csv", "train/17/FGS1_signal.parquet", "train/17/FGS1_calibration/flat.parquet"]
+)
+@pytest.mark.parametrize(
+    ("number", "mend"),
+    [
+        (errno.EACCES, "make it and its folders readable"),
+        (errno.EPERM, "make it and its folders readable"),
+        (errno.EIO, "copy it again from the competition data"),
+    ],
+)
+def test_a_file_that_may_not_be_read(
+    place: str, number: int, mend: str, old: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy of it would be as unreadable."""
+    plain, path = os.open, old[0] / place
+
+    def refuses(name: object, *how: object, **more: object) -> int:
+        if str(name) == str(path):
+            raise OSError(number, os.strerror(number))
+        return plain(name, *how, **more)  # type: ignore[arg-type]
+
+    obs = gpucal.open_dataset(old[0])[17]
+    monkeypatch.setattr(os, "open", refuses)
+    with pytest.raises(InputError) as caught:
+        gpucal.calibrate(obs, "FGS1", CONFIG)
+    assert re.search(rf"{path}: .*cannot be read \({os.strerror(number)}\); {mend}$", str(caught.value))
 
 
 ODD = {"latin-1": b"r\xe9sultats", "bytes": b"\xff\xfe\x80"}
