@@ -26,7 +26,7 @@ from gpucal.runs.folder import changes
 from gpucal.runs.job import Job
 from gpucal.settings.arguments import from_text, path_of, require_switches
 from gpucal.settings.calibration import Calibration
-from gpucal.settings.detectors import DETECTORS
+from gpucal.settings.detectors import DETECTORS, Detector
 from gpucal.settings.ids import ids_in
 from gpucal.settings.rules import PRODUCTS
 from gpucal.settings.values import part as part_of
@@ -111,23 +111,33 @@ def prepare(request: Request) -> tuple[Job, list[Observation]]:
 
 
 def _check_bins(observations: list[Observation], config: Calibration) -> None:
-    """Raise ConfigError for bins shorter than a pair, or longer than every observation whose file can be read."""
+    """Raise ConfigError for bins shorter than a pair, or longer than all that is used of any file that can be read."""
+    dropped = config.drop_last_pairs
     for detector in DETECTORS.values():
         pairs = most = 0
         with suppress(InputError):  # every item will report that
             pairs = config.pairs_per_bin(detector, observations[0].axis(detector).pair_s)
-        if pairs in (0, 1, detector.bin_pairs):  # the usual bins need no file opened
+        if pairs == 0 or (pairs in (1, detector.bin_pairs) and not dropped):  # usual settings need no file opened
             continue
         for obs in observations:
             with suppress(InputError):
-                pairs_read = open_signal(obs.signal_path(detector), detector).n_frames // 2
-                most = max(most, pairs_read - config.drop_last_pairs)
-            if pairs <= most:
+                most = max(most, open_signal(obs.signal_path(detector), detector).n_frames // 2)
+            if pairs + dropped <= most:
                 break
-        if 0 < most < pairs:
-            problem = f"no observation has more than {most:,} pairs of reads"
-            smaller = f"use smaller bins, as in --bin {detector.name}={most}"
-            raise ConfigError(f"bins: {detector.name} = {config.bins[detector.name]!r}: {problem}; {smaller}")
+        if 0 < most < pairs + dropped:
+            raise _too_long(detector, config, pairs, most)
+
+
+def _too_long(detector: Detector, config: Calibration, pairs: int, most: int) -> ConfigError:
+    """Return the error of a bin that no observation fills, of which the longest has ``most`` pairs of reads."""
+    name, dropped = detector.name, config.drop_last_pairs
+    problem, left = f"no observation has more than {most:,} pairs of reads", most - dropped
+    if pairs <= most:
+        needs = f"of {name}, and a bin has {pairs:,}; drop at most {most - pairs:,}"
+        return ConfigError(f"drop_last_pairs = {dropped}: {problem} {needs}")
+    problem += f", and the last {dropped:,} are left out" if dropped else ""
+    smaller = f"use smaller bins, as in --bin {name}={left}" if left > 0 else "use smaller bins, and leave out fewer"
+    return ConfigError(f"bins: {name} = {config.bins[name]!r}: {problem}; {smaller}")
 
 
 def _folders(resume_from: object) -> list[Path]:

@@ -18,9 +18,12 @@ import gpucal
 from gpucal import Calibration
 from gpucal.cli.main import main
 from gpucal.errors import ConfigError, RunWarning, Unstackable
+from gpucal.inputs.signal_file import Signal, open_signal
 from gpucal.results.export import export
 from gpucal.results.records import records
+from gpucal.runs.request import Request, prepare
 from gpucal.runs.summary import RunFailed
+from gpucal.settings.detectors import Detector
 
 WISHES: dict[str, dict[str, object]] = {
     "nothing but bins": {},
@@ -223,6 +226,25 @@ IMPOSSIBLE = {
     "by one": (["--bin=FGS1=71"], "bins: FGS1 = 71: no observation has more than 70 pairs"),
     "seconds": (["--bin=AIRS-CH0=100000s"], "bins: AIRS-CH0 = '100000 s': no observation has more than 30 pairs"),
     "shorter than a pair": (["--bin=AIRS-CH0=0.1s"], "bins: AIRS-CH0 = '0.1 s': a pair of reads takes 4.8 s"),
+    "no pair left": (
+        ["--bin=AIRS-CH0=7", "--bin=FGS1=16", "--drop-last-pairs=1000"],
+        "drop_last_pairs = 1000: no observation has more than 30 pairs of reads of AIRS-CH0, and a bin has 7; "
+        "drop at most 23",
+    ),
+    "no bin left, by one": (
+        ["--no-binning", "--drop-last-pairs=30"],
+        "drop_last_pairs = 30: no observation has more than 30 pairs of reads of AIRS-CH0, and a bin has 1; "
+        "drop at most 29",
+    ),
+    "too long without the last": (
+        ["--bin=AIRS-CH0=7", "--bin=FGS1=80", "--drop-last-pairs=3"],
+        "bins: FGS1 = 80: no observation has more than 70 pairs of reads, and the last 3 are left out; "
+        "use smaller bins, as in --bin FGS1=67",
+    ),
+    "neither bins nor pairs": (
+        ["--bin=AIRS-CH0=31", "--drop-last-pairs=30"],
+        "pairs of reads, and the last 30 are left out; use smaller bins, and leave out fewer",
+    ),
     "a crop outside": (["--crop=AIRS-CH0=39:400"], "crop: AIRS-CH0 = [39, 400]: must be"),
 }
 
@@ -236,6 +258,25 @@ def test_an_impossible_setting_is_refused_before_anything_is_written(
     assert line in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert main(["calibrate", str(source), str(tmp_path / "out"), "--bin=AIRS-CH0=30", "--bin=FGS1=70"]) == 0
+
+
+def test_usual_settings_open_no_file_before_the_run(
+    planets: gpucal.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pairs to be left out open one of each detector, if that is long enough."""
+    opened: list[Path] = []
+
+    def counted(path: Path, detector: Detector) -> Signal:
+        opened.append(path)
+        return open_signal(path, detector)
+
+    monkeypatch.setattr("gpucal.runs.request.open_signal", counted)
+    for config, files in ((Calibration(), 0), (Calibration(binning=False), 0), (Calibration(bins=BINS), 2)):
+        prepare(Request(planets, tmp_path / "out", config))
+        assert len(opened) == files
+    opened.clear()
+    prepare(Request(planets, tmp_path / "out", Calibration(bins=BINS, drop_last_pairs=23)))
+    assert len(opened) == 2
 
 
 def test_a_short_observation_costs_itself_alone(old: Made, tmp_path: Path) -> None:
