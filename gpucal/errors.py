@@ -18,6 +18,7 @@ __all__ = [
     "DeviceMemoryError",
     "GpucalError",
     "InputError",
+    "InputUnavailable",
     "IntegrationWarning",
     "MissingExtra",
     "OutputError",
@@ -132,7 +133,7 @@ class InputError(GpucalError, ValueError):
 
     def at(self, where: str) -> InputError:
         """Return the same error with planet, visit and detector in ``where``, unless they are known already."""
-        return self if self.where else InputError(self.problem, self.mend, self.path, where)
+        return self if self.where else type(self)(self.problem, self.mend, self.path, where)
 
     @classmethod
     def parsed(cls, line: str) -> InputError:
@@ -147,3 +148,10 @@ class InputError(GpucalError, ValueError):
         parts = [self.where, str(self.path) if self.path else "", self.problem]
         line = f"{': '.join(part for part in parts if part)}; {self.mend}"
         return " ".join(line.split())
+
+
+class InputUnavailable(InputError):
+    """An input is not there, cannot be read or needs too much memory, so nothing is known of its content.
+
+    A finished result that was made from it earlier still counts.
+    """

@@ -10,7 +10,7 @@ from io import FileIO
 from pathlib import Path
 from types import MappingProxyType
 
-from gpucal.errors import InputError
+from gpucal.errors import InputError, InputUnavailable
 
 __all__ = [
     "AGAIN",
@@ -73,18 +73,18 @@ def leads_nowhere(path: Path) -> str:
     return f"is a link to {path.readlink()}, which does not exist" if path.is_symlink() and not path.exists() else ""
 
 
-def missing(path: Path, name: str) -> InputError:
+def missing(path: Path, name: str) -> InputUnavailable:
     """Return an error that says that a file is missing, and names what stands in its place: a link, or an archive."""
     for place in (path, path.parent):
         if link := leads_nowhere(place):
             which = "" if place == path else f": {place.name}"
-            return InputError(f"{name} is missing{which} {link}" if which else link, "mend the link", path)
+            return InputUnavailable(f"{name} is missing{which} {link}" if which else link, "mend the link", path)
         if found := packed_beside(place):
             packed, mend = found
-            return InputError(f"{name} is missing, but {packed.name} is there", mend, path)
+            return InputUnavailable(f"{name} is missing, but {packed.name} is there", mend, path)
         if place.parent.is_dir():
             break
-    return InputError(f"{name} is missing", AGAIN, path)
+    return InputUnavailable(f"{name} is missing", AGAIN, path)
 
 
 def open_regular(path: Path) -> FileIO:
@@ -113,6 +113,8 @@ def _require_regular(found: os.stat_result) -> None:
 
 def mend_of(error: Exception) -> str:
     """Return what to do about a file that cannot be read; a copy of one that may not be is no better."""
+    if isinstance(error, MemoryError):
+        return "lower --workers or --memory, or end what else needs some"
     return "make it and its folders readable" if isinstance(error, PermissionError) else AGAIN
 
 
@@ -129,7 +131,7 @@ def read_whole(path: Path, most: int, name: str) -> bytes:
     except FileNotFoundError as error:
         raise missing(path, name) from error
     except OSError as error:
-        raise InputError(f"{name} cannot be read ({error.strerror or error})", mend_of(error), path) from error
+        raise InputUnavailable(f"{name} cannot be read ({error.strerror or error})", mend_of(error), path) from error
     if len(content) != size:
         raise InputError("changed while it was being read", "run again when nothing writes to it", path)
     return content

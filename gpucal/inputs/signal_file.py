@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from gpucal.errors import InputError
+from gpucal.errors import InputError, InputUnavailable
 from gpucal.inputs.counts import Block, decode_counts, parse_metadata, typed_errors
 from gpucal.inputs.files import AGAIN, mend_of, missing, open_regular, shortened
 from gpucal.inputs.parquet.footer import (
@@ -210,7 +210,7 @@ def _unreadable(error: OSError | MemoryError, path: Path) -> InputError:
     if isinstance(error, FileNotFoundError):
         return missing(path, "signal file")
     reason = error.strerror or error if isinstance(error, OSError) else "no memory left"
-    return InputError(f"cannot be read ({reason})", mend_of(error), path)
+    return InputUnavailable(f"cannot be read ({reason})", mend_of(error), path)
 
 
 def open_signal(path: Path, detector: Detector, *, strict: bool = False) -> Signal:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpucal.backends import Backend
-from gpucal.errors import ConfigError, InputError
+from gpucal.errors import ConfigError, InputUnavailable
 from gpucal.inputs.parquet.layout import COLUMNS
 from gpucal.inputs.parquet.pages import most_bytes
 from gpucal.inputs.signal_file import Signal
@@ -160,11 +160,11 @@ class Budget:
         """Wait until so many bytes are free, or nothing is in use; return memory of ``size`` to use again, if any.
 
         What was written to beyond ``size`` is in use as well, and to be released with the rest.
-        ``check_alive`` is called while waiting, and may raise to end the wait. Raises InputError, naming ``path``, if
-        the bytes can never be free, and CancelledError after `close`.
+        ``check_alive`` is called while waiting, and may raise to end the wait. Raises InputUnavailable, naming
+        ``path``, if the bytes can never be free, and CancelledError after `close`.
         """
         if self.strict and wanted > self.total:
-            raise InputError(
+            raise InputUnavailable(
                 f"needs {self.other + wanted:,} bytes of memory, more than the {self.total + self.other:,} allowed",
                 "raise --memory or lower --workers",
                 path,

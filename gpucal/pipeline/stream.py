@@ -28,10 +28,11 @@ from numpy.typing import NDArray
 
 from gpucal.backends import Backend, Destination, Pages
 from gpucal.backends.rejection import Repairs, repairs
-from gpucal.errors import DeviceError, InputError
+from gpucal.errors import DeviceError, InputError, InputUnavailable
 from gpucal.inputs.calibration_files import BY_NUMBER, Adc, Axis, CalibrationFrames, digest_of, read_raw_frames
 from gpucal.inputs.counts import takes_pages
 from gpucal.inputs.dataset import Observation
+from gpucal.inputs.files import mend_of
 from gpucal.inputs.signal_file import Loaded, Signal, fingerprint_of, open_signal
 from gpucal.pipeline.calibrated import Calibrated
 from gpucal.pipeline.memory import (
@@ -558,9 +559,9 @@ def failed(item: Item, error: InputError | MemoryError) -> Outcome:
     return Outcome(item, plain.at(str(item.id)), "", {})
 
 
-def out_of_memory() -> InputError:
+def out_of_memory() -> InputUnavailable:
     """Return the error of an item that the process had too little memory for.
 
     It is made anew, as a caught error's traceback would keep the memory that is left.
     """
-    return InputError("ran out of memory", "lower --workers or --memory, or end what else needs some")
+    return InputUnavailable("ran out of memory", mend_of(MemoryError()))

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from gpucal._version import __version__
-from gpucal.errors import ClusterError, ConfigError, DatasetError, GpucalError, InputError, OutputError
+from gpucal.errors import ClusterError, ConfigError, DatasetError, GpucalError, InputUnavailable, OutputError
 from gpucal.inputs.dataset import Dataset, Observation, open_dataset
 from gpucal.pipeline.machine import usable_cores
 from gpucal.results.writer import CONFIG, Store
@@ -314,7 +314,7 @@ class _Spread:
         if not str(future.key).endswith(_AGAIN):
             self.suspects.append(obs)
             return
-        died = InputError("every worker that had it died", "see their logs, or give them more memory")
+        died = InputUnavailable("every worker that had it died", "see their logs, or give them more memory")
         local.give_up(self.job, obs, died, self.watch, self.store, self.since)
 
     def _count(self, account: Account) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from gpucal.backends import choose
-from gpucal.errors import InputError, OutputError, OutputLost
+from gpucal.errors import InputError, InputUnavailable, OutputError, OutputLost
 from gpucal.inputs.dataset import Observation
 from gpucal.pipeline.calibrated import arrays_of
 from gpucal.pipeline.process import relog
@@ -288,10 +288,20 @@ class _Work:
         # If another run has claimed the item, that run records its outcome. If no record can be written, see the log.
         else:
             with suppress(OutputError):
-                # Note no output error of an item that is finished in the folder.
-                is_finished = isinstance(error, OutputError) and self.store.holds(key, self.hash, outcome.inputs)
-                if self.store.claim(key) and not is_finished:
+                if self.store.claim(key) and not self._still_counts(outcome, error):
                     self.store.fail(key, line)
+
+    def _still_counts(self, outcome: Outcome, error: InputError | OutputError) -> bool:
+        """Tell whether an earlier result of a failed item is right all the same: the error says nothing against it."""
+        key = outcome.item.id
+        if isinstance(error, OutputError):
+            return self.store.holds(key, self.hash, outcome.inputs)
+        if not isinstance(error, InputUnavailable):
+            return False
+        for store in (self.store, *self.others):  # the first with a record decides
+            if (record := store.record(key)) is not None:
+                return store.holds(key, self.hash, outcome.inputs or str(record.get("inputs")), without_error=True)
+        return False
 
     def _missing_space(self) -> str:
         lost = f"{self.job.out}: nothing more can be written; "

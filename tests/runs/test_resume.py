@@ -348,6 +348,34 @@ def test_what_has_another_input_is_not_finished(name: str, old: Made, tmp_path: 
     assert (summary.done, summary.failed) == (1, {})
 
 
+@pytest.mark.parametrize("product", ["cubes", "light-curves"])
+def test_a_finished_result_outlives_its_input(product: str, old: Made, tmp_path: Path) -> None:
+    """Data that were deleted, or a disk that is not mounted, cost the run that needs them, and no result."""
+    source, out, later = tmp_path / "raw", tmp_path / "out", tmp_path / "later"
+    shutil.copytree(old[0], source)
+    how: dict[str, object] = {"product": product}
+    assert again(source, out, **how).done == 4
+    before = {path: path.read_bytes() for path in out.rglob("*.*") if path.parent.name == "0"}
+    kept = {path: path.rename(tmp_path / str(n)) for n, path in enumerate((source / "train").rglob("*.parquet"))}
+    summary = again(source, out, **how)
+    assert len(summary.failed) == 4
+    assert all("missing" in line for line in summary.failed.values())
+    assert {path: path.read_bytes() for path in out.rglob("*.*") if path.parent.name == "0"} == before
+    assert len(gpucal.open_results(out)) == 2
+    assert len(again(source, later, resume_from=out, **how).failed) == 4  # nor of another folder
+    assert len(gpucal.open_results(later, out)) == len(gpucal.open_results(later)) == 2
+
+    for path, moved in kept.items():
+        moved.rename(path)
+    assert len(again(source, out, overwrite=True, memory=294_500_000, workers=1, **how).failed) == 4
+    assert len(gpucal.open_results(out)) == 2
+    assert again(source, out, **how).skipped == 4
+    signal = source / "train" / "17" / "FGS1_signal.parquet"
+    signal.write_bytes(signal.read_bytes()[:-100])  # other content: what was made before is no result of it
+    assert len(again(source, out, **how).failed) == 1
+    assert gpucal.open_results(out).ids == [(23, 0)]
+
+
 def test_what_is_passed_over_does_not_count_as_slow(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three items take a second each to be skipped; the last takes no time, and is made before the limit."""
     clock, plain = [0.0], gpucal.runs.local._Work._record
