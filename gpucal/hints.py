@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 
@@ -85,19 +86,23 @@ def near_planets(planet: object, known: Iterable[int]) -> list[str]:
 
 
 def near_path(path: Path) -> list[str]:
-    """Find existing paths that a path with a mistyped part may stand for."""
-    missing = [part for part in (path, *path.parents) if not part.exists()]
-    if not missing or not missing[-1].parent.is_dir():
-        return []
-    first = missing[-1]  # the outermost; the parts after it may be right
-    names = near(first.name, (entry.name for entry in first.parent.iterdir() if entry.is_dir()))
-    paths = [first.with_name(name) / path.relative_to(first) for name in names]
-    return [str(one) for one in paths if one.exists()]
+    """Find existing paths that a path with a mistyped part may stand for; none in folders that cannot be read."""
+    with suppress(OSError):
+        missing = [part for part in (path, *path.parents) if not part.exists()]
+        if not missing or not missing[-1].parent.is_dir():
+            return []
+        first = missing[-1]  # the outermost; the parts after it may be right
+        names = near(first.name, (entry.name for entry in first.parent.iterdir() if entry.is_dir()))
+        paths = [first.with_name(name) / path.relative_to(first) for name in names]
+        return [str(one) for one in paths if one.exists()]
+    return []
 
 
 def blocking_file(path: Path) -> Path | None:
     """Find the file that stands where a folder is wanted: the path itself, or one of its parents."""
-    return next((part for part in (path, *path.parents) if part.exists() and not part.is_dir()), None)
+    with suppress(OSError):  # of a folder that cannot be read: who opens it says so
+        return next((part for part in (path, *path.parents) if part.exists() and not part.is_dir()), None)
+    return None
 
 
 def did_you_mean(found: Iterable[str], otherwise: str = "") -> str:

@@ -27,6 +27,7 @@ from gpucal.cli.grouping import Kinds
 from gpucal.cli.parser import WRONG, parsed
 from gpucal.errors import ConfigError, GpucalError, OutputError, OutputLost
 from gpucal.hints import blocking_file, did_you_mean, near_path
+from gpucal.inputs.files import may_be_there
 from gpucal.runs.interrupts import SIGNALLED, Interrupts
 from gpucal.settings.ids import ItemId
 from gpucal.settings.options import output_from, settings_from
@@ -145,7 +146,7 @@ def _check_folders(arguments: argparse.Namespace) -> None:
         if folder and (file := blocking_file(folder)):
             raise OutputError(f"{file}: is a file; {name} must be a folder")
     for folder in given.get("resume_from", []):
-        if not folder.exists():
+        if not may_be_there(folder):
             hint = did_you_mean(near_path(folder), "give a folder that `gpucal calibrate` wrote")
             raise OutputError(f"{folder}: does not exist, so it holds no results to resume from{hint}")
     if arguments.verb in _READ_OUT:
@@ -154,11 +155,10 @@ def _check_folders(arguments: argparse.Namespace) -> None:
 
 def _check_results(out: Path) -> None:
     from gpucal.inputs.dataset import SPLITS
-    from gpucal.inputs.files import may_be_there
     from gpucal.results.records import visit_folders
     from gpucal.results.writer import CONFIG
 
-    if not out.exists():
+    if not may_be_there(out):
         hint = did_you_mean(near_path(out), f"make some with `gpucal calibrate DATASET {out}`")
         raise OutputError(f"{out}: does not exist, so it holds no results{hint}")
     if may_be_there(out / CONFIG) or next(visit_folders(out), None):

@@ -720,10 +720,15 @@ def _below(path: Path) -> list[str]:
 
 
 def is_competition(path: Path) -> bool:
-    """Tell whether a folder has planets in train/ or test/; many projects have a test/ folder without any."""
-    return any(
-        _is_planet(entry.name) and entry.is_dir()
-        for split in SPLITS
-        if (path / split).is_dir()
-        for entry in (path / split).iterdir()
-    )
+    """Tell whether a folder has planets in train/ or test/; many projects have a test/ folder without any.
+
+    A folder that cannot be read has none that are known.
+    """
+    with suppress(OSError):
+        return any(
+            _is_planet(entry.name) and entry.is_dir()
+            for split in SPLITS
+            if (path / split).is_dir()
+            for entry in (path / split).iterdir()
+        )
+    return False

@@ -139,6 +139,8 @@ def unwritable(path: Path, error: OSError) -> OutputError:
         return OutputError(f"{found}: cannot be written, as it is a file; OUT must be a folder")
     kind = OutputLost if error.errno in _LOST else OutputError
     mend = "free space or choose another folder"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        mend = "make it writable, or choose another folder"
     if error.errno == errno.EFBIG:
         mend = "raise the limit of a file's size (`ulimit -f`), or choose another file system: FAT has a limit too"
     return kind(f"{path}: cannot be written ({error.strerror or error}); {mend}")

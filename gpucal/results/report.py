@@ -22,7 +22,7 @@ from gpucal.display.page import Card, Failure, Look, Page, Scaled, packed, rende
 from gpucal.display.shown import Shown
 from gpucal.errors import DatasetError, GpucalError, OutputError
 from gpucal.inputs.dataset import Dataset, open_dataset
-from gpucal.results.atomic import write_atomically
+from gpucal.results.atomic import write_atomically, writing
 from gpucal.results.causes import by_cause, without_paths
 from gpucal.results.tables import flat
 from gpucal.science.bad_pixels import unusable
@@ -191,8 +191,9 @@ def write_report(
     """
     require_switches(paths=paths)
     target = results.path / REPORT if to is None else path_of("to", to)
-    if target.is_dir():
-        raise OutputError(f"{target}: is a folder; give the name of a file, such as {target / REPORT}")
+    with writing(target):
+        if target.is_dir():
+            raise OutputError(f"{target}: is a folder; give the name of a file, such as {target / REPORT}")
     found = _Found(results._with_parts(), results.ids, paths)
     page = found.page(show)
 

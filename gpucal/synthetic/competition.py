@@ -33,6 +33,7 @@ from gpucal.errors import ConfigError, DatasetError, OutputError
 from gpucal.hints import did_you_mean, near_path
 from gpucal.inputs.calibration_files import read_frames, read_raw_frames
 from gpucal.inputs.dataset import SPLITS
+from gpucal.results.atomic import writing
 from gpucal.science.plan import hot_pixels
 from gpucal.settings.arguments import path_of, require_switches
 from gpucal.settings.calibration import Calibration
@@ -215,8 +216,9 @@ def synthesize(
     if progress is not None and not callable(progress):
         raise ConfigError(f"progress = {progress!r}: must be a function of a line, such as print")
     _check(layout, planets, count, seed, visits, splits, threads)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(f"{out}: is not an empty folder; name a new one")
+    with writing(out):
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise OutputError(f"{out}: is not an empty folder; name a new one")
     source = None if calibration is None else _find_calibration(calibration)
     ids = _draw_ids(seed, planets * len(splits))
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -94,6 +95,40 @@ def test_results_that_cannot_be_read(out: Path, depth: int, tmp_path: Path, caps
     for verb in ("report", "verify", "export"):
         assert main([verb, str(out), *([str(tmp_path / "to")] if verb == "export" else [])]) in (1, 2)
         assert f"{folder}: cannot be read" in capsys.readouterr().err
+    assert not (tmp_path / "to").exists()
+
+
+NOT_READ = r"gpucal: .*/closed/\w+(/train|/resumed-from.json)?: cannot be read \(File name too long\); make it readable"
+NOT_WRITTEN = r"gpucal: .*/closed/\S+: cannot be written \(File name too long\); free space or choose another folder"
+VERBS = {
+    "report CLOSED/out": NOT_READ,
+    "verify CLOSED/out": NOT_READ,
+    "plot CLOSED/out": NOT_READ,
+    "export CLOSED/out TO": NOT_READ,
+    "info CLOSED/raw": NOT_READ,
+    "calibrate CLOSED/raw TO": NOT_READ,
+    "calibrate RAW CLOSED/out": NOT_READ,
+    "check RAW CLOSED/out": NOT_READ,
+    "calibrate RAW TO --resume-from CLOSED/out": NOT_READ,
+    "export OUT CLOSED/to": NOT_WRITTEN,
+    "plot OUT --out CLOSED/pictures": NOT_WRITTEN,
+    "report OUT --html CLOSED/page.html": NOT_WRITTEN,
+    "synth CLOSED/raw": NOT_WRITTEN,
+    "demo CLOSED/demo --frames 120": NOT_WRITTEN,
+}
+
+
+@pytest.mark.parametrize("line", VERBS)
+def test_what_lies_in_a_folder_that_cannot_be_read_is_one_line(
+    line: str, out: Path, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in the folder of somebody else."""
+    (tmp_path / "closed").mkdir()
+    close(tmp_path / "closed")
+    places = {"CLOSED": tmp_path / "closed", "RAW": source, "OUT": out, "TO": tmp_path / "to"}
+    words = [re.sub(r"[A-Z]+", lambda name: str(places[name[0]]), word) for word in line.split()]
+    assert main(words) == 2
+    assert re.match(VERBS[line], capsys.readouterr().err)
     assert not (tmp_path / "to").exists()
 
 
