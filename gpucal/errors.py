@@ -10,6 +10,7 @@ from pathlib import Path
 
 __all__ = [
     "BackendUnavailable",
+    "BrokenBackend",
     "BrokenDevice",
     "ClusterError",
     "ConfigError",
@@ -64,7 +65,11 @@ class BackendUnavailable(GpucalError, ImportError):
     """A backend asked for by name cannot run here; the line gives the reason and the mend."""
 
 
-class BrokenDevice(BackendUnavailable):
+class BrokenBackend(BackendUnavailable):
+    """A backend is installed, but something in it is broken."""
+
+
+class BrokenDevice(BrokenBackend):
     """A GPU fails at its first kernel, or its results differ from NumPy's; nothing may run on it."""
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from gpucal.errors import BackendUnavailable, BrokenDevice, ConfigError
+from gpucal.errors import BackendUnavailable, BrokenBackend, ConfigError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -267,7 +267,7 @@ def choose(name: str | None = None) -> Backend:
             backend = load(candidate)
         except BackendUnavailable as error:
             reasons.append(str(error))
-            if isinstance(error, BrokenDevice):
+            if isinstance(error, BrokenBackend):
                 level = logging.ERROR
         else:
             if reasons:

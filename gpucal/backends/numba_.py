@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpucal.backends import Backend, Pages
-from gpucal.errors import BackendUnavailable
+from gpucal.errors import BackendUnavailable, BrokenBackend
 from gpucal.inputs.signal_file import Loaded
 from gpucal.science.cosmic_rays import Search
 from gpucal.science.plan import Plan
@@ -30,9 +30,16 @@ def connect() -> Backend:
         with compiled_meanwhile("bins"):
             importlib.import_module("gpucal.backends.pagewise.inflate")
         from gpucal.backends.pagewise import decode
+    except ImportError as error:  # Numba raises this, too, beside a NumPy that it does not support
+        reason = str(error).partition("\n")[0]
+        raise BackendUnavailable(
+            f"backend 'numba' cannot be imported ({reason}); pip install \"gpucal[fast]\""
+        ) from error
     except Exception as error:  # beside other versions of libraries, or with little memory, it may raise any
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise BackendUnavailable(f"backend 'numba' cannot be imported ({reason}); {_mend(error)}") from error
+        raise BrokenBackend(
+            f"backend 'numba' cannot be used ({reason}); mend it if `import numba` fails, or choose numpy"
+        ) from error
     idle: SimpleQueue[decode.Scratch] = SimpleQueue()  # of threads that have no block at the moment
 
     def bin_pages(
@@ -59,13 +66,6 @@ def connect() -> Backend:
     return Backend(
         "numba", runs_on, decode.bin_counts, bin_pages, count_pages=count_pages, search=Search(_prepare, _flag_chunks)
     )
-
-
-def _mend(error: Exception) -> str:
-    """Return what makes Numba importable, where that is known."""
-    if isinstance(error, ImportError):  # beside a NumPy that it does not support, too
-        return 'pip install "gpucal[fast]"'
-    return "mend it until `import numba` works, or choose numpy"
 
 
 def _prepare(counts: NDArray[np.uint16], used_frames: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

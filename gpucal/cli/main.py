@@ -48,6 +48,10 @@ DONE, FAILED, LATE = 0, 1, 3
 _LISTED, _FIRST = 20, 5
 
 
+# What to do about the rest where a run is to overwrite: an item that has these settings and inputs counts as done.
+_LEFT = "the same command makes all again; without --overwrite, it makes what has other settings or inputs"
+
+
 class _OutputIsFull(Exception):
     """The standard output cannot be written, for another reason than that its reader has ended."""
 
@@ -213,13 +217,8 @@ def _page_of(arguments: argparse.Namespace) -> Path | None:
 def _next(arguments: argparse.Namespace, summary: Summary, made: Path | None) -> str:
     """Name the next step after a run: the same command if something is left, else a look at the results."""
     if summary.left:
-        return f"the same command{_without(arguments)} continues"
+        return _LEFT if arguments.overwrite else "the same command continues"
     return f"open {made} in a browser" if made else f"gpucal report {arguments.out} --html"
-
-
-def _without(arguments: argparse.Namespace) -> str:
-    """Name the flag with which a command would start over."""
-    return " without --overwrite" if arguments.overwrite else ""
 
 
 def _request(arguments: argparse.Namespace) -> Request:
@@ -258,7 +257,8 @@ def _check(arguments: argparse.Namespace) -> int:
             _say(f"  {line}")
     limit = arguments.time_limit
     if limit is not None and found.seconds is not None and found.seconds > limit:
-        _say(f"the run will reach its --time-limit; run it again{_without(arguments)} to continue")
+        then = f"then {_LEFT}" if arguments.overwrite else "run it again to continue"
+        _say(f"the run will reach its --time-limit; {then}")
     return FAILED if found.would_fail else DONE
 
 
@@ -577,7 +577,7 @@ _READ_OUT = ("verify", "report", "export", "plot")
 def _open_what_is_closed() -> None:
     """Open 0, 1 and 2 where they are closed: the next file would get the number, and what libraries print."""
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
+        os.set_inheritable(number, True)
     os.close(number)
 
 

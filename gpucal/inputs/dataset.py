@@ -643,7 +643,11 @@ def _scan(folder: Path) -> dict[int, set[int | None]]:
         elif _is_planet(entry.name):
             try:
                 inside = [item.name for item in entry.iterdir()]
-            except OSError:  # its items fail when they are opened, and say so
+            except OSError as error:  # its items fail when they are opened, and say so
+                reason = error.strerror or error
+                log.warning(
+                    "%s: cannot be read (%s), so that its visits are not known; make it readable", entry, reason
+                )
                 found[int(entry.name)] = set()
                 continue
             if not inside:

@@ -128,7 +128,7 @@ class Outcome:
     result : Calibrated, InputError or None
         None if the item was not wanted.
     inputs : str
-        Fingerprint of all inputs; empty after an error.
+        Fingerprint of all inputs; empty if the item could not be opened.
     seconds : mapping of str to float
         Time spent opening, reading, decoding and binning, summed over threads.
     pages : Pages
@@ -228,14 +228,14 @@ def plan_of(opened: Opened) -> Plan:
 
 
 def require_no_read(item: Item, variance: bool) -> None:
-    """Raise InputError for an item without read noise whose settings, or whose cubes' variance, need it."""
+    """Raise InputUnavailable for an item without read noise whose settings, or whose cubes' variance, need it."""
     by_weights = item.config.weights in BY_NOISE
     if by_weights or variance:
         asked = f"--weights {item.config.weights}"
         what, mend = (asked, "--weights plain") if by_weights else ("--variance", "without it")
         path = item.obs.calibration_path(item.detector) / "read.parquet"
         problem = f"read noise is missing, which {what} needs"
-        raise InputError(problem, f"copy it from the competition data, or calibrate {mend}", path)
+        raise InputUnavailable(problem, f"copy it from the competition data, or calibrate {mend}", path)
 
 
 class Pipeline:
@@ -340,7 +340,7 @@ class Pipeline:
         try:
             return self._read(opened)
         except (InputError, MemoryError) as error:
-            return failed(opened.item, error)
+            return failed(opened.item, error, opened.inputs)
 
     def _read(self, opened: Opened) -> _Flight:
         signal, began = opened.signal, time.perf_counter()
@@ -458,7 +458,7 @@ class Pipeline:
             outcome = self._finished(flight)
         except (InputError, MemoryError) as error:
             wait(flight.work)  # their file and their memory are in use until they end
-            outcome = failed(flight.opened.item, error)
+            outcome = failed(flight.opened.item, error, flight.opened.inputs)
         return outcome, flight.reserved, flight.memory
 
     def _finished(self, flight: _Flight) -> Outcome:
@@ -549,14 +549,17 @@ def _emptied(blocks: Iterator[slice]) -> Iterator[None]:
         raise
 
 
-def failed(item: Item, error: InputError | MemoryError) -> Outcome:
-    """Return the outcome of an item that failed; a device's error is raised, as the next item would have it too."""
+def failed(item: Item, error: InputError | MemoryError, inputs: str = "") -> Outcome:
+    """Return the outcome of an item that failed; a device's error is raised, as the next item would have it too.
+
+    ``inputs`` is known if the item had been opened.
+    """
     if isinstance(error, DeviceError):
         raise error
     # Drop the traceback, which would keep the item's memory in a circle: frame, flight, future, error, frame.
     error = error.with_traceback(None)
     plain = error if isinstance(error, InputError) else out_of_memory()
-    return Outcome(item, plain.at(str(item.id)), "", {})
+    return Outcome(item, plain.at(str(item.id)), inputs, {})
 
 
 def out_of_memory() -> InputUnavailable:

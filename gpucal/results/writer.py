@@ -204,7 +204,7 @@ class Store:
             _dump(record, stage(path))
 
     def fail(self, item: ItemId, message: str) -> None:
-        """Record that an item failed; an earlier result stays, with the error noted.
+        """Record that an item failed; an earlier result stays, with the error noted, and counts no more.
 
         Raises OutputError if the record cannot be written.
         """

@@ -155,7 +155,7 @@ class Checked:
         yield f"the run will need {_size(self.disk_bytes)} of disk{free}, {_size(self.memory_bytes)} of memory, {spent}"
         yield from self.notes
         if not self.deep:
-            yield "looked at: sizes, marks and lengths of footers; --deep opens every file"
+            yield "looked at: sizes, marks, lengths of footers, and inputs of finished items; --deep opens every file"
 
 
 def check(

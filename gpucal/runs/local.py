@@ -157,7 +157,7 @@ class _Work:
         try:
             missing = self._is_missing(opened.item, opened.inputs)
         except MemoryError as error:
-            return failed(opened.item, error)
+            return failed(opened.item, error, opened.inputs)
         return opened if missing else Outcome(opened.item, None, opened.inputs, {})
 
     def _finished_inputs(self, item: Item) -> str | None:
@@ -292,7 +292,10 @@ class _Work:
                     self.store.fail(key, line)
 
     def _still_counts(self, outcome: Outcome, error: InputError | OutputError) -> bool:
-        """Tell whether an earlier result of a failed item is right all the same: the error says nothing against it."""
+        """Tell whether an earlier result of a failed item is right all the same: the error says nothing against it.
+
+        Where the item was opened, its inputs are known, and have to be those of the result.
+        """
         key = outcome.item.id
         if isinstance(error, OutputError):
             return self.store.holds(key, self.hash, outcome.inputs)

@@ -223,7 +223,7 @@ def carry_out(
             finish(store, job, summary)
             summary.seconds = time.monotonic() - began
             if summary.stopped:
-                how = "run it again to continue" + " (without --overwrite, which starts over)" * job.overwrite
+                how = "run it again to continue" + " (with --overwrite, it starts over)" * job.overwrite
                 log.warning("%s: %s; finished items are kept, %s", summary.stopped, summary.counts, how)
     return summary
 

@@ -148,14 +148,16 @@ class Summary:
 
         A run that was to ``overwrite`` would start over if it were repeated.
         """
-        how = "without overwrite=True, which starts over, " if overwrite else ""
+        how = "run it again to continue"
+        if overwrite:
+            how = "overwrite=True makes all again; without it, a run makes what has other settings or inputs"
         first = next(iter(self.failed.values()), "")
         parts = [
             self.stopped,
             self.counts if self.failed or self.left or self.stopped else "",
             first and f"the first failure is {first}; all are in summary.failed and {out / 'gpucal.log'}",
             *self.notes,
-            f"run it again {how}to continue" if self.left or self.stopped else "",
+            how if self.left or self.stopped else "",
         ]
         said = "; ".join(filter(None, parts))
         return said and f"{out}: {said}"

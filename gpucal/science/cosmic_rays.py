@@ -57,7 +57,7 @@ MOST = 3
 """Pairs that may be taken out of eleven in a row."""
 
 KEPT = 20
-"""Pairs on either side that are kept, from where there are more: ten of the eleven, and those beside them."""
+"""Pairs before and after the last one of more than `MOST`, of which none is taken out any more."""
 
 CHUNK = 1024
 """Pairs that are flagged together, and looked at again if any of them is suspect."""

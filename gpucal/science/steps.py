@@ -153,7 +153,8 @@ def linearity(electrons: Array, coefficients: Array) -> Array:
     >>> gpucal.steps.linearity(np.full((1, 1, 1), 2.0), np.array([0.0, 1.0, 0.5]).reshape(3, 1, 1)).ravel()
     array([4.])
     """
-    result = namespace(electrons).zeros_like(electrons) + coefficients[-1, ...]
+    xp, electrons = _float64(electrons)
+    result = xp.zeros_like(electrons) + coefficients[-1, ...]
     for power in range(coefficients.shape[0] - 2, -1, -1):
         result = result * electrons + coefficients[power, ...]
     return result
@@ -185,7 +186,7 @@ def dark(electrons: Array, dark_map: Array, integration_s: Array, dead: Array) -
     >>> gpucal.steps.dark(electrons, np.array([[2.0]]), seconds, np.array([[False]])).ravel()
     array([9.8, 0.8])
     """
-    xp = namespace(electrons)
+    xp, electrons = _float64(electrons)
     used = xp.where(dead, xp.zeros_like(dark_map), dark_map)
     return electrons - used[None, :, :] * integration_s[:, None, None]
 
@@ -275,7 +276,7 @@ def flat(bins: Array, flat_map: Array, dead: Array) -> Array:
     >>> gpucal.steps.flat(np.full((1, 1, 2), 6.0), np.array([[2.0, 3.0]]), np.zeros((1, 2), bool)).ravel()
     array([3., 2.])
     """
-    xp = namespace(bins)
+    xp, bins = _float64(bins)
     with np.errstate(divide="ignore", invalid="ignore"):
         return bins / xp.where(dead, xp.ones_like(flat_map), flat_map)[None, :, :]
 

@@ -125,10 +125,10 @@ main(["--show-versions"])
 )
 def test_a_numba_that_is_broken(module: str, error: str, reason: str) -> None:
     logged, chosen, refused, *said = answer(BROKEN.format(module=module, error=error) + STEP_DOWN + EVERYTHING)
-    line = f"backend 'numba' cannot be imported ({reason}); mend it until `import numba` works, or choose numpy"
+    line = f"backend 'numba' cannot be used ({reason}); mend it if `import numba` fails, or choose numpy"
     assert logged.startswith("gpucal.backends: backend numpy: ")
     assert logged.endswith(line)
-    assert (chosen, refused) == ("numpy", f"BackendUnavailable {line}")
+    assert (chosen, refused) == ("numpy", f"BrokenBackend {line}")
     assert f"numba: not available: {line}" in said
     assert any(one.startswith("numpy: agrees with NumPy") for one in said)
     assert f"backend numba not available: {line}" in [" ".join(one.split()) for one in said]

@@ -299,6 +299,14 @@ def test_what_has_other_inputs_is_not_finished(
     assert told["unfinished"] == done > 0
 
 
+def test_what_is_gone_is_not_finished(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert main(["calibrate", str(raw), str(out), *FLAGS]) == 0
+    (raw / "train" / "23" / "AIRS-CH0_signal.parquet").unlink()
+    told = found(raw, out, capsys=capsys, code=1)
+    assert (told["finished"], told["unfinished"], len(told["failing"])) == (3, 1, 1)
+
+
 def test_finished_items_need_no_memory(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, least = tmp_path / "out", ["--memory=295000000", "--workers=1"]
     assert main(["calibrate", str(raw), str(out), *FLAGS]) == 0

@@ -370,7 +370,14 @@ def test_a_finished_result_outlives_its_input(product: str, old: Made, tmp_path:
     assert len(again(source, out, overwrite=True, memory=294_500_000, workers=1, **how).failed) == 4
     assert len(gpucal.open_results(out)) == 2
     assert again(source, out, **how).skipped == 4
-    signal = source / "train" / "17" / "FGS1_signal.parquet"
+    signal, other = (source / "train" / planet / "FGS1_signal.parquet" for planet in ("17", "23"))
+    content = signal.read_bytes()
+    shutil.copy(other, signal)  # of other content, as the run sees before it refuses for want of memory
+    assert len(again(source, out, memory=294_500_000, workers=1, **how).failed) == 1
+    assert gpucal.open_results(out).ids == [(23, 0)]
+    signal.write_bytes(content)
+    assert again(source, out, **how).skipped == 4
+    assert len(gpucal.open_results(out)) == 2
     signal.write_bytes(signal.read_bytes()[:-100])  # other content: what was made before is no result of it
     assert len(again(source, out, **how).failed) == 1
     assert gpucal.open_results(out).ids == [(23, 0)]

@@ -93,6 +93,14 @@ def test_other_numbers_become_float64(kind: type) -> None:
     counts = np.array([1000, 900, 1000, 1500]).reshape(4, 1, 1).astype(kind)
     assert steps.cds(counts).ravel().tolist() == [-100.0, 500.0]
     assert np.isnan(steps.mask(counts, np.array([[True]]))).all()
+    one, none = np.ones((1, 1), np.float32), np.zeros((1, 1), bool)
+    for made in (
+        steps.adc(counts, 2.0, 0.0),
+        steps.linearity(counts, np.ones((2, 1, 1), np.float32)),
+        steps.dark(counts, one, np.ones(4, np.float32), none),
+        steps.flat(counts, one, none),
+    ):
+        assert made.dtype == np.float64
     large = np.full((3, 1, 1), 2**15 + 1).astype(kind)
     for _ in range(9):
         large = np.concatenate([large, large])

@@ -149,19 +149,22 @@ def test_a_run_that_is_stopped_says_so(source: Path, tmp_path: Path, how: dict[s
 def test_a_run_that_overwrites_is_not_to_be_repeated(
     overwrite: bool, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It would start over, and never get further."""
+    """It would start over, and never get further; without the flag, what was finished before counts as done."""
     how = {"overwrite": overwrite, "time_limit": 1e-9}
     with pytest.warns(RunWarning) as caught:
         gpucal.run(source, tmp_path / "out", Calibration(bins=BINS), **how)
     (line,) = said(caught)
-    assert line.endswith(f"; run it again {'without overwrite=True, which starts over, ' * overwrite}to continue")
+    rest = "makes what has other settings or inputs"
+    how_on = f"overwrite=True makes all again; without it, a run {rest}" if overwrite else "run it again to continue"
+    assert line.endswith(f"; {how_on}")
     flags = [*(f"--bin={name}={pairs}" for name, pairs in BINS.items()), "--time-limit=0.000001s"]
     flags += ["--overwrite"] * overwrite
     assert main(["calibrate", str(source), str(tmp_path / "out"), *flags]) == 3
-    without = " without --overwrite" * overwrite
-    assert capsys.readouterr().out.endswith(f"Next: the same command{without} continues\n")
+    how_on = f"makes all again; without --overwrite, it {rest}" if overwrite else "continues"
+    assert capsys.readouterr().out.endswith(f"Next: the same command {how_on}\n")
     assert main(["check", str(source), str(tmp_path / "out"), *flags]) == 0
-    assert f"the run will reach its --time-limit; run it again{without} to continue\n" in capsys.readouterr().out
+    then = f"then the same command {how_on}" if overwrite else "run it again to continue"
+    assert f"the run will reach its --time-limit; {then}\n" in capsys.readouterr().out
 
 
 def test_an_interrupt_stays_one_whatever_warnings_are(
