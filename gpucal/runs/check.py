@@ -332,13 +332,15 @@ def _look_at_results(
     """Count and return the items that are finished already, and whose inputs are still the same."""
     wanted = {item.id: item for item in items}
     finished: set[ItemId] = set()
-    for n, folder in enumerate([*([] if out is None else [out]), *job.resume_from]):
+    decided: set[ItemId] = set()  # as in a run: of several folders, the first that knows an item decides
+    for folder in [*([] if out is None else [out]), *job.resume_from]:
         for record in records(folder):
             key = item_of(record)
-            if key not in wanted:
+            if key not in wanted or key in decided:
                 continue
+            decided |= {key} if folder != out or record["status"] == "done" else set()
             is_ours = record.get("settings") == job.settings_hash
-            if n == 0 and out is not None:
+            if folder == out:
                 found.failed_before += not is_finished(record)
                 found.other_settings += is_finished(record) and not is_ours
             home = record_path(folder, key).parent

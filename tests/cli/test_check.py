@@ -307,6 +307,26 @@ def test_what_is_gone_is_not_finished(raw: Path, tmp_path: Path, capsys: pytest.
     assert (told["finished"], told["unfinished"], len(told["failing"])) == (3, 1, 1)
 
 
+@pytest.mark.parametrize("order", ["older first", "later first"])
+def test_of_several_folders_the_first_that_knows_an_item_decides(
+    order: str, raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in the run that follows: a result is not right where a later session found its file damaged."""
+    older, later, out = (tmp_path / name for name in ("older", "later", "out"))
+    assert main(["calibrate", str(raw), str(older), *FLAGS]) == 0
+    shutil.copytree(older, later)
+    path = raw / "train" / "17" / "FGS1_signal.parquet"
+    content = path.read_bytes()
+    truncated(path)
+    assert main(["calibrate", str(raw), str(later), *FLAGS]) == 1
+    path.write_bytes(content)
+    folders = [older, later] if order == "older first" else [later, older]
+    flags = [word for folder in folders for word in ("--resume-from", folder)]
+    told = found(raw, out, *flags, capsys=capsys, code=0)
+    done = gpucal.run(gpucal.open_dataset(raw), out, gpucal.Calibration(bins=BINS), resume_from=folders).done
+    assert told["unfinished"] == done == (order == "later first")
+
+
 def test_finished_items_need_no_memory(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, least = tmp_path / "out", ["--memory=295000000", "--workers=1"]
     assert main(["calibrate", str(raw), str(out), *FLAGS]) == 0
