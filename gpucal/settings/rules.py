@@ -244,9 +244,9 @@ def _is_whole(value: object) -> bool:
 
 
 def _read_bin(text: str) -> int | str | None:
-    if re.fullmatch(r"\d{1,12}", text, re.ASCII):
-        return int(text)
-    return text or None  # the rule refuses what is no bin, and says what is one
+    if re.fullmatch(r"\d*", text, re.ASCII):
+        return int(text) if 0 < len(text) <= 12 else None
+    return text  # the rule refuses what is no bin, and says what is one
 
 
 def _read_background(text: str) -> list[list[int]] | str | None:
