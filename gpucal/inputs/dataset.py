@@ -33,7 +33,7 @@ from gpucal.inputs.calibration_files import (
     read_frames,
     read_raw_frames,
 )
-from gpucal.inputs.files import is_file, leads_nowhere, may_be_there, missing, packed_beside
+from gpucal.inputs.files import is_file, leads_nowhere, may_be_folder, may_be_there, missing, packed_beside
 from gpucal.inputs.tables import label_table, observation_table, star_table
 from gpucal.settings.arguments import GivenPath, path_of
 from gpucal.settings.calibration import Calibration
@@ -637,7 +637,7 @@ def _scan(folder: Path) -> dict[int, set[int | None]]:
     names: list[str] = []
     empty: list[str] = []
     for entry in sorted(folder.iterdir()):
-        if not _may_be_folder(entry):
+        if not may_be_folder(entry):
             if not entry.name.startswith(".") and (link := leads_nowhere(entry)):
                 log.warning("%s: is left out: %s; mend the link, or remove it", entry, link)
         elif _is_planet(entry.name):
@@ -666,14 +666,6 @@ def _scan(folder: Path) -> dict[int, set[int | None]]:
             more = f" and {len(those) - _NAMED} more" * (len(those) > _NAMED)
             log.warning("%s: %s%s %s", folder, ", ".join(those[:_NAMED]), more, one if len(those) == 1 else many)
     return found
-
-
-def _may_be_folder(entry: Path) -> bool:
-    """Tell whether an entry is a folder; True too for a link into one that may not be read."""
-    try:
-        return entry.is_dir()
-    except OSError:
-        return True
 
 
 def _is_planet(name: str) -> bool:

@@ -16,6 +16,7 @@ __all__ = [
     "AGAIN",
     "is_file",
     "leads_nowhere",
+    "may_be_folder",
     "may_be_there",
     "mend_of",
     "missing",
@@ -55,6 +56,14 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:
         return False
+
+
+def may_be_folder(entry: Path | os.DirEntry[str]) -> bool:
+    """Tell whether an entry is a folder; True too for a link into one that may not be read: listing it will say why."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return True
 
 
 def may_be_there(path: Path) -> bool:

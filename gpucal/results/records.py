@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpucal._version import __version__
 from gpucal.errors import OutputError
+from gpucal.inputs.files import may_be_folder
 from gpucal.settings.ids import ItemId
 
 if TYPE_CHECKING:
@@ -68,12 +69,7 @@ def visit_folders(path: Path) -> Iterator[Path]:
 
 
 def _is_numbered_folder(entry: os.DirEntry[str]) -> bool:
-    if not (entry.name.isdecimal() and entry.name.isascii()):
-        return False
-    try:
-        return entry.is_dir()
-    except OSError:  # a link into a folder that cannot be read: listing it says so
-        return True
+    return entry.name.isdecimal() and entry.name.isascii() and may_be_folder(entry)
 
 
 def listed(folder: Path, keep: Callable[[os.DirEntry[str]], bool]) -> list[Path]:

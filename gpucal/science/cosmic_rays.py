@@ -7,10 +7,10 @@ pair is 1.4826 times the median of |e| / √(1 − h) over evenly spaced pairs, 
 beyond the threshold is taken out of the series as if it had never been read, and so on, until there is
 none: so a hit does not make its neighbours look wrong.
 
-Where more than `MOST` of eleven pairs in a row would be taken out, the light itself has changed, or nobody can tell
+Where more than three of eleven pairs in a row would be taken out, the light itself has changed, or nobody can tell
 which pairs are right. Without a limit, a step of the light would then lose one pair after the other, up to the ends of
-the series. So the pairs taken out up to ten away from the last one are put back, and none up to `KEPT` away is taken
-out any more.
+the series. So the pairs taken out up to ten away from the last one are put back, and none up to 20 away is taken out
+any more.
 
 All of that is done on whole numbers, so that every backend finds the same pairs.
 """
@@ -24,19 +24,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "CHUNK",
-    "KEPT",
-    "MIDDLE",
-    "MOST",
-    "NUMPY",
-    "WINDOW",
-    "Search",
-    "find_hits",
-    "flag_chunks",
-    "prepare",
-    "sampled",
-]
+__all__ = ["CHUNK", "MIDDLE", "NUMPY", "WINDOW", "Search", "find_hits", "flag_chunks", "prepare", "sampled"]
 
 WINDOW = 11
 """Pairs of a window, with the one in question."""
@@ -53,12 +41,6 @@ _OF_HIT = (_SCALE - np.diag(_HAT)).astype(np.float64)
 MIDDLE = tuple(int(weight) for weight in _RESIDUAL[WINDOW // 2, WINDOW // 2 :])
 """Weights in e of the pair in the middle, and of those 1 to 5 beside it on either side, times 4290."""
 
-MOST = 3
-"""Pairs that may be taken out of eleven in a row."""
-
-KEPT = 20
-"""Pairs before and after the last one of more than `MOST`, of which none is taken out any more."""
-
 CHUNK = 1024
 """Pairs that are flagged together, and looked at again if any of them is suspect."""
 
@@ -67,6 +49,8 @@ _SAMPLES = 511  # of the median: enough for a scatter that is right to 5 %
 _TILE = 2**16  # differences that are looked at together, and stay in a core's cache
 _NORMAL = 1.0 / 0.6744897501960817
 _HALF = WINDOW // 2
+_MOST = 3  # pairs that may be taken out of eleven in a row
+_KEPT = 20  # pairs before and after the last of more than those, of which none is taken out any more
 _REACH, _MARGIN = 40, 16  # pairs around a suspect that are looked at; removals nearer to an end of them need more
 
 Differences: TypeAlias = "NDArray[np.int32]"
@@ -255,7 +239,7 @@ def _removed(
         tried.append(pair)
         before = max(0, pair - WINDOW + 1)
         near = out[before : pair + WINDOW]
-        if np.convolve(near, np.ones(WINDOW, int)).max() > MOST:
+        if np.convolve(near, np.ones(WINDOW, int)).max() > _MOST:
             near[:] = False
-            kept[max(0, pair - KEPT) : pair + KEPT + 1] = True
+            kept[max(0, pair - _KEPT) : pair + _KEPT + 1] = True
     return np.flatnonzero(out).tolist(), tried
